@@ -1,0 +1,68 @@
+"""Everything kdcache raises on purpose.
+
+::
+
+    KDCacheError                 base; a user's mistake or a fault of the machine, never a bug
+    ├── UsageError               options that contradict each other or are out of range
+    ├── DataError                text that breaks a rule: encoding, line counts, length
+    ├── ModelError               a checkpoint that cannot be found, opened or used
+    ├── TrainingError            training that cannot go on: non-finite loss, foreign state
+    ├── OutputError              a place that cannot be written: full, read-only, taken
+    └── CacheError               a cache that cannot be trusted
+        ├── MismatchError        sound, but made from something else
+        └── CorruptError         bytes that are not those that were committed
+
+A message states the rule that was broken, where (file, line, field), the value found, and what to do about it.
+`kdcache.cli` is the one place that turns these into text on the screen and an exit code.
+"""
+
+from __future__ import annotations
+
+
+class KDCacheError(Exception):
+    """Base of all errors that kdcache raises on purpose. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(KDCacheError):
+    """Options contradict each other or a value is outside its range. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(KDCacheError):
+    """Text breaks a rule: encoding, line counts, emptiness, length."""
+
+
+class ModelError(KDCacheError):
+    """A checkpoint or tokenizer cannot be found, opened or used."""
+
+
+class TrainingError(KDCacheError):
+    """Training cannot start or go on."""
+
+
+class OutputError(KDCacheError):
+    """An output cannot be written: no room, read-only, or taken by something else."""
+
+
+class CacheError(KDCacheError):
+    """A cache cannot be trusted or used."""
+
+
+class MismatchError(CacheError):
+    """A cache or run is sound but was made from something else.
+
+    `field` names the part of the identity that differs, `stored` and `given` are the two values.
+    """
+
+    def __init__(self, place: str, field: str, stored: object, given: object, remedy: str) -> None:
+        super().__init__(f"{place}: {field} differs: stored {stored!r}, given {given!r}. {remedy}")
+        self.field = field
+        self.stored = stored
+        self.given = given
+
+
+class CorruptError(CacheError):
+    """Stored bytes are not the bytes that were committed, or break the format's rules."""
