@@ -1,0 +1,248 @@
+"""Names, types and versions of everything in a cache directory, and the three kinds of JSON in it.
+
+::
+
+    CACHE/plan.json            Plan          written first, never changed
+    CACHE/tokenizer/           the tokenizer's two files
+    CACHE/shards/00000.h5      shard 0: pairs 0 … shard_pairs - 1
+    CACHE/shards/00000.json    ShardRecord   written after the shard: the commit
+    CACHE/manifest.json        Manifest      written when all records are there
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.errors import CorruptError, MismatchError
+from kdcache.files import sha256
+from kdcache.records import canonical_json, from_json, read_json
+
+FORMAT = "kdcache"
+VERSION = 1
+PLAN_FILE = "plan.json"
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+SHARDS_FOLDER = "shards"
+GZIP_LEVEL = 1
+
+LOG_PROB_DTYPES = {"float16": np.dtype("<f2")}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How numbers are stored: `ids` "uint16" or "uint32", `log_probs` "float16"."""
+
+    ids: str
+    log_probs: str = "float16"
+
+    @classmethod
+    def for_vocabulary(cls, size: int) -> Encoding:
+        """The smallest that holds the ids 0 … size - 1."""
+        return cls("uint16" if size <= 1 << 16 else "uint32")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a cache will be; its identity.
+
+    Attributes:
+        format, version: "kdcache" and the version of the layout.
+        corpus: fingerprint of the line pairs.
+        n_pairs: number of line pairs.
+        tokenizer: fingerprint of the tokenizer.
+        vocabulary: size of the output vocabulary; every id is below it.
+        teacher: fingerprint of the teacher's tensors and configuration.
+        positions: how many positions the teacher has for source and target together.
+        topk: words stored at each target position.
+        passes: P; pass p masks target positions p, p+P, p+2P, ….
+        precision: of the matrix products in the forward pass, "float32" or "bfloat16".
+        shard_pairs: pairs in a shard; the last may hold fewer.
+        encoding: how numbers are stored.
+    """
+
+    format: str
+    version: int
+    corpus: str
+    n_pairs: int
+    tokenizer: str
+    vocabulary: int
+    teacher: str
+    positions: int
+    topk: int
+    passes: int
+    precision: str
+    shard_pairs: int
+    encoding: Encoding
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return math.ceil(self.n_pairs / self.shard_pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the plan, which every shard and record carries."""
+        return sha256(canonical_json(dataclasses.asdict(self)))
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """First pair of shard `index`, and the one after its last."""
+        return index * self.shard_pairs, min((index + 1) * self.shard_pairs, self.n_pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a shard's target positions add up to, in float64, from the values as stored.
+
+    Attributes:
+        mass: of the probability that the k words hold together.
+        known: of positions whose written word is among the k.
+        best: of positions whose written word is the first of the k.
+        surprise: of -log p of the written word, in nats.
+        unknown: of positions whose written word is the unknown token.
+    """
+
+    mass: float
+    known: int
+    best: int
+    surprise: float
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """The commit of one shard: which exact bytes it is, and what they hold."""
+
+    plan: str
+    index: int
+    file: str
+    bytes: int
+    sha256: str
+    first_pair: int
+    n_pairs: int
+    n_skipped: int
+    n_source_tokens: int
+    n_targets: int
+    sums: Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All records of a complete cache, and a hash over them."""
+
+    format: str
+    version: int
+    plan: str
+    shards: tuple[ShardRecord, ...]
+    root: str
+
+
+def shard_name(index: int) -> str:
+    """File name of shard `index` inside the shards folder."""
+    return f"{index:05d}.h5"
+
+
+def record_name(index: int) -> str:
+    """File name of the commit record of shard `index`."""
+    return f"{index:05d}.json"
+
+
+def root_hash(records: typing.Sequence[ShardRecord]) -> str:
+    """SHA-256 over all records in order."""
+    return sha256(canonical_json([dataclasses.asdict(record) for record in records]))
+
+
+def make_manifest(plan: Plan, records: typing.Sequence[ShardRecord]) -> Manifest:
+    """The manifest of a complete cache."""
+    return Manifest(FORMAT, VERSION, plan.fingerprint, tuple(records), root_hash(records))
+
+
+def read_plan(cache: Path) -> Plan:
+    """Read the plan of a cache.
+
+    Raises:
+        CorruptError: there is none, or it is damaged or of another format.
+    """
+    path = cache / PLAN_FILE
+    if not path.exists():
+        raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
+    value = read_json(path)
+    version = value.get("version") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise CorruptError(f"{path}: not the plan of a kdcache cache.")
+    if version != VERSION:
+        raise CorruptError(
+            f"{path}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
+        )
+    plan = from_json(Plan, value, str(path))
+    if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
+        raise CorruptError(f"{path}: a count is below 1.")
+    if plan.encoding.ids not in ("uint16", "uint32") or plan.encoding.log_probs not in LOG_PROB_DTYPES:
+        raise CorruptError(f"{path}: unknown encoding {plan.encoding}.")
+    return plan
+
+
+def read_record(cache: Path, plan: Plan, index: int) -> ShardRecord:
+    """Read the commit record of shard `index` and hold it against the plan.
+
+    Raises:
+        CorruptError: it is missing, damaged, or names something other than this shard.
+    """
+    path = cache / SHARDS_FOLDER / record_name(index)
+    record = from_json(ShardRecord, read_json(path), str(path))
+    check_record(record, plan, index, str(path))
+    return record
+
+
+def check_record(record: ShardRecord, plan: Plan, index: int, place: str) -> None:
+    """Raise CorruptError unless `record` is one of shard `index` of this plan."""
+    first, stop = plan.bounds(index)
+    expected = (plan.fingerprint, index, shard_name(index), first, stop - first)
+    found = (record.plan, record.index, record.file, record.first_pair, record.n_pairs)
+    if found != expected:
+        raise CorruptError(f"{place}: this is not the record of shard {index} of this plan: {found} for {expected}.")
+    most = record.n_pairs * plan.positions
+    if not (0 <= record.n_targets <= most and 0 <= record.n_source_tokens <= most and record.bytes > 0):
+        raise CorruptError(f"{place}: counts outside what the plan allows.")
+
+
+def read_manifest(cache: Path, plan: Plan) -> Manifest:
+    """Read the manifest of a complete cache and hold it against the plan.
+
+    Raises:
+        CorruptError: it is missing (the cache is incomplete), damaged, or of another plan.
+    """
+    path = cache / MANIFEST_FILE
+    if not path.exists():
+        done = sum((cache / SHARDS_FOLDER / record_name(i)).exists() for i in range(plan.n_shards))
+        raise CorruptError(
+            f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
+            "dump-logits command again: it continues."
+        )
+    manifest = from_json(Manifest, read_json(path), str(path))
+    if (manifest.format, manifest.version, manifest.plan) != (FORMAT, VERSION, plan.fingerprint):
+        raise CorruptError(f"{path}: belongs to another plan than {cache / PLAN_FILE}.")
+    if len(manifest.shards) != plan.n_shards or manifest.root != root_hash(manifest.shards):
+        raise CorruptError(f"{path}: its records do not add up to its root hash.")
+    for index, record in enumerate(manifest.shards):
+        check_record(record, plan, index, f"{path}, shard {index}")
+    return manifest
+
+
+def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
+    """Raise MismatchError for the first field in which two plans differ."""
+    for field in dataclasses.fields(Plan):
+        old, new = getattr(stored, field.name), getattr(given, field.name)
+        if old != new:
+            raise MismatchError(
+                str(cache),
+                field.name,
+                old,
+                new,
+                "A cache keeps its plan: repeat the first command exactly, or choose another --output.",
+            )

@@ -1,0 +1,158 @@
+"""The commit protocol: how shards get onto the disk so that a crash at any moment loses at most open shards.
+
+A shard is built and checked in memory, written to a temporary name, fsynced and published under its own name without
+replacing anything; then its record, in the same way. The record is the commit. Any number of processes may work on
+one cache: whoever loses a race verifies the winner's shard and goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdcache.cache import layout
+from kdcache.cache.layout import Plan, ShardRecord
+from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
+from kdcache.errors import CorruptError, OutputError
+from kdcache.files import publish_file, remove_abandoned, replace_file, sha256, storage_errors
+from kdcache.records import readable_json
+from kdcache.tokens import Tokenizer
+
+
+class CacheWriter:
+    """Writes one cache; opening it claims the folder for `plan` or continues what was begun with the same plan.
+
+    Raises:
+        MismatchError: the folder holds a cache with another plan.
+        OutputError: the folder holds something else, or cannot be written.
+    """
+
+    def __init__(self, cache: Path, plan: Plan, tokenizer: Tokenizer) -> None:
+        self.cache = cache
+        self.plan = plan
+        self._unknown = tokenizer.special.unk
+        self._shards = cache / layout.SHARDS_FOLDER
+        self._claim()
+        tokenizer.save(cache / layout.TOKENIZER_FOLDER, max_length=plan.positions, segments=False)
+        with storage_errors(self._shards):
+            self._shards.mkdir(exist_ok=True)
+        remove_abandoned(cache)
+        remove_abandoned(self._shards)
+
+    def _claim(self) -> None:
+        path = self.cache / layout.PLAN_FILE
+        with storage_errors(self.cache):
+            self.cache.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if foreign := self._foreign():
+                raise OutputError(f"{self.cache}: holds other files ({foreign}) and no cache. Choose another --output.")
+            publish_file(path, readable_json(dataclasses.asdict(self.plan)))
+        layout.compare_plans(self.cache, layout.read_plan(self.cache), self.plan)
+
+    def _foreign(self) -> str | None:
+        known = {layout.SHARDS_FOLDER, layout.TOKENIZER_FOLDER, "run.json", "kdcache.log"}
+        names = (path.name for path in self.cache.iterdir() if not path.name.startswith("."))
+        return next((name for name in sorted(names) if name not in known), None)
+
+    def missing(self) -> list[int]:
+        """Shards that are not committed yet, in order.
+
+        Raises:
+            CorruptError: a record is damaged, or the shard that it names is gone or of another size.
+        """
+        return [index for index in range(self.plan.n_shards) if self.committed(index) is None]
+
+    def committed(self, index: int) -> ShardRecord | None:
+        """The record of shard `index`, or None if it is not committed."""
+        path = self._shards / layout.record_name(index)
+        if not path.exists():
+            return None
+        record = layout.read_record(self.cache, self.plan, index)
+        shard = self._shards / record.file
+        if not shard.is_file() or shard.stat().st_size != record.bytes:
+            raise CorruptError(
+                f"{shard}: missing or not the {record.bytes:,} bytes that {path.name} commits. Delete {path} and run "
+                "the same command again: the shard is made anew."
+            )
+        return record
+
+    def adopt(self, index: int) -> ShardRecord | None:
+        """Commit a shard that was published without a record if it is sound, else set it aside and return None."""
+        path = self._shards / layout.shard_name(index)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            arrays = decode_shard(data, self.plan, index, str(path))
+        except CorruptError:
+            self._set_aside(path, data)
+            return None
+        return self._commit_record(index, arrays, data)
+
+    def _set_aside(self, path: Path, seen: bytes) -> None:
+        with self._lock():
+            # Another process may have replaced it by a sound one since it was read.
+            if path.exists() and path.read_bytes() == seen:
+                path.rename(path.with_name(f"{path.name}.invalid-{secrets.token_hex(4)}"))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        handle = os.open(self.cache / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def commit(self, index: int, arrays: ShardArrays) -> ShardRecord:
+        """Store shard `index`; if another process was first, its shard stands.
+
+        Raises:
+            CorruptError: the arrays break a rule; nothing was stored.
+            OutputError: the disk refused; nothing was committed.
+        """
+        data = encode_shard(arrays, self.plan, index)
+        path = self._shards / layout.shard_name(index)
+        while not publish_file(path, data):
+            record = self.committed(index) or self.adopt(index)
+            if record is not None:
+                return record
+        return self._commit_record(index, arrays, data)
+
+    def _commit_record(self, index: int, arrays: ShardArrays, data: bytes) -> ShardRecord:
+        first, _ = self.plan.bounds(index)
+        record = ShardRecord(
+            plan=self.plan.fingerprint,
+            index=index,
+            file=layout.shard_name(index),
+            bytes=len(data),
+            sha256=sha256(data),
+            first_pair=first,
+            n_pairs=arrays.pairs.n_pairs,
+            n_skipped=int((arrays.pairs.target_lengths == 0).sum()),
+            n_source_tokens=len(arrays.pairs.source_ids),
+            n_targets=arrays.pairs.n_targets,
+            sums=arrays.sums(self._unknown),
+        )
+        publish_file(self._shards / layout.record_name(index), readable_json(dataclasses.asdict(record)))
+        # If another process published first, its record describes the same bytes: those on the disk.
+        return layout.read_record(self.cache, self.plan, index)
+
+    def finalize(self) -> bool:
+        """Write the manifest if every shard is committed; return whether the cache is complete."""
+        records = [self.committed(index) for index in range(self.plan.n_shards)]
+        found = [record for record in records if record is not None]
+        if len(found) < len(records):
+            return False
+        manifest = dataclasses.asdict(layout.make_manifest(self.plan, found))
+        path = self.cache / layout.MANIFEST_FILE
+        data = readable_json(manifest)
+        if not path.exists() or path.read_bytes() != data:
+            replace_file(path, data)
+        return True

@@ -1,0 +1,1 @@
+"""Running a teacher once over a corpus: text in, cache out."""

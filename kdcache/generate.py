@@ -1,0 +1,124 @@
+"""Writing target texts with a trained student: the library's beam search over batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kdcache.corpus import read_sentences
+from kdcache.device import resolve_device
+from kdcache.errors import DataError, UsageError
+from kdcache.files import replace_file
+from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.progress import Progress
+from kdcache.runs import file_run, log
+from kdcache.student.transformer import POSITIONS, Student, load_student
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateConfig:
+    """How texts are generated.
+
+    Attributes:
+        student: folder of a trained student.
+        source: file with one sentence a line.
+        beam_size: hypotheses kept; 1 is greedy search.
+        length_penalty: p; hypotheses are ranked by log P / length^p. GNMT's, which papers quote as "0.6", divides by
+            ((5 + length) / 6)^0.6 instead: the two numbers do not compare.
+        max_tokens: source tokens of one batch, padding included.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    student: str
+    source: str
+    beam_size: int = 4
+    length_penalty: float = 1.0
+    max_tokens: int = 2_048
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Raise UsageError if a value is outside its range."""
+        if self.beam_size < 1:
+            raise UsageError(f"--beam-size must be at least 1, not {self.beam_size}.")
+        if self.max_tokens < 1:
+            raise UsageError(f"--max-tokens must be at least 1, not {self.max_tokens}.")
+
+
+def generate_file(config: GenerateConfig, output: Path) -> None:
+    """Write one hypothesis a line for every line of the source; run again, it does nothing when the file is there.
+
+    Raises:
+        ModelError: the student cannot be opened.
+        DataError: the source cannot be read, or a line is longer than the student's positions.
+        MismatchError: `output` was made with other settings.
+    """
+    config.check()
+    sentences = read_sentences(Path(config.source))
+    student = load_student(Path(config.student))
+    run = file_run(output, "generate", config)
+    if run.finished and output.exists():
+        log.info("%s: was made by the same command; nothing to do.", output)
+        return
+    with stop_on_signals() as stop:
+        hypotheses = generate(student, sentences, config, stop)
+    replace_file(output, "".join(f"{line}\n" for line in hypotheses).encode())
+    run.finish({"sentences": len(hypotheses)})
+    log.info("%s: %s lines.", output, f"{len(hypotheses):,}")
+
+
+@torch.inference_mode()
+def generate(
+    student: Student, sentences: Sequence[str], config: GenerateConfig, stop: StopRequest | None = None
+) -> list[str]:
+    """One hypothesis for each sentence, in their order; an empty sentence gives an empty one.
+
+    A hypothesis has at most twice as many tokens as the longest source of its batch, plus 16.
+
+    Raises:
+        DataError: a sentence is longer than the student's positions.
+        StoppedError: a signal asked to stop.
+    """
+    device = resolve_device(config.device)
+    student.model.to(device).eval()
+    sources = student.tokenizer.encode_sources(sentences)
+    for number, ids in enumerate(sources, 1):
+        if len(ids) > POSITIONS:
+            raise DataError(f"{config.source}:{number}: {len(ids):,} tokens; the student has {POSITIONS:,} positions.")
+    hypotheses = [""] * len(sentences)
+    with Progress("generating", len(sentences), "sentences") as progress:
+        for rows in _batches(sources, config.max_tokens):
+            if stop is not None:
+                stop.check()
+            for row, text in zip(rows, _search(student, [sources[row] for row in rows], config, device), strict=True):
+                hypotheses[row] = text if sentences[row].strip() else ""
+            progress.advance(len(rows))
+    return hypotheses
+
+
+def _batches(sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of sentences of similar length, longest first, at most `max_tokens` padded tokens together."""
+    order = sorted(range(len(sources)), key=lambda row: -len(sources[row]))
+    start = 0
+    while start < len(order):
+        stop = start + max(1, max_tokens // len(sources[order[start]]))
+        yield order[start:stop]
+        start = stop
+
+
+def _search(student: Student, sources: list[list[int]], config: GenerateConfig, device: torch.device) -> list[str]:
+    longest = len(sources[0])
+    pad = student.tokenizer.special.pad
+    input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sources], device=device)
+    found = student.model.generate(
+        input_ids=input_ids,
+        attention_mask=(input_ids != pad).long(),
+        num_beams=config.beam_size,
+        length_penalty=config.length_penalty,
+        max_length=min(POSITIONS, 2 * longest + 16),
+        do_sample=False,
+    )
+    # A line feed inside a hypothesis would shift every line after it.
+    return [" ".join(student.tokenizer.decode(ids).split()) for ids in found.tolist()]

@@ -1,0 +1,51 @@
+"""Stopping in an orderly way: SIGINT and SIGTERM ask, the work stops at its next safe point."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from kdcache.errors import KDCacheError
+
+
+class StoppedError(KDCacheError):
+    """Work was asked to stop by a signal and did so at a safe point. Exit code 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"Stopped by {signal.Signals(number).name}; all finished work is kept. Run the same command again: it "
+            "continues."
+        )
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Whether a signal asked to stop."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def check(self) -> None:
+        """Raise `StoppedError` if a signal asked to stop."""
+        if self.number is not None:
+            raise StoppedError(self.number)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM inside the block; a second signal of either kind stops at once."""
+    request = StopRequest()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if request.number is not None:
+            raise StoppedError(number)
+        request.number = number
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

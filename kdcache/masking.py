@@ -1,0 +1,133 @@
+"""The masked views of a pair: what the teacher reads.
+
+A view is `start x end joint… y end` with some target positions replaced by the mask token. The source is never
+masked; the target's end token is a target position like any other. Pass p of P masks target positions p, p+P, p+2P, …,
+so that every position is masked in exactly one of the min(P, N) passes of a pair with N positions (C-MLM, Chen et
+al. 2020, section 3.1, with a fixed partition in place of random draws).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.errors import UsageError
+from kdcache.ragged import Ints, positions
+from kdcache.tokens import EncodedPairs, SpecialIds
+
+MASKED_SHARE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedViews:
+    """Some views, padded to the longest.
+
+    Attributes:
+        input_ids: int64 [views, length].
+        segment_ids: int64 [views, length], 0 up to the target, 1 on it, 0 on padding.
+        lengths: int64 [views], tokens that are not padding.
+        masked: int64 [masked], flat positions (row · length + column) that hold the mask token, ascending.
+        labels: int64 [masked], the ids that were there.
+        target_rows: int64 [masked], where each masked position stands in the pairs' flat `target_ids`.
+    """
+
+    input_ids: Ints
+    segment_ids: Ints
+    lengths: Ints
+    masked: Ints
+    labels: Ints
+    target_rows: Ints
+
+
+def view_lengths(pairs: EncodedPairs, special: SpecialIds) -> Ints:
+    """Tokens in a view of each pair, int64 [n]; 0 for skipped pairs."""
+    targets = pairs.target_lengths
+    return np.where(targets > 0, pairs.source_lengths + len(special.joint) + targets, 0)
+
+
+def partition_views(pairs: EncodedPairs, passes: int) -> tuple[Ints, Ints]:
+    """All (pair, pass) of some pairs: two int64 [views], the longest pairs first, a pair's views side by side.
+
+    Raises:
+        UsageError: `passes` is not positive.
+    """
+    if passes < 1:
+        raise UsageError(f"--passes must be at least 1, not {passes}.")
+    targets = pairs.target_lengths
+    order = np.argsort(-(pairs.source_lengths + targets), kind="stable")
+    counts = np.minimum(targets[order], passes)
+    chosen = np.repeat(order, counts)
+    firsts = np.repeat(np.cumsum(counts) - counts, counts)
+    return chosen, np.arange(len(chosen), dtype=np.int64) - firsts
+
+
+def partition_batches(pairs: EncodedPairs, passes: int, max_tokens: int, special: SpecialIds) -> Iterator[MaskedViews]:
+    """Yield every view of every pair once, in batches of at most `max_tokens` tokens, padding included.
+
+    A single view that is longer is a batch of its own. Batches are cut from views in order of length, so that little
+    of them is padding.
+    """
+    chosen, residues = partition_views(pairs, passes)
+    lengths = view_lengths(pairs, special)[chosen]
+    start = 0
+    while start < len(chosen):
+        stop = start + max(1, max_tokens // int(lengths[start]))
+        grid = _lay_out(pairs, chosen[start:stop], special)
+        yield _mask(grid, grid.in_target & (grid.within % passes == residues[start:stop, None]), special)
+        start = stop
+
+
+def random_views(
+    pairs: EncodedPairs, rows: npt.NDArray[np.integer], generator: np.random.Generator, special: SpecialIds
+) -> MaskedViews:
+    """One view of each pair in `rows` [views] with 15 % of the target positions masked at random, at least one.
+
+    Where 15 % of N is not whole, it is rounded up or down at random, so that the mean is 15 %.
+    """
+    grid = _lay_out(pairs, rows, special)
+    targets = pairs.target_lengths[rows]
+    wanted = np.maximum(1, np.floor(MASKED_SHARE * targets + generator.random(len(rows)))).astype(np.int64)
+    noise = np.where(grid.in_target, generator.random(grid.within.shape), 2.0)
+    # The wanted-th smallest draw of each row is the largest that is masked.
+    limits = np.take_along_axis(np.sort(noise, axis=1), wanted[:, None] - 1, axis=1)
+    return _mask(grid, noise <= limits, special)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Unmasked views: ids, lengths, each cell's position within the target, and whether it lies in it."""
+
+    input_ids: Ints
+    lengths: Ints
+    within: Ints
+    in_target: npt.NDArray[np.bool_]
+    target_starts: Ints
+
+
+def _lay_out(pairs: EncodedPairs, rows: npt.NDArray[np.integer], special: SpecialIds) -> _Grid:
+    sources, targets = pairs.source_lengths[rows], pairs.target_lengths[rows]
+    heads = sources + len(special.joint)
+    lengths = heads + targets
+    column = np.arange(int(lengths.max(initial=0)), dtype=np.int64)
+    input_ids = np.full((len(rows), len(column)), special.pad, dtype=np.int64)
+    in_source = column < sources[:, None]
+    within = column - heads[:, None]
+    in_target = (within >= 0) & (within < targets[:, None])
+    # Boolean assignment runs row by row, in the order in which the flat arrays are gathered.
+    input_ids[in_source] = pairs.source_ids[positions(pairs.source_offsets, rows)]
+    input_ids[in_target] = pairs.target_ids[positions(pairs.target_offsets, rows)]
+    for i, joint in enumerate(special.joint):
+        input_ids[np.arange(len(rows)), sources + i] = joint
+    return _Grid(input_ids, lengths, within, in_target, pairs.target_offsets[rows])
+
+
+def _mask(grid: _Grid, hidden: npt.NDArray[np.bool_], special: SpecialIds) -> MaskedViews:
+    masked = np.flatnonzero(hidden)
+    flat = grid.input_ids.reshape(-1)
+    labels = flat[masked].copy()
+    flat[masked] = special.mask
+    target_rows = grid.target_starts[masked // max(1, grid.within.shape[1])] + grid.within.reshape(-1)[masked]
+    return MaskedViews(grid.input_ids, grid.in_target.astype(np.int64), grid.lengths, masked, labels, target_rows)

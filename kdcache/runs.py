@@ -1,0 +1,147 @@
+"""What a command leaves behind about itself: `run.json` and a log, and what it finds when it is run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import logging
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import kdcache
+from kdcache.errors import MismatchError, OutputError
+from kdcache.files import replace_file, storage_errors
+from kdcache.records import read_json, readable_json
+
+PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
+RUN_FILE = "run.json"
+LOG_FILE = "kdcache.log"
+
+# What may differ when a run is continued: where it runs, not what it computes.
+_FREE = frozenset({"device"})
+
+log = logging.getLogger("kdcache")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One command's record of itself.
+
+    Attributes:
+        record: the file that holds it, `run.json` in an output folder or `F.run.json` beside an output file.
+        finished: whether an earlier run of the same command had finished.
+    """
+
+    record: Path
+    content: dict[str, Any]
+    finished: bool
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Add what came out, and that the run is complete."""
+        replace_file(self.record, readable_json({**self.content, "finished": _now(), "result": result}))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what comes out."""
+    found = {"kdcache": kdcache.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def folder_run(folder: Path, command: str, config: Any, *, fixed: bool = True) -> Run:
+    """Begin or continue a run whose results go into `folder`; `config` is a dataclass.
+
+    With `fixed`, a folder that was begun with another configuration is refused.
+
+    Raises:
+        MismatchError: the folder belongs to a run with another configuration.
+        OutputError: it holds something else, or cannot be written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    record = folder / RUN_FILE
+    if fixed and not record.exists():
+        _refuse_foreign(folder)
+    run = _begin(record, command, config, fixed)
+    write_log_to(folder / LOG_FILE)
+    return run
+
+
+def file_run(output: Path, command: str, config: Any) -> Run:
+    """Begin a run whose result is the file `output`; its record is `output.run.json`, its log `output.log`.
+
+    Raises:
+        MismatchError: the file exists and was made with another configuration.
+        OutputError: the file exists and nothing says how it was made, or the folder is missing.
+    """
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist. Create it first.")
+    record = output.with_name(output.name + ".run.json")
+    if output.exists() and not record.exists():
+        raise OutputError(f"{output}: exists, and no {record.name} says how it was made. Move it away first.")
+    run = _begin(record, command, config, fixed=output.exists())
+    write_log_to(output.with_name(output.name + ".log"))
+    return run
+
+
+def _refuse_foreign(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir() if path.name != LOG_FILE and not path.name.startswith("."))
+    if names:
+        raise OutputError(f"{folder}: holds other files ({names[0]}) and no {RUN_FILE}. Choose another --output.")
+
+
+def _begin(record: Path, command: str, config: Any, fixed: bool) -> Run:
+    resolved = _plain(dataclasses.asdict(config))
+    content = {"command": command, "config": resolved, "versions": versions(), "argv": sys.argv[1:], "started": _now()}
+    if record.exists() and fixed:
+        before = read_json(record)
+        _compare(record, before, content)
+        if "finished" in before:
+            return Run(record, before, finished=True)
+        content["started"] = before.get("started", content["started"])
+    replace_file(record, readable_json(content))
+    return Run(record, content, finished=False)
+
+
+def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    remedy = "Repeat the first command exactly to continue it, or choose another output."
+    if before.get("command") != now["command"]:
+        raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
+    old, new = _flat(before["config"]), _flat(now["config"])
+    for field in sorted(old.keys() | new.keys()):
+        if field.split(".")[-1] not in _FREE and old.get(field) != new.get(field):
+            raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_log_to(path: Path) -> None:
+    """Send everything that is logged, libraries' warnings included, to the end of `path` as well."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    log.debug("kdcache %s", " ".join(sys.argv[1:]))

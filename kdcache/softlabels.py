@@ -1,0 +1,64 @@
+"""Soft labels: the k best words of a distribution, with their log-probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.errors import UsageError
+from kdcache.tokens import IdArray
+
+LogProbs = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+
+# Half a step of float16 in a log-probability is a factor of up to 1 + 2^-11·|log p|; summed over the k best, whose
+# log-probabilities are near 0 where they carry mass, the total may pass 1 by about this much.
+MASS_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The k most probable words at each of n target positions, at temperature 1, over the full output vocabulary.
+
+    Attributes:
+        token_ids: [n, k], by falling probability.
+        log_probs: natural logarithms [n, k], falling.
+    """
+
+    token_ids: IdArray
+    log_probs: LogProbs
+
+    @property
+    def k(self) -> int:
+        """Number of words stored at each position."""
+        return int(self.token_ids.shape[1])
+
+    def select(self, k: int) -> TopK:
+        """The first `k` columns.
+
+        Raises:
+            UsageError: `k` is not between 1 and the stored number.
+        """
+        if not 1 <= k <= self.k:
+            raise UsageError(f"--topk must be between 1 and the {self.k} that are stored, not {k}.")
+        return TopK(self.token_ids[:, :k], self.log_probs[:, :k])
+
+    def take(self, rows: npt.NDArray[np.integer]) -> TopK:
+        """The positions `rows` [m], in that order."""
+        return TopK(self.token_ids[rows], self.log_probs[rows])
+
+    def mass(self) -> npt.NDArray[np.float64]:
+        """Probability of the k words together, float64 [n]; what is missing to 1 is the tail."""
+        total: npt.NDArray[np.float64] = np.exp(self.log_probs.astype(np.float64)).sum(axis=1)
+        return total
+
+    def rank_of(self, token_ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Where each of `token_ids` [n] stands among the k of its position, from 0; k if it is not there."""
+        hit = self.token_ids == token_ids[:, None]
+        return np.where(hit.any(axis=1), hit.argmax(axis=1), self.k).astype(np.int64)
+
+
+def concatenate(parts: list[TopK]) -> TopK:
+    """Put several runs of positions one after the other."""
+    return TopK(np.concatenate([part.token_ids for part in parts]), np.concatenate([part.log_probs for part in parts]))

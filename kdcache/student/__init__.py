@@ -1,0 +1,1 @@
+"""The student: a sequence-to-sequence model that learns from a cache alone."""

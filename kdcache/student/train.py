@@ -1,0 +1,140 @@
+"""Training a student from a cache. The teacher is neither needed nor imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdcache.batches import Batch, Section, Selection, collate, window_batches
+from kdcache.cache.reader import CacheReader
+from kdcache.corpus import Corpus
+from kdcache.encode import encode_sections
+from kdcache.errors import UsageError
+from kdcache.files import sha256
+from kdcache.losses import LossSums, projected_loss
+from kdcache.objective import ObjectiveConfig
+from kdcache.records import canonical_json
+from kdcache.runs import folder_run, log
+from kdcache.student.config import StudentConfig
+from kdcache.student.transformer import POSITIONS, Student, build_transformer
+from kdcache.tokens import concatenate
+from kdcache.training.loop import fit
+
+_PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
+
+
+class CacheSections:
+    """The shards of a cache as sections; the soft labels are left out where nothing weighs them."""
+
+    def __init__(self, reader: CacheReader, *, soft: bool) -> None:
+        self._reader, self._soft = reader, soft
+
+    @property
+    def sizes(self) -> list[int]:
+        """Pairs in each shard."""
+        return [record.n_pairs for record in self._reader.records]
+
+    def load(self, index: int) -> Section:
+        """Read and check one shard."""
+        arrays = self._reader.shard(index)
+        return Section(arrays.pairs, arrays.topk if self._soft else None)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentTask:
+    """The student's side of the training loop."""
+
+    student: Student
+    objective: ObjectiveConfig
+    valid: list[Batch] | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The sequence-to-sequence model."""
+        return self.student.module
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states."""
+        return self.student.width
+
+    def loss(self, selection: Selection, device: torch.device) -> LossSums:
+        """The configured objective over all target positions of the batch."""
+        batch = collate(selection, self.student.tokenizer.special, self.objective.topk)
+        return self._loss(batch.to(device), self.objective)
+
+    def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
+        """Plain cross entropy over the validation text."""
+        return None if self.valid is None else (self._loss(batch.to(device), _PLAIN) for batch in self.valid)
+
+    def _loss(self, batch: Batch, objective: ObjectiveConfig) -> LossSums:
+        hidden = self.student.hidden(batch)
+        layer = self.student.output_layer
+        return projected_loss(hidden, layer, batch.labels, batch.topk_ids, batch.topk_log_probs, objective)
+
+
+def train_student(config: StudentConfig, output: Path) -> None:
+    """Train a student into `output`; run again, it continues, and does nothing when it has finished.
+
+    Raises:
+        UsageError: a setting is outside its range, or more words are asked for than the cache holds.
+        CorruptError: the cache is incomplete or damaged.
+        MismatchError: `output` belongs to a run with other settings.
+        StoppedError: a signal asked to stop.
+    """
+    config.check()
+    reader = CacheReader(Path(config.cache))
+    _check_topk(config.objective.topk, reader.plan.topk)
+    run = folder_run(output, "student-train", config)
+    if run.finished:
+        log.info("%s: this student is finished; nothing to do.", output)
+        return
+    task = make_task(config, reader)
+    parameters = sum(parameter.numel() for parameter in task.model.parameters())
+    log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
+    sections = CacheSections(reader, soft=config.objective.alpha < 1)
+    identity = sha256(canonical_json([reader.plan.fingerprint, reader.manifest.root]))
+    result = fit(task, sections, config.training, output, identity)
+    task.student.model.cpu()
+    task.student.save(output)
+    run.finish(
+        {
+            "cache": reader.manifest.root,
+            "steps": result.steps,
+            "exported_step": result.exported_step,
+            "valid_nll": result.best_loss,
+        }
+    )
+    log.info("%s: the student of step %s is saved.", output, f"{result.exported_step:,}")
+
+
+def make_task(config: StudentConfig, reader: CacheReader) -> StudentTask:
+    """A fresh student of this configuration, with its validation batches."""
+    tokenizer = reader.tokenizer()
+    seed = config.training.seed
+    student = build_transformer(config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
+    return StudentTask(student, config.objective, _valid_batches(config, student))
+
+
+def _check_topk(wanted: int | None, stored: int) -> None:
+    if wanted is not None and not 1 <= wanted <= stored:
+        raise UsageError(f"--topk must be between 1 and the {stored} that the cache holds, not {wanted}.")
+
+
+def _thousands(reader: CacheReader, parameters: int) -> tuple[str, str, str]:
+    return f"{reader.plan.n_pairs:,}", f"{reader.n_targets:,}", f"{parameters:,}"
+
+
+def _valid_batches(config: StudentConfig, student: Student) -> list[Batch] | None:
+    if config.valid is None:
+        return None
+    corpus = Corpus(config.valid, skip_bad=config.skip_bad)
+    pairs = concatenate(list(encode_sections(corpus, student.tokenizer, POSITIONS, skip_bad=config.skip_bad)))
+    batches = window_batches(pairs, config.training.max_tokens, np.random.default_rng(0))
+    special = student.tokenizer.special
+    return [collate(Selection(Section(pairs), rows, 0, i), special, None) for i, rows in enumerate(batches)]

@@ -1,0 +1,1 @@
+"""The teacher: a BERT as a conditional masked language model."""

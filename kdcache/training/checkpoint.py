@@ -1,0 +1,199 @@
+"""Checkpoints: everything that decides how training goes on, as safetensors and JSON, committed by a rename.
+
+::
+
+    OUTPUT/checkpoints/step-00000100/model.safetensors       parameters
+    OUTPUT/checkpoints/step-00000100/optimizer.safetensors   moments, and the states of random number generators
+    OUTPUT/checkpoints/step-00000100/state.json              position, best so far, SHA-256 of the two others
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from kdcache.errors import CorruptError, TrainingError
+from kdcache.files import replace_file, sha256, storage_errors, sync_folder
+from kdcache.records import from_json, read_json, readable_json
+from kdcache.runs import log
+
+FOLDER = "checkpoints"
+_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_RANDOM = "random."
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far training has come.
+
+    Attributes:
+        step: optimizer steps taken.
+        epoch: the current one, from 0.
+        consumed: batches of that epoch that went into optimizer steps.
+        validated: the step of the last validation; 0 before the first.
+        best_step, best_loss: of the best validation, or None.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    consumed: int = 0
+    validated: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    position: Position
+    run: str
+    model_sha256: str
+    optimizer_sha256: str
+
+
+def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Commit a checkpoint under `folder` and remove those that are neither among the last two nor the best.
+
+    `run` identifies data and configuration; `restore` refuses another one.
+
+    Raises:
+        OutputError: the disk refused; earlier checkpoints are untouched.
+    """
+    target = folder / f"step-{position.step:08d}"
+    if target.exists():
+        # The same step, with what its validation said.
+        state = from_json(_State, read_json(target / _STATE), str(target / _STATE))
+        replace_file(target / _STATE, readable_json(dataclasses.asdict(replace(state, position=position))))
+        return
+    temporary = folder / f".tmp-{target.name}"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    parameters = save_tensors({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()})
+    moments = save_tensors(_optimizer_tensors(optimizer) | _random_tensors())
+    state = _State(position, run, sha256(parameters), sha256(moments))
+    replace_file(temporary / _MODEL, parameters)
+    replace_file(temporary / _OPTIMIZER, moments)
+    replace_file(temporary / _STATE, readable_json(dataclasses.asdict(state)))
+    with storage_errors(target):
+        temporary.rename(target)
+        sync_folder(folder)
+    _remove_old(folder, position)
+
+
+def _remove_old(folder: Path, position: Position) -> None:
+    keep = {f"step-{position.best_step:08d}"} if position.best_step is not None else set()
+    for path in saved(folder)[2:]:
+        if path.name not in keep:
+            shutil.rmtree(path)
+
+
+def saved(folder: Path) -> list[Path]:
+    """Committed checkpoints, newest first."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def restore(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
+    """Load the newest sound checkpoint into `model`, `optimizer` and the random number generators.
+
+    Returns:
+        Where it stood, or None if there is no checkpoint.
+
+    Raises:
+        TrainingError: it belongs to other data or another configuration, or all checkpoints are damaged.
+    """
+    paths = saved(folder)
+    for path in paths:
+        try:
+            state, parameters, moments = _read(path)
+        except CorruptError as error:
+            log.warning("A damaged checkpoint is passed over: %s", error)
+            continue
+        if state.run != run:
+            raise TrainingError(f"{path}: belongs to other data or settings. Choose another --output.")
+        copy_parameters(model, parameters, path)
+        _load_optimizer(optimizer, moments)
+        _load_random(moments, path)
+        return state.position
+    if paths:
+        raise TrainingError(f"{folder}: none of its {len(paths)} checkpoints is sound. Delete it to begin anew.")
+    return None
+
+
+def load_parameters(folder: Path, step: int, model: nn.Module) -> None:
+    """Load the parameters of one step's checkpoint into `model`.
+
+    Raises:
+        TrainingError: it is missing or damaged.
+    """
+    path = folder / f"step-{step:08d}"
+    try:
+        copy_parameters(model, _read(path)[1], path)
+    except CorruptError as error:
+        raise TrainingError(f"The best checkpoint cannot be used: {error}") from error
+
+
+def _read(path: Path) -> tuple[_State, dict[str, Tensor], dict[str, Tensor]]:
+    state = from_json(_State, read_json(path / _STATE), str(path / _STATE))
+    contents = []
+    for name, digest in ((_MODEL, state.model_sha256), (_OPTIMIZER, state.optimizer_sha256)):
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise CorruptError(f"{path / name}: cannot be read: {error.strerror}.") from error
+        if sha256(data) != digest:
+            raise CorruptError(f"{path / name}: its SHA-256 is not the committed one.")
+        contents.append(load_tensors(data))
+    return state, contents[0], contents[1]
+
+
+@torch.no_grad()
+def copy_parameters(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy `tensors` into the parameters of the same names.
+
+    Raises:
+        TrainingError: names or shapes differ.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if found != expected:
+        names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise TrainingError(f"{path}: does not fit the model at {names[0]}.")
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[name])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value.cpu().contiguous() for i, entry in state.items() for name, value in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if not key.startswith(_RANDOM):
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _random_tensors() -> dict[str, Tensor]:
+    states = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _load_random(tensors: dict[str, Tensor], path: Path) -> None:
+    if f"{_RANDOM}cpu" not in tensors:
+        raise TrainingError(f"{path}: holds no state of the random number generator; training cannot go on exactly.")
+    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
+    if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])

@@ -1,0 +1,268 @@
+"""The one training loop, for teacher and student."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from kdcache.batches import Sections, Selection, epoch_order
+from kdcache.device import autocast, resolve_device, resolve_precision
+from kdcache.errors import TrainingError
+from kdcache.files import replace_file
+from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.losses import LossSums
+from kdcache.progress import Progress
+from kdcache.runs import log
+from kdcache.training import checkpoint
+from kdcache.training.checkpoint import Position
+from kdcache.training.config import TrainingConfig
+from kdcache.training.schedule import learning_rate
+
+METRICS_FILE = "metrics.jsonl"
+_LOG_EVERY = 50
+_BAD_STEPS_MAX = 10
+
+
+class Task(Protocol):
+    """What differs between training a teacher and training a student."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose parameters are trained."""
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states, for the schedule."""
+
+    def loss(self, selection: Selection, device: torch.device) -> LossSums:
+        """Loss of the pairs of one optimizer step."""
+
+    def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
+        """Losses over the validation text, plain and without dropout; None if there is no such text."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        steps: optimizer steps taken.
+        exported_step: the step whose parameters the model now has: of the best validation, or the last.
+        best_loss: mean of -log P(word) over the validation targets at that step, in nats, or None.
+        seconds: of this process; an interrupted run's earlier part is not counted.
+    """
+
+    steps: int
+    exported_step: int
+    best_loss: float | None
+    seconds: float
+
+
+def count_steps(sections: Sections, config: TrainingConfig) -> int:
+    """Optimizer steps of a whole run: `max_steps`, or `epochs` times the batches of epoch 0."""
+    if config.max_steps is not None:
+        return config.max_steps
+    first = sum(1 for _ in epoch_order(sections, config.max_tokens, config.seed, 0))
+    return first * (config.epochs or 0)
+
+
+def fit(task: Task, sections: Sections, config: TrainingConfig, output: Path, run: str) -> FitResult:
+    """Train `task.model`, continuing from the newest checkpoint in `output` if there is one.
+
+    `run` identifies data and settings; checkpoints of another run are refused. Interrupted and repeated, training
+    takes the same steps as if it had never stopped (bitwise on a CPU with the same number of threads).
+
+    Raises:
+        TrainingError: the loss stays non-finite, or a checkpoint is foreign or damaged.
+        StoppedError: a signal asked to stop; a checkpoint was saved.
+        OutputError: a checkpoint could not be written.
+    """
+    start = time.monotonic()
+    with stop_on_signals() as stop:
+        loop = _Loop(task, sections, config, output, run, stop)
+        position = loop.run_all()
+    if position.best_step is not None:
+        checkpoint.load_parameters(output / checkpoint.FOLDER, position.best_step, task.model)
+    exported = position.step if position.best_step is None else position.best_step
+    return FitResult(position.step, exported, position.best_loss, time.monotonic() - start)
+
+
+class _Loop:
+    """The state of one process's training."""
+
+    def __init__(
+        self, task: Task, sections: Sections, config: TrainingConfig, output: Path, run: str, stop: StopRequest
+    ) -> None:
+        self.task, self.sections, self.config, self.run, self.stop = task, sections, config, run, stop
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        self.model = task.model.to(self.device)
+        self.optimizer = _optimizer(self.model, config)
+        self.checkpoints = output / checkpoint.FOLDER
+        self.total = count_steps(sections, config)
+        self.position = checkpoint.restore(self.checkpoints, run, self.model, self.optimizer) or Position()
+        self.metrics = _Metrics(output / METRICS_FILE, self.position)
+        self.bad_steps = 0
+        self.saved_at = time.monotonic()
+        if self.position.step:
+            log.info("Continuing after step %s of %s.", f"{self.position.step:,}", f"{self.total:,}")
+
+    def run_all(self) -> Position:
+        """Take the remaining steps."""
+        with Progress("training", self.total, "steps", self.position.step) as progress:
+            while self.position.step < self.total:
+                before = self.position.step
+                for selection in self._epoch():
+                    self._step(selection)
+                    progress.advance(1, self.metrics.note)
+                    if self.position.step == self.total:
+                        break
+                if self.position.step == before and not self.position.consumed:
+                    raise TrainingError("The training text has no usable pair.")
+                self._end_epoch()
+        self._save()
+        return self.position
+
+    def _epoch(self) -> Iterator[Selection]:
+        position, config = self.position, self.config
+        return epoch_order(self.sections, config.max_tokens, config.seed, position.epoch, position.consumed)
+
+    def _step(self, selection: Selection) -> None:
+        self.model.train()
+        step = self.position.step + 1
+        rate = learning_rate(self.config, step, self.task.width, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(self.device, self.precision):
+            sums = self.task.loss(selection, self.device)
+        (sums.total / sums.n_tokens).backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._apply(bool(torch.isfinite(norm)), step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.position = replace(self.position, step=step, consumed=selection.index + 1)
+        self.metrics.add(step, sums, rate, float(norm))
+        self._after_step(step)
+
+    def _apply(self, finite: bool, step: int) -> None:
+        if finite:
+            self.optimizer.step()
+            self.bad_steps = 0
+            return
+        self.bad_steps += 1
+        log.warning("Step %s was skipped: its gradient is not finite.", step)
+        if self.bad_steps == _BAD_STEPS_MAX:
+            raise TrainingError(
+                f"The gradient was not finite in {_BAD_STEPS_MAX} steps in a row, up to step {step}. Lower "
+                "--learning-rate, lengthen --warmup, or use --precision float32."
+            )
+
+    def _after_step(self, step: int) -> None:
+        every = self.config.valid_every
+        if every is not None and step % every == 0:
+            self._validate()
+        elif time.monotonic() - self.saved_at >= self.config.save_seconds:
+            self._save()
+        if self.stop.number is not None:
+            self._save()
+            self.stop.check()
+
+    def _end_epoch(self) -> None:
+        self.position = replace(self.position, epoch=self.position.epoch + 1, consumed=0)
+        if self.config.valid_every is None or self.position.step == self.total:
+            self._validate()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        if self.position.validated == self.position.step:
+            return
+        self.model.eval()
+        with autocast(self.device, self.precision):
+            losses = self.task.valid_losses(self.device)
+            means = None if losses is None else mean_parts(losses)
+        if means is None:
+            return
+        self.metrics.write({"step": self.position.step, **{f"valid_{name}": value for name, value in means.items()}})
+        self.position = replace(self.position, validated=self.position.step)
+        best = self.position.best_loss
+        if best is None or means["nll"] < best:
+            self.position = replace(self.position, best_step=self.position.step, best_loss=means["nll"])
+        log.info(
+            "step %s: validation loss %.4f, accuracy %.1f %%%s",
+            f"{self.position.step:,}",
+            means["nll"],
+            100 * means["correct"],
+            " (best)" if self.position.best_step == self.position.step else "",
+        )
+        self._save()
+
+    def _save(self) -> None:
+        checkpoint.save(self.checkpoints, self.position, self.run, self.model, self.optimizer)
+        self.saved_at = time.monotonic()
+
+
+def mean_parts(losses: Iterator[LossSums]) -> dict[str, float]:
+    """Means over all target positions of the named parts."""
+    sums: dict[str, float] = {}
+    n_tokens = 0
+    for loss in losses:
+        n_tokens += loss.n_tokens
+        for name, value in loss.parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: value / max(1, n_tokens) for name, value in sums.items()}
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    # Biases and normalisation weights are vectors; decay is for matrices.
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-9, fused=True)
+
+
+class _Metrics:
+    """The JSON-lines record of a run, continued at `position`, and the note beside its progress bar."""
+
+    def __init__(self, path: Path, position: Position) -> None:
+        self._path = path
+        self.note = ""
+        self._sums: list[LossSums] = []
+        self._since = time.monotonic()
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
+            replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+
+    def add(self, step: int, sums: LossSums, rate: float, norm: float) -> None:
+        """Count one step; now and then write the means of those since the last line."""
+        self._sums.append(LossSums(sums.total.detach(), sums.parts, sums.n_tokens))
+        if step % _LOG_EVERY and step > 1:
+            return
+        n_tokens = sum(one.n_tokens for one in self._sums)
+        means = mean_parts(iter(self._sums))
+        loss = sum(float(one.total) for one in self._sums) / n_tokens
+        seconds = time.monotonic() - self._since
+        self.note = f"loss {loss:.3f}, {n_tokens / seconds:,.0f} targets/s"
+        self.write({"step": step, "loss": loss, **means, "learning_rate": rate, "gradient_norm": norm})
+        self._sums, self._since = [], time.monotonic()
+
+    def write(self, values: dict[str, float]) -> None:
+        """Append one line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _happened(line: str, position: Position) -> bool:
+    """Whether a line was written before the checkpoint at `position`; a torn last line was not."""
+    try:
+        values = json.loads(line)
+        return bool(values["step"] <= (position.validated if "valid_nll" in values else position.step))
+    except (ValueError, KeyError, TypeError):
+        return False
