@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,14 +81,22 @@ class EncodedPairs:
         """N of each pair, int64 [n]."""
         return np.diff(self.target_offsets)
 
+    def take(self, rows: npt.NDArray[np.integer]) -> EncodedPairs:
+        """The pairs `rows` [m], in that order."""
+        return EncodedPairs(
+            self.source_ids[ragged.positions(self.source_offsets, rows)],
+            ragged.offsets_of(self.source_lengths[rows]),
+            self.target_ids[ragged.positions(self.target_offsets, rows)],
+            ragged.offsets_of(self.target_lengths[rows]),
+        )
+
     def without(self, skipped: npt.NDArray[np.bool_]) -> EncodedPairs:
         """The same pairs with those marked in `skipped` [n] emptied; indices stay."""
-        kept = np.flatnonzero(~skipped)
-        return EncodedPairs(
-            self.source_ids[ragged.positions(self.source_offsets, kept)],
-            ragged.offsets_of(np.where(skipped, 0, self.source_lengths)),
-            self.target_ids[ragged.positions(self.target_offsets, kept)],
-            ragged.offsets_of(np.where(skipped, 0, self.target_lengths)),
+        kept = self.take(np.flatnonzero(~skipped))
+        return replace(
+            kept,
+            source_offsets=ragged.offsets_of(np.where(skipped, 0, self.source_lengths)),
+            target_offsets=ragged.offsets_of(np.where(skipped, 0, self.target_lengths)),
         )
 
 

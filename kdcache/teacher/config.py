@@ -11,12 +11,13 @@ SCRATCH = "scratch:tiny"
 PRETRAINED_RATE = 1e-4
 SCRATCH_RATE = 1e-3
 DEFAULT_EPOCHS = 10
+BETA2 = 0.999
 
 
 def teacher_training() -> TrainingConfig:
     """The defaults of teacher training, for a pretrained encoder."""
     return TrainingConfig(
-        learning_rate=PRETRAINED_RATE, schedule="linear", max_tokens=4_096, epochs=DEFAULT_EPOCHS, beta2=0.999
+        learning_rate=PRETRAINED_RATE, schedule="linear", max_tokens=4_096, epochs=DEFAULT_EPOCHS, beta2=BETA2
     )
 
 

@@ -26,7 +26,7 @@ from kdcache.training.config import TrainingConfig
 from kdcache.training.schedule import learning_rate
 
 METRICS_FILE = "metrics.jsonl"
-_LOG_EVERY = 50
+_LOG_EVERY = 20
 _BAD_STEPS_MAX = 10
 
 
@@ -102,9 +102,8 @@ class _Loop:
     ) -> None:
         self.task, self.sections, self.config, self.run, self.stop = task, sections, config, run, stop
         self.device = resolve_device(config.device)
-        self.precision = resolve_precision(config.precision, self.device)
         self.model = task.model.to(self.device)
-        self.optimizer = _optimizer(self.model, config)
+        self.optimizer = make_optimizer(self.model, config)
         self.checkpoints = output / checkpoint.FOLDER
         self.total = count_steps(sections, config)
         self.position = checkpoint.restore(self.checkpoints, run, self.model, self.optimizer) or Position()
@@ -140,10 +139,7 @@ class _Loop:
         rate = learning_rate(self.config, step, self.task.width, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with autocast(self.device, self.precision):
-            sums = self.task.loss(selection, self.device)
-        (sums.total / sums.n_tokens).backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        sums, norm = gradients(self.task, selection, self.device, self.config)
         self._apply(bool(torch.isfinite(norm)), step)
         self.optimizer.zero_grad(set_to_none=True)
         self.position = replace(self.position, step=step, consumed=selection.index + 1)
@@ -183,7 +179,7 @@ class _Loop:
         if self.position.validated == self.position.step:
             return
         self.model.eval()
-        with autocast(self.device, self.precision):
+        with autocast(self.device, resolve_precision(self.config.precision, self.device)):
             losses = self.task.valid_losses(self.device)
             means = None if losses is None else mean_parts(losses)
         if means is None:
@@ -207,6 +203,20 @@ class _Loop:
         self.saved_at = time.monotonic()
 
 
+def gradients(
+    task: Task, selection: Selection, device: torch.device, config: TrainingConfig
+) -> tuple[LossSums, torch.Tensor]:
+    """Forward and backward pass over one step's pairs: leaves clipped gradients of the mean over target positions.
+
+    Returns:
+        The loss, and the gradient's norm before clipping.
+    """
+    with autocast(device, resolve_precision(config.precision, device)):
+        sums = task.loss(selection, device)
+    (sums.total / sums.n_tokens).backward()  # type: ignore[no-untyped-call]
+    return sums, torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
+
+
 def mean_parts(losses: Iterator[LossSums]) -> dict[str, float]:
     """Means over all target positions of the named parts."""
     sums: dict[str, float] = {}
@@ -218,7 +228,8 @@ def mean_parts(losses: Iterator[LossSums]) -> dict[str, float]:
     return {name: value / max(1, n_tokens) for name, value in sums.items()}
 
 
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019); the schedule sets its learning rate before each step."""
     # Biases and normalisation weights are vectors; decay is for matrices.
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

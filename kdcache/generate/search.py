@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kdcache.corpus import read_sentences
 from kdcache.device import resolve_device
-from kdcache.errors import DataError, UsageError
+from kdcache.errors import DataError
 from kdcache.files import replace_file
+from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.progress import Progress
 from kdcache.runs import file_run, log
 from kdcache.student.transformer import POSITIONS, Student, load_student
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateConfig:
-    """How texts are generated.
-
-    Attributes:
-        student: folder of a trained student.
-        source: file with one sentence a line.
-        beam_size: hypotheses kept; 1 is greedy search.
-        length_penalty: p; hypotheses are ranked by log P / length^p. GNMT's, which papers quote as "0.6", divides by
-            ((5 + length) / 6)^0.6 instead: the two numbers do not compare.
-        max_tokens: source tokens of one batch, padding included.
-        device: "auto", "cpu" or "cuda".
-    """
-
-    student: str
-    source: str
-    beam_size: int = 4
-    length_penalty: float = 1.0
-    max_tokens: int = 2_048
-    device: str = "auto"
-
-    def check(self) -> None:
-        """Raise UsageError if a value is outside its range."""
-        if self.beam_size < 1:
-            raise UsageError(f"--beam-size must be at least 1, not {self.beam_size}.")
-        if self.max_tokens < 1:
-            raise UsageError(f"--max-tokens must be at least 1, not {self.max_tokens}.")
 
 
 def generate_file(config: GenerateConfig, output: Path) -> None:

@@ -1,0 +1,158 @@
+"""Looking into a cache: what it holds, whether every byte is still the one that was committed, single pairs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import layout
+from kdcache.cache.layout import ShardRecord
+from kdcache.cache.reader import CacheReader
+from kdcache.cache.shard import ShardArrays
+from kdcache.errors import CacheError, UsageError
+from kdcache.tokens import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is in a cache.
+
+    Attributes:
+        plan: every field of the plan.
+        root: hash over all records; the identity of the content.
+        pairs, skipped: line pairs, and those among them that were left out.
+        source_tokens, targets: tokens of both sides, special tokens included.
+        unknown: targets that are the unknown token.
+        shards, bytes: files and their size, JSON and tokenizer included.
+        bytes_per_target: `bytes` over `targets`.
+        mass: mean probability that the k words hold together.
+        known: share of targets whose written word is among the k.
+        best: share of targets whose written word is the first of the k.
+        perplexity: of the teacher on the targets, exp of the mean of -log p.
+    """
+
+    plan: dict[str, Any]
+    root: str
+    pairs: int
+    skipped: int
+    source_tokens: int
+    targets: int
+    unknown: int
+    shards: int
+    bytes: int
+    bytes_per_target: float
+    mass: float
+    known: float
+    best: float
+    perplexity: float
+
+
+def summarize(cache: Path) -> Summary:
+    """Describe a complete cache from its plan and records; shards are not read.
+
+    Raises:
+        CorruptError: plan or manifest are missing or damaged.
+    """
+    reader = CacheReader(cache)
+    records = reader.records
+    targets = max(1, reader.n_targets)
+    size = sum(path.stat().st_size for path in _own_files(cache, len(records)) if path.is_file())
+    return Summary(
+        plan=asdict(reader.plan),
+        root=reader.manifest.root,
+        pairs=reader.plan.n_pairs,
+        skipped=sum(record.n_skipped for record in records),
+        source_tokens=sum(record.n_source_tokens for record in records),
+        targets=reader.n_targets,
+        unknown=sum(record.sums.unknown for record in records),
+        shards=len(records),
+        bytes=size,
+        bytes_per_target=size / targets,
+        mass=math.fsum(record.sums.mass for record in records) / targets,
+        known=sum(record.sums.known for record in records) / targets,
+        best=sum(record.sums.best for record in records) / targets,
+        perplexity=math.exp(math.fsum(record.sums.surprise for record in records) / targets),
+    )
+
+
+def _own_files(cache: Path, n_shards: int) -> list[Path]:
+    shards = cache / layout.SHARDS_FOLDER
+    names = [name(i) for i in range(n_shards) for name in (layout.shard_name, layout.record_name)]
+    tokenizer = cache / layout.TOKENIZER_FOLDER
+    return [cache / layout.PLAN_FILE, cache / layout.MANIFEST_FILE, *tokenizer.iterdir(), *(shards / n for n in names)]
+
+
+def verify_shard(reader: CacheReader, index: int) -> list[str]:
+    """What is wrong with one shard and its record; nothing if all is well."""
+    try:
+        record = layout.read_record(reader.path, reader.plan, index)
+        if record != reader.records[index]:
+            return [f"shard {index}: its record differs from the manifest's."]
+        arrays = reader.shard(index)
+    except CacheError as error:
+        return [str(error)]
+    return _compare_sums(arrays, record, reader.tokenizer().special.unk)
+
+
+def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int) -> list[str]:
+    found, stored = asdict(arrays.sums(unknown)), asdict(record.sums)
+    wrong = [name for name, value in found.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
+    return [f"shard {record.index}: {name} is {found[name]}, its record says {stored[name]}." for name in wrong]
+
+
+def strangers(reader: CacheReader) -> list[str]:
+    """Files among the shards that no record names; set-aside shards and temporary files are not counted."""
+    expected = {name(i) for i in range(reader.plan.n_shards) for name in (layout.shard_name, layout.record_name)}
+    folder = reader.path / layout.SHARDS_FOLDER
+    names = sorted(path.name for path in folder.iterdir())
+    return [
+        f"{folder / name}: no shard of this cache has that name. Move it away."
+        for name in names
+        if name not in expected and ".invalid-" not in name and not name.startswith(".")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class PairView:
+    """One pair and what the teacher says at each of its target positions.
+
+    Attributes:
+        index: from 0.
+        source, target: as text; empty if the pair was skipped.
+        words: for each target position the written piece, its log-probability, and the k best with theirs.
+    """
+
+    index: int
+    source: str
+    target: str
+    words: list[tuple[str, float, list[tuple[str, float]]]]
+
+
+def view_pair(reader: CacheReader, index: int) -> PairView:
+    """Decode pair `index`.
+
+    Raises:
+        UsageError: there is no such pair.
+        CorruptError: its shard is damaged.
+    """
+    if not 0 <= index < reader.plan.n_pairs:
+        raise UsageError(f"--pair {index}: the cache has pairs 0 to {reader.plan.n_pairs - 1:,}.")
+    shard, row = divmod(index, reader.plan.shard_pairs)
+    arrays, tokenizer = reader.shard(shard), reader.tokenizer()
+    pairs = arrays.pairs
+    source = pairs.source_ids[pairs.source_offsets[row] : pairs.source_offsets[row + 1]]
+    positions = range(int(pairs.target_offsets[row]), int(pairs.target_offsets[row + 1]))
+    words = [_view_word(arrays, position, tokenizer) for position in positions]
+    target = pairs.target_ids[positions.start : positions.stop]
+    return PairView(index, tokenizer.decode(source.tolist()), tokenizer.decode(target.tolist()), words)
+
+
+def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tuple[str, float, list[tuple[str, float]]]:
+    ids, log_probs = arrays.topk.token_ids[position], arrays.topk.log_probs[position].astype(np.float64)
+    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True)]
+    written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
+    return written, float(arrays.target_log_prob[position]), best

@@ -1,0 +1,215 @@
+"""`kdcache dump-logits`, `inspect` and `verify`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from kdcache import tables
+from kdcache.cli import options
+from kdcache.cli.console import quiet_transformers
+from kdcache.corpus import TextFiles
+from kdcache.dump.config import DumpConfig
+from kdcache.errors import CorruptError, UsageError
+from kdcache.progress import Progress, duration
+
+
+def _default(name: str) -> object:
+    return options.default_of(DumpConfig, name)
+
+
+@click.command("dump-logits")
+@click.option("--teacher", required=True, metavar="DIR", help="What teacher-train wrote.")
+@options.text
+@click.option("--output", metavar="CACHE", help="Where the cache goes.")
+@click.option("--topk", type=int, default=_default("topk"), show_default=True, help="Words stored a position.")
+@click.option(
+    "--passes",
+    type=int,
+    default=_default("passes"),
+    show_default=True,
+    help="P: pass p masks target positions p, p+P, … together; 7 imitates the 15 % of training.",
+)
+@click.option(
+    "--shard-pairs",
+    type=int,
+    default=_default("shard_pairs"),
+    show_default=True,
+    help="Pairs in a shard, which is what a crash can cost.",
+)
+@click.option(
+    "--max-tokens",
+    type=int,
+    default=_default("max_tokens"),
+    show_default=True,
+    help="Padded tokens of one forward pass.",
+)
+@click.option(
+    "--max-unknown",
+    type=float,
+    default=_default("max_unknown"),
+    show_default=True,
+    help="Share of a shard's targets that may be the unknown token.",
+)
+@options.skip_bad
+@options.device
+@options.precision
+@click.option("--dry-run", is_flag=True, help="Count, time a few batches, say what it would cost; write nothing.")
+@options.verbosity
+def dump_logits(
+    teacher: str,
+    text: TextFiles,
+    output: str | None,
+    topk: int,
+    passes: int,
+    shard_pairs: int,
+    max_tokens: int,
+    max_unknown: float,
+    skip_bad: bool,
+    device: str,
+    precision: str,
+    dry_run: bool,
+) -> None:
+    """Run a teacher once over every masked target position and store its top-k in sharded HDF5.
+
+    Interrupted or killed, run the same command again: it continues with the shards that are missing.
+
+    \b
+    Example:
+      kdcache dump-logits --teacher teacher --source train.de --target train.en --topk 8 --output cache
+    """
+    config = DumpConfig(
+        teacher=teacher,
+        text=text,
+        topk=topk,
+        passes=passes,
+        shard_pairs=shard_pairs,
+        max_tokens=max_tokens,
+        max_unknown=max_unknown,
+        skip_bad=skip_bad,
+        device=device,
+        precision=precision,
+    )
+    config.check()
+    if dry_run:
+        _dump_forecast(config)
+        return
+    if output is None:
+        raise UsageError("Missing option --output (only --dry-run goes without).")
+    from kdcache.dump.run import dump
+
+    quiet_transformers()
+    dump(config, Path(output))
+
+
+def _dump_forecast(config: DumpConfig) -> None:
+    from kdcache.dump.pilot import forecast
+
+    quiet_transformers()
+    found = forecast(config)
+    items = [
+        ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped) in {found.shards:,} shards"),
+        ("targets", f"{found.targets:,}"),
+        ("passes", f"{config.passes}, {found.views:,} masked views"),
+        ("tokens to encode", f"{found.tokens:,}"),
+        ("bytes", f"about {tables.size(found.bytes)}, {found.bytes / max(1, found.targets):.1f} a target"),
+        ("time", f"about {duration(found.seconds)} (from {found.pilot_pairs:,} pairs)"),
+    ]
+    click.echo(tables.facts(items))
+
+
+@click.command("inspect")
+@click.argument("cache", metavar="CACHE")
+@click.option("--pair", type=int, metavar="N", help="Show pair N (from 0) with its distributions, word by word.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.verbosity
+def inspect(cache: str, pair: int | None, as_json: bool) -> None:
+    """Say what is in a cache.
+
+    \b
+    Example:
+      kdcache inspect cache --pair 17
+    """
+    if pair is not None:
+        _show_pair(Path(cache), pair, as_json)
+        return
+    from kdcache.cache.audit import summarize
+
+    found = summarize(Path(cache))
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    plan = found.plan
+    items = [
+        ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped)"),
+        ("targets", f"{found.targets:,} ({found.unknown:,} unknown words)"),
+        ("source tokens", f"{found.source_tokens:,}"),
+        ("vocabulary", f"{plan['vocabulary']:,}"),
+        ("top-k", f"{plan['topk']}"),
+        ("passes", f"{plan['passes']}"),
+        ("precision", f"{plan['precision']}"),
+        ("encoding", ", ".join(f"{name} {value}" for name, value in plan["encoding"].items())),
+        ("shards", f"{found.shards:,} of {plan['shard_pairs']:,} pairs"),
+        ("size", f"{tables.size(found.bytes)}, {found.bytes_per_target:.1f} bytes a target with everything"),
+        ("mass of the top-k", f"{100 * found.mass:.1f} %"),
+        ("written word among them", f"{100 * found.known:.1f} %"),
+        ("written word is the first", f"{100 * found.best:.1f} %"),
+        ("teacher perplexity", f"{found.perplexity:.2f}"),
+        ("teacher", plan["teacher"]),
+        ("tokenizer", plan["tokenizer"]),
+        ("corpus", plan["corpus"]),
+        ("content", found.root),
+    ]
+    click.echo(tables.facts(items))
+
+
+def _show_pair(cache: Path, index: int, as_json: bool) -> None:
+    import math
+
+    from kdcache.cache.audit import view_pair
+    from kdcache.cache.reader import CacheReader
+
+    found = view_pair(CacheReader(cache), index)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        return
+    click.echo(f"source  {found.source}\ntarget  {found.target}\n")
+    if not found.words:
+        click.echo("This pair was skipped.")
+        return
+    rows = [("written", "p", "the teacher's best")]
+    for written, log_prob, best in found.words:
+        listed = "  ".join(f"{piece} {100 * math.exp(value):.1f}" for piece, value in best)
+        rows.append((written, f"{100 * math.exp(log_prob):.1f} %", listed))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for written, probability, listed in rows:
+        click.echo(f"{written:<{widths[0]}}  {probability:>{widths[1]}}  {listed}")
+
+
+@click.command("verify")
+@click.argument("cache", metavar="CACHE")
+@options.verbosity
+def verify(cache: str) -> None:
+    """Check every committed byte of a cache; exit with 1 and name what is wrong.
+
+    \b
+    Example:
+      kdcache verify cache
+    """
+    from kdcache.cache.audit import strangers, verify_shard
+    from kdcache.cache.reader import CacheReader
+
+    reader = CacheReader(Path(cache))
+    reader.tokenizer()
+    problems = strangers(reader)
+    with Progress("verifying", len(reader.records), "shards") as progress:
+        for index in range(len(reader.records)):
+            problems.extend(verify_shard(reader, index))
+            progress.advance(1)
+    if problems:
+        raise CorruptError("\n".join(problems))
+    size = sum(record.bytes for record in reader.records)
+    click.echo(f"{cache}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")

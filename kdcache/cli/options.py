@@ -1,0 +1,168 @@
+"""Options that several commands share, handed to the commands as the objects that they describe.
+
+Defaults are those of the dataclasses that the options fill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from kdcache.cli.console import set_up
+from kdcache.corpus import TextFiles
+from kdcache.training.config import PRECISIONS, SCHEDULES, TrainingConfig
+
+Decorator = Callable[[Any], Any]
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def default_of(config: type[Any], name: str) -> Any:
+    """The default value of a dataclass's field."""
+    return next(field.default for field in dataclasses.fields(config) if field.name == name)
+
+
+def gathered(name: str, build: Callable[..., Any], *choices: Decorator) -> Decorator:
+    """Several options that reach the command as one argument `name`: what `build` makes of their values."""
+
+    def decorate(command: Any) -> Any:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> Any:
+            own = {parameter: values.pop(parameter) for parameter in parameters}
+            return command(**values, **{name: build(**own)})
+
+        before = {parameter.name for parameter in getattr(command, "__click_params__", [])}
+        result: Any = wrapped
+        for choice in reversed(choices):
+            result = choice(result)
+        parameters = [p.name for p in result.__click_params__ if p.name not in before]
+        return result
+
+    return decorate
+
+
+def verbosity(command: Any) -> Any:
+    """Add -v and -q, and set up the screen before the command runs."""
+
+    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
+    @functools.wraps(command)
+    def wrapped(*, verbose: bool, quiet: bool, **rest: Any) -> Any:
+        set_up(verbose, quiet)
+        return command(**rest)
+
+    return wrapped
+
+
+def _text_files(source: str | None, target: str | None, pairs: str | None) -> TextFiles:
+    files = TextFiles(source, target, pairs)
+    files.paths()
+    return files
+
+
+text = gathered(
+    "text",
+    _text_files,
+    click.option("--source", metavar="F", help="Source text, one sentence a line; .gz too."),
+    click.option("--target", metavar="F", help="Target text, line by line beside the source."),
+    click.option(
+        "--pairs", metavar="F", help="Both sides in one file instead: tab-separated, or .jsonl with source and target."
+    ),
+)
+
+
+def _valid_files(valid_source: str | None, valid_target: str | None) -> TextFiles | None:
+    return None if valid_source is None and valid_target is None else _text_files(valid_source, valid_target, None)
+
+
+valid = gathered(
+    "valid",
+    _valid_files,
+    click.option("--valid-source", metavar="F", help="Validation source."),
+    click.option("--valid-target", metavar="F", help="Validation target."),
+)
+skip_bad = click.option(
+    "--skip-bad", is_flag=True, help="Leave out pairs that cannot be used, and count them, instead of refusing them."
+)
+device = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to run.")
+precision = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="Of matrix products; auto is bfloat16 on a GPU, float32 elsewhere.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """The training options as they were given."""
+
+    epochs: int | None
+    max_steps: int | None
+    max_tokens: int
+    learning_rate: float | None
+    schedule: str
+    warmup: int | None
+    valid_every: int | None
+    seed: int
+    device: str
+    precision: str
+
+    def config(self, *, learning_rate: float, epochs: int, beta2: float) -> TrainingConfig:
+        """The configuration, with defaults for what was not given."""
+        return TrainingConfig(
+            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
+            schedule=self.schedule,
+            max_tokens=self.max_tokens,
+            warmup=self.warmup,
+            max_steps=self.max_steps,
+            epochs=epochs if self.epochs is None and self.max_steps is None else self.epochs,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            beta2=beta2,
+            valid_every=self.valid_every,
+        )
+
+
+def training(*, epochs: int, max_tokens: int, rate_help: str) -> Decorator:
+    """The options of training, with the defaults that their help names; they reach the command as `training`."""
+    return gathered(
+        "training",
+        TrainingOptions,
+        click.option("--epochs", type=int, help=f"Passes over the text.  [default: {epochs}]"),
+        click.option("--max-steps", type=int, help="Optimizer steps, instead of --epochs."),
+        click.option(
+            "--max-tokens",
+            type=int,
+            default=max_tokens,
+            show_default=True,
+            help="Padded tokens of one step, source and target together.",
+        ),
+        click.option("--learning-rate", type=float, help=rate_help),
+        click.option(
+            "--schedule",
+            type=click.Choice(SCHEDULES),
+            default="linear",
+            show_default=True,
+            help="noam: the learning rate is a factor, about 1. linear: it is the peak.",
+        ),
+        click.option(
+            "--warmup", type=int, help="Steps until the learning rate is highest.  [default: a tenth, at most 4000]"
+        ),
+        click.option("--valid-every", type=int, help="Steps between validations.  [default: once an epoch]"),
+        click.option(
+            "--seed",
+            type=int,
+            default=default_of(TrainingConfig, "seed"),
+            show_default=True,
+            help="Of initialisation, dropout, masks and order.",
+        ),
+        device,
+        precision,
+    )

@@ -1,0 +1,177 @@
+"""`kdcache teacher-train` and `kdcache student-train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcache import tables
+from kdcache.cli import options
+from kdcache.cli.console import quiet_transformers
+from kdcache.cli.options import TrainingOptions
+from kdcache.corpus import TextFiles
+from kdcache.errors import UsageError
+from kdcache.objective import ObjectiveConfig
+from kdcache.progress import duration
+from kdcache.student import config as student_defaults
+from kdcache.student.config import ARCHITECTURES, SIZES, StudentConfig
+from kdcache.teacher import config as teacher_defaults
+from kdcache.teacher.config import TeacherConfig
+from kdcache.training.config import TrainingConfig
+
+
+@click.command("teacher-train")
+@options.text
+@options.valid
+@click.option("--bert", required=True, metavar="NAME_OR_DIR", help="Hub name or folder of a BERT, or scratch:tiny.")
+@click.option("--output", required=True, metavar="DIR", help="Where the teacher goes.")
+@click.option("--no-trim-vocab", is_flag=True, help="Keep pieces that the training text does not use.")
+@options.skip_bad
+@options.training(
+    epochs=teacher_defaults.DEFAULT_EPOCHS,
+    max_tokens=4_096,
+    rate_help=f"[default: {teacher_defaults.PRETRAINED_RATE:g}; from nothing {teacher_defaults.SCRATCH_RATE:g}]",
+)
+@options.verbosity
+def teacher_train(
+    text: TextFiles,
+    valid: TextFiles | None,
+    bert: str,
+    output: str,
+    no_trim_vocab: bool,
+    skip_bad: bool,
+    training: TrainingOptions,
+) -> None:
+    """Fine-tune a BERT to fill in masked target words, given the source and the rest of the target.
+
+    The best step by validation loss is kept, or the last one without validation text. Run again, it continues.
+
+    \b
+    Example:
+      kdcache teacher-train --source train.de --target train.en --valid-source valid.de --valid-target valid.en \\
+          --bert bert-base-multilingual-cased --output teacher
+    """
+    rate = teacher_defaults.SCRATCH_RATE if bert.startswith("scratch:") else teacher_defaults.PRETRAINED_RATE
+    config = TeacherConfig(
+        text=text,
+        bert=bert,
+        valid=valid,
+        trim_vocab=not no_trim_vocab,
+        skip_bad=skip_bad,
+        training=training.config(
+            learning_rate=rate, epochs=teacher_defaults.DEFAULT_EPOCHS, beta2=teacher_defaults.BETA2
+        ),
+    )
+    config.training.check()
+    from kdcache.teacher.train import train_teacher
+
+    quiet_transformers()
+    train_teacher(config, Path(output))
+
+
+@click.command("student-train")
+@click.option("--cache", required=True, metavar="CACHE", help="What dump-logits wrote. The teacher is not needed.")
+@click.option("--output", metavar="DIR", help="Where the student goes.")
+@options.valid
+@click.option(
+    "--arch", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True, help="Kind of student."
+)
+@click.option("--size", type=click.Choice(tuple(SIZES)), default="tiny", show_default=True, help="Its dimensions.")
+@click.option(
+    "--alpha",
+    type=float,
+    default=options.default_of(ObjectiveConfig, "alpha"),
+    show_default=True,
+    help="Weight of the hard labels; 1 is plain training. Chen et al. write it on the soft ones.",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    default=options.default_of(ObjectiveConfig, "temperature"),
+    show_default=True,
+    help="T that flattens the teacher's top-k.",
+)
+@click.option("--topk", type=int, help="Stored words that are used.  [default: all]")
+@click.option(
+    "--label-smoothing",
+    type=float,
+    default=options.default_of(ObjectiveConfig, "label_smoothing"),
+    show_default=True,
+    help="Of the hard labels only.",
+)
+@click.option(
+    "--dropout", type=float, default=options.default_of(StudentConfig, "dropout"), show_default=True, help="Dropout."
+)
+@options.skip_bad
+@options.training(
+    epochs=student_defaults.DEFAULT_EPOCHS,
+    max_tokens=4_096,
+    rate_help="[default: tiny 0.002, small 0.001, base 0.0005; with noam 1]",
+)
+@click.option("--dry-run", is_flag=True, help="Say how long it would take and how much memory; write nothing.")
+@options.verbosity
+def student_train(
+    cache: str,
+    output: str | None,
+    valid: TextFiles | None,
+    arch: str,
+    size: str,
+    alpha: float,
+    temperature: float,
+    topk: int | None,
+    label_smoothing: float,
+    dropout: float,
+    skip_bad: bool,
+    training: TrainingOptions,
+    dry_run: bool,
+) -> None:
+    """Train a sequence-to-sequence student from a cache.
+
+    The loss is alpha · hard + (1 - alpha) · soft. Validation is the plain loss; its best step is kept, or the last one
+    without validation text. Run again, it continues.
+
+    \b
+    Example:
+      kdcache student-train --cache cache --output student --valid-source valid.de --valid-target valid.en \\
+          --size tiny --alpha 0.5 --epochs 30
+    """
+    config = StudentConfig(
+        cache=cache,
+        objective=ObjectiveConfig(alpha, temperature, topk, label_smoothing),
+        training=training.config(
+            learning_rate=student_defaults.default_rate(size, training.schedule),
+            epochs=student_defaults.DEFAULT_EPOCHS,
+            beta2=options.default_of(TrainingConfig, "beta2"),
+        ),
+        valid=valid,
+        arch=arch,
+        size=size,
+        dropout=dropout,
+        skip_bad=skip_bad,
+    )
+    config.check()
+    if dry_run:
+        _student_forecast(config)
+        return
+    if output is None:
+        raise UsageError("Missing option --output (only --dry-run goes without).")
+    from kdcache.student.train import train_student
+
+    quiet_transformers()
+    train_student(config, Path(output))
+
+
+def _student_forecast(config: StudentConfig) -> None:
+    from kdcache.student.pilot import forecast
+
+    quiet_transformers()
+    found = forecast(config)
+    where = "GPU memory" if config.training.device == "cuda" else "memory of the process"
+    items = [
+        ("parameters", f"{found.parameters:,}"),
+        ("steps", f"{found.steps:,}"),
+        ("time", f"about {duration(found.seconds)} (from {found.pilot_steps} steps, validation not counted)"),
+        (where, f"about {tables.size(found.peak_bytes)}"),
+    ]
+    click.echo(tables.facts(items))

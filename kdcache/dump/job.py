@@ -1,0 +1,139 @@
+"""What is needed to run a teacher over a corpus, and doing it for some pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdcache.cache import layout
+from kdcache.cache.layout import Encoding, Plan
+from kdcache.cache.shard import ShardArrays
+from kdcache.corpus import Corpus
+from kdcache.device import resolve_device, resolve_precision
+from kdcache.dump.config import DumpConfig
+from kdcache.encode import encode_slice
+from kdcache.errors import DataError, UsageError
+from kdcache.masking import partition_batches
+from kdcache.runs import log
+from kdcache.softlabels import TopK
+from kdcache.teacher.model import Predictions, Teacher
+from kdcache.textcheck import tokenizer_warnings
+from kdcache.tokens import EncodedPairs
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a dump needs: the teacher on its device, the corpus, and the plan of the cache."""
+
+    config: DumpConfig
+    teacher: Teacher
+    corpus: Corpus
+    plan: Plan
+    device: torch.device
+
+    def encode(self, index: int) -> EncodedPairs:
+        """The pairs of shard `index` as ids.
+
+        Raises:
+            DataError: a pair cannot be used, or too many targets are the unknown token.
+        """
+        start, stop = self.plan.bounds(index)
+        config, tokenizer = self.config, self.teacher.tokenizer
+        pairs = encode_slice(self.corpus, tokenizer, self.teacher.positions, start, stop, skip_bad=config.skip_bad)
+        unknown = int((pairs.target_ids == tokenizer.special.unk).sum())
+        if unknown > config.max_unknown * pairs.n_targets:
+            raise DataError(
+                f"{self.corpus.name}, lines {start + 1:,} to {stop:,}: {unknown:,} of {pairs.n_targets:,} targets are "
+                f"unknown to the teacher's vocabulary, more than the share of {config.max_unknown} that is allowed. Is "
+                "this the text that the teacher was trained on? If so, raise --max-unknown."
+            )
+        return pairs
+
+    def soft_labels(self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]) -> ShardArrays:
+        """Run the teacher over all masked views of `pairs`, the first of which is line `first` + 1.
+
+        `after_batch` is called with the number of views done; what it raises ends the work.
+
+        Raises:
+            DataError: the teacher gives a value that is not finite; the message names the line.
+        """
+        collected = _Collector(pairs, self.plan)
+        special = self.teacher.tokenizer.special
+        for views in partition_batches(pairs, self.plan.passes, self.config.max_tokens, special):
+            found = self.teacher.predict(views, self.plan.topk, self.device, self.plan.precision)
+            collected.add(views.target_rows, found)
+            after_batch(len(views.lengths))
+        row = collected.first_bad()
+        if row is not None:
+            line = first + int(np.searchsorted(pairs.target_offsets, row, side="right"))
+            raise DataError(
+                f"{self.corpus.name}, line {line}: the teacher's prediction is not finite. Nothing of its shard was "
+                "stored. Is the teacher damaged? If it runs in bfloat16, try --precision float32."
+            )
+        return collected.arrays()
+
+
+class _Collector:
+    """The soft labels of some pairs, filled batch by batch."""
+
+    def __init__(self, pairs: EncodedPairs, plan: Plan) -> None:
+        self._pairs = pairs
+        n = pairs.n_targets
+        log_probs = layout.LOG_PROB_DTYPES[plan.encoding.log_probs]
+        self._ids: npt.NDArray[Any] = np.zeros((n, plan.topk), dtype=plan.encoding.ids)
+        # What no batch fills stays not-a-number and is refused.
+        self._log_probs = np.full((n, plan.topk), np.nan, dtype=log_probs)
+        self._written = np.full(n, np.nan, dtype=log_probs)
+
+    def add(self, rows: npt.NDArray[np.int64], found: Predictions) -> None:
+        self._ids[rows] = found.topk.token_ids
+        self._log_probs[rows] = found.topk.log_probs
+        self._written[rows] = found.target_log_prob
+
+    def first_bad(self) -> int | None:
+        bad = ~(np.isfinite(self._log_probs).all(axis=1) & np.isfinite(self._written))
+        return int(np.flatnonzero(bad)[0]) if bad.any() else None
+
+    def arrays(self) -> ShardArrays:
+        return ShardArrays(self._pairs, TopK(self._ids, self._log_probs), self._written)
+
+
+def prepare(config: DumpConfig) -> Job:
+    """Open the teacher and the corpus and make the plan; writes nothing.
+
+    Raises:
+        UsageError: a setting is outside its range.
+        ModelError: the teacher cannot be used.
+        DataError: the text breaks a rule.
+    """
+    config.check()
+    device = resolve_device(config.device)
+    corpus = Corpus(config.text, skip_bad=config.skip_bad)
+    teacher = Teacher.load(Path(config.teacher))
+    if config.topk > teacher.vocabulary:
+        raise UsageError(f"--topk {config.topk}: the teacher's vocabulary has only {teacher.vocabulary} words.")
+    for warning in tokenizer_warnings(teacher.tokenizer, corpus):
+        log.warning("%s", warning)
+    plan = Plan(
+        format=layout.FORMAT,
+        version=layout.VERSION,
+        corpus=corpus.fingerprint,
+        n_pairs=corpus.n_pairs,
+        tokenizer=teacher.tokenizer.fingerprint,
+        vocabulary=teacher.vocabulary,
+        teacher=teacher.fingerprint(),
+        positions=teacher.positions,
+        topk=config.topk,
+        passes=config.passes,
+        precision=resolve_precision(config.precision, device),
+        shard_pairs=config.shard_pairs,
+        encoding=Encoding.for_vocabulary(teacher.vocabulary),
+    )
+    teacher.model.to(device)
+    return Job(config, teacher, corpus, plan, device)

@@ -1,0 +1,47 @@
+"""Scoring a student: what it generates, and what its tokenizer lets it reach at best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcache.corpus import read_sentences
+from kdcache.generate.config import GenerateConfig
+from kdcache.generate.search import generate
+from kdcache.interrupt import stop_on_signals
+from kdcache.score import Score, score_corpus
+from kdcache.student.transformer import load_student
+from kdcache.tokens import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of a student, and for each the ceiling that its tokenizer sets: the references, encoded and decoded."""
+
+    scores: list[Score]
+    ceilings: list[Score]
+
+
+def evaluate(
+    config: GenerateConfig, references: Sequence[Sequence[str]], metrics: Sequence[str], *, lowercase: bool
+) -> Evaluation:
+    """Generate from `config.source` and score against `references`, one sequence for each reference file.
+
+    Raises:
+        DataError: numbers of lines differ, or the source cannot be read.
+        ModelError: the student cannot be opened.
+        UsageError: an unknown metric.
+    """
+    config.check()
+    sentences = read_sentences(Path(config.source))
+    student = load_student(Path(config.student))
+    ceilings = score_corpus(round_trip(student.tokenizer, references[0]), references, metrics, lowercase=lowercase)
+    with stop_on_signals() as stop:
+        hypotheses = generate(student, sentences, config, stop)
+    return Evaluation(score_corpus(hypotheses, references, metrics, lowercase=lowercase), ceilings)
+
+
+def round_trip(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[str]:
+    """Each sentence encoded and decoded again: what a perfect student would write."""
+    return [tokenizer.decode(ids) for ids in tokenizer.encode(sentences)]

@@ -1,0 +1,1 @@
+"""Writing target texts with a trained student."""

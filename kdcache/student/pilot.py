@@ -1,0 +1,77 @@
+"""What training a student would cost, without doing it: steps from the cache, time and memory from some steps."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from kdcache.batches import epoch_order
+from kdcache.cache.reader import CacheReader
+from kdcache.device import resolve_device
+from kdcache.student.config import StudentConfig
+from kdcache.student.train import CacheSections, make_task
+from kdcache.training.loop import count_steps, gradients, make_optimizer
+
+_WARM_STEPS = 2
+_PILOT_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What training a student would cost.
+
+    Attributes:
+        steps: optimizer steps of the whole run.
+        parameters: of the student.
+        peak_bytes: on a GPU, of its memory; else of this whole process.
+        seconds: of all steps; validation is not counted.
+        pilot_steps: steps that were timed.
+    """
+
+    steps: int
+    parameters: int
+    peak_bytes: int
+    seconds: float
+    pilot_steps: int
+
+
+def forecast(config: StudentConfig) -> Forecast:
+    """Take some real steps and write nothing. Errors as in `kdcache.student.train.train_student`."""
+    config.check()
+    reader = CacheReader(Path(config.cache))
+    task = make_task(config, reader)
+    training = config.training
+    sections = CacheSections(reader, soft=config.objective.alpha < 1)
+    device = resolve_device(training.device)
+    model = task.model.to(device).train()
+    optimizer = make_optimizer(model, training)
+    order = epoch_order(sections, training.max_tokens, training.seed, 0)
+    times = []
+    for selection in islice(order, _WARM_STEPS + _PILOT_STEPS):
+        start = time.perf_counter()
+        gradients(task, selection, device, training)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    timed = times[_WARM_STEPS:] or times
+    total = count_steps(sections, training)
+    return Forecast(
+        steps=total,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        peak_bytes=_peak_bytes(device),
+        seconds=total * sum(timed) / len(timed),
+        pilot_steps=len(timed),
+    )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
