@@ -1,0 +1,39 @@
+"""What tests share: small real text, a small real teacher, a small real cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Tests never reach for a network; a hub that is asked must fail at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def multi30k() -> Path:
+    """The real corpus beside the checkout."""
+    folder = SHARED / "multi30k_de-en"
+    if not folder.is_dir():
+        pytest.skip("no real corpus beside this checkout")
+    return folder
+
+
+def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `kdcache` as its user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=600,
+        check=False,
+    )
