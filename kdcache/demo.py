@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdcache
+from kdcache.compare import Difference, compare
 from kdcache.corpus import TextFiles, read_sentences
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.run import dump
@@ -14,7 +15,6 @@ from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate_file
 from kdcache.objective import ObjectiveConfig
 from kdcache.runs import log
-from kdcache.score import Difference, compare
 from kdcache.student.config import StudentConfig, default_rate
 from kdcache.student.train import train_student
 from kdcache.teacher.config import BETA2, SCRATCH, SCRATCH_RATE, TeacherConfig
