@@ -24,19 +24,15 @@ SIZES = {"train": 6_000, "valid": 300, "test": 500}
 # Mirel: one row for each noun class; columns are singular and plural.
 ARTICLES = (("la", "lan"), ("ko", "kon"), ("ti", "tin"))
 RELATIVES = (("sha", "shan"), ("sho", "shon"), ("shi", "shin"))
-ENDINGS = (("a", "an"), ("o", "on"), ("i", "in"))
-NOUN_PLURAL = "e"
-CONJUGATIONS = ("l", "v")
+CONCORDS = (("va", "van"), ("vo", "von"), ("vi", "vin"))
 # The first word of a Mirel sentence: rows are statement and question, columns the conjugation of the main verb.
 OPENERS = (("se", "nu"), ("seka", "nuka"))
 AUXILIARIES = ("", "ha", "wem")
 
-# Ostu: suffixes.
-PLURAL, OBJECT, PARTICIPLE = "ri", "mu", "ndu"
+# Ostu: words that follow the noun or the verb that they belong to.
+PLURAL, OBJECT, PARTICIPLE = "ri", "mu", "du"
 TENSES = ("", "ta", "ko")
 QUESTION = "ka"
-
-FIELDS = ("animate", "thing", "place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +55,11 @@ class Meaning:
 class Lexicon:
     """All words that carry meaning, the most frequent first."""
 
-    nouns: dict[str, list[Meaning]]
+    beings: list[Meaning]
+    things: list[Meaning]
     adjectives: list[Meaning]
-    transitive: list[Meaning]
-    intransitive: list[Meaning]
+    verbs: list[Meaning]
     adverbs: list[Meaning]
-    places: list[Meaning]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +128,11 @@ def make_lexicon() -> Lexicon:
         return [meaning(random, ostu, mirel, kinds) for _ in range(count)]
 
     return Lexicon(
-        nouns={field: meanings(count, 3) for field, count in zip(FIELDS, (50, 70, 24), strict=True)},
-        adjectives=meanings(36, 1),
-        transitive=meanings(36, 2),
-        intransitive=meanings(18, 2),
-        adverbs=meanings(14, 1),
-        places=meanings(6, 1),
+        beings=meanings(16, 3),
+        things=meanings(20, 3),
+        adjectives=meanings(12, 1),
+        verbs=meanings(14, 2),
+        adverbs=meanings(8, 1),
     )
 
 
@@ -147,72 +141,48 @@ def choose(random: Random, meaning: Meaning) -> Choice:
     return zipf(random, meaning.choices, 0.5)
 
 
-def noun_phrase(random: Random, lexicon: Lexicon, field: str, adjectives: float) -> Phrase:
-    """Ostu: noun, adjectives. Mirel: article, adjectives, noun; article and adjectives agree with the noun."""
-    noun = zipf(random, lexicon.nouns[field])
+def noun_phrase(random: Random, lexicon: Lexicon, nouns: list[Meaning]) -> Phrase:
+    """Ostu: noun, adjective. Mirel: article, concord and adjective, noun; article and concord agree with the noun."""
+    noun = zipf(random, nouns)
     chosen = choose(random, noun)
     plural = chance(random, 0.3)
-    source, target = [noun.source + PLURAL * plural], [chosen.word + NOUN_PLURAL * plural]
-    while len(source) < 3 and chance(random, adjectives):
+    source, target = [noun.source, *[PLURAL] * plural], [chosen.word]
+    if chance(random, 0.3):
         adjective = zipf(random, lexicon.adjectives)
         source.append(adjective.source)
-        target.insert(0, choose(random, adjective).word + ENDINGS[chosen.kind][plural])
+        target = [CONCORDS[chosen.kind][plural], choose(random, adjective).word, *target]
     return Phrase(source, [ARTICLES[chosen.kind][plural], *target], chosen.kind, plural)
 
 
 def object_phrase(random: Random, lexicon: Lexicon) -> Phrase:
-    """A noun phrase whose first Ostu word is marked as the object."""
-    phrase = noun_phrase(random, lexicon, "thing", 0.3)
-    return Phrase([phrase.source[0] + OBJECT, *phrase.source[1:]], phrase.target, phrase.kind, phrase.plural)
-
-
-def verb_form(verb: Choice, subject: Phrase) -> str:
-    """A Mirel verb: stem, sign of the conjugation, ending that agrees with the subject."""
-    return verb.word + CONJUGATIONS[verb.kind] + ENDINGS[subject.kind][subject.plural]
+    """A noun phrase that Ostu marks as the object at its end."""
+    phrase = noun_phrase(random, lexicon, lexicon.things)
+    return Phrase([*phrase.source, OBJECT], phrase.target, phrase.kind, phrase.plural)
 
 
 def with_relative_clause(random: Random, lexicon: Lexicon, subject: Phrase) -> Phrase:
     """Ostu: object, participle, then the subject. Mirel: the subject, then relative pronoun, verb, object."""
-    verb = zipf(random, lexicon.transitive)
-    target = object_phrase(random, lexicon)
-    clause = [RELATIVES[subject.kind][subject.plural], verb_form(choose(random, verb), subject), *target.target]
-    return Phrase(
-        [*target.source, verb.source + PARTICIPLE, *subject.source],
-        [*subject.target, *clause],
-        subject.kind,
-        subject.plural,
-    )
-
-
-def place_phrase(random: Random, lexicon: Lexicon) -> Phrase:
-    """Ostu: noun phrase, postposition. Mirel: preposition, noun phrase."""
-    phrase = noun_phrase(random, lexicon, "place", 0.2)
-    relation = zipf(random, lexicon.places)
-    return Phrase(
-        [*phrase.source, relation.source],
-        [choose(random, relation).word, *phrase.target],
-        phrase.kind,
-        phrase.plural,
-    )
+    verb = zipf(random, lexicon.verbs)
+    patient = object_phrase(random, lexicon)
+    clause = [RELATIVES[subject.kind][subject.plural], choose(random, verb).word, *patient.target]
+    source = [*patient.source, verb.source, PARTICIPLE, *subject.source]
+    return Phrase(source, [*subject.target, *clause], subject.kind, subject.plural)
 
 
 def sentence(random: Random, lexicon: Lexicon) -> tuple[str, str]:
-    """One pair. Ostu: adverb, subject, place, object, verb. Mirel: opener, subject, verb, object, place, adverb."""
-    subject = noun_phrase(random, lexicon, "animate", 0.35)
-    if chance(random, 0.25):
+    """One pair. Ostu: adverb, subject, object, verb. Mirel: opener, subject, concord, verb, object, adverb."""
+    subject = noun_phrase(random, lexicon, lexicon.beings)
+    if chance(random, 0.1):
         subject = with_relative_clause(random, lexicon, subject)
-    nothing = Phrase([], [], 0, False)
-    transitive = chance(random, 0.7)
-    verb = zipf(random, lexicon.transitive if transitive else lexicon.intransitive)
+    verb = zipf(random, lexicon.verbs)
     chosen = choose(random, verb)
-    patient = object_phrase(random, lexicon) if transitive else nothing
-    place = place_phrase(random, lexicon) if chance(random, 0.3) else nothing
-    adverbs = [zipf(random, lexicon.adverbs)] if chance(random, 0.35) else []
+    patient = object_phrase(random, lexicon)
+    adverbs = [zipf(random, lexicon.adverbs)] if chance(random, 0.2) else []
     tense, question = random.choice((0, 0, 1, 1, 2)), chance(random, 0.15)
-    source = [word.source for word in adverbs] + subject.source + place.source + patient.source
-    source += [verb.source + TENSES[tense], *[QUESTION] * question]
+    source = [word.source for word in adverbs] + subject.source + patient.source
+    source += [verb.source, *filter(None, [TENSES[tense]]), *[QUESTION] * question]
     target = [OPENERS[question][chosen.kind], *subject.target, *filter(None, [AUXILIARIES[tense]])]
-    target += [verb_form(chosen, subject), *patient.target, *place.target]
+    target += [CONCORDS[subject.kind][subject.plural], chosen.word, *patient.target]
     target += [choose(random, word).word for word in adverbs]
     stop = "?" if question else "."
     return " ".join(source) + stop, " ".join(target) + stop

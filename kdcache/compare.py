@@ -32,7 +32,8 @@ class Difference:
         difference: system - baseline.
         low, high: the 95 % percentile interval of the difference over resampled test sets.
         p_value: share of resampled differences that lie at least as far from their own mean as `difference` does
-            from 0 (with one added to both counts): two-sided, as sacreBLEU computes it.
+            from 0 (with one added to both counts): two-sided. sacreBLEU's bootstrap counts one side, its value is
+            about half of this one.
         resamples, seed: of the bootstrap.
         signature: how the score was made.
     """

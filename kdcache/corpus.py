@@ -206,8 +206,7 @@ class Corpus:
             DataError: a file changed since it was scanned.
         """
         stop = self.n_pairs if stop is None else min(stop, self.n_pairs)
-        if any(_stamp(path) != stamp for path, stamp in zip(self._paths, self._stamps, strict=True)):
-            raise DataError(f"{self.name}: changed while being read. Run the command again on files that stay.")
+        self._refuse_changed()
         block, skipped = divmod(start, INDEX_EVERY)
         if start >= stop:
             return
@@ -221,9 +220,15 @@ class Corpus:
                     yield self._parse(tuple(strip_line(line, index == 0) for line in lines), index)
                 except DataError:
                     yield None
+            # A file that was cut while it was read gives fewer lines without an error.
+            self._refuse_changed()
         finally:
             for handle in handles:
                 handle.close()
+
+    def _refuse_changed(self) -> None:
+        if any(_stamp(path) != stamp for path, stamp in zip(self._paths, self._stamps, strict=True)):
+            raise DataError(f"{self.name}: changed while being read. Run the command again on files that stay.")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -248,7 +253,14 @@ def _parse_json_pair(text: str, place: str) -> Pair:
         record = json.loads(text)
     except ValueError as error:
         raise DataError(f"{place}: not JSON: {error}") from error
+    except RecursionError:
+        raise DataError(f"{place}: JSON nested too deeply") from None
     sides = [record.get(name) for name in ("source", "target")] if isinstance(record, dict) else []
     if len(sides) != 2 or not all(isinstance(side, str) and side.strip() for side in sides):
         raise DataError(f'{place}: expected {{"source": "…", "target": "…"}} with two texts that are not empty')
-    return Pair(*(cast(str, side).encode("utf-8", "surrogatepass").decode("utf-8", "replace") for side in sides))
+    pair = Pair(*cast(list[str], sides))
+    try:
+        (pair.source + pair.target).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: an escaped half of a surrogate pair, which is no character") from None
+    return pair

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdcache
+from kdcache import tables
 from kdcache.compare import Difference, compare
 from kdcache.corpus import TextFiles, read_sentences
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.run import dump
 from kdcache.errors import DataError
+from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate_file
 from kdcache.objective import ObjectiveConfig
@@ -21,19 +23,27 @@ from kdcache.teacher.config import BETA2, SCRATCH, SCRATCH_RATE, TeacherConfig
 from kdcache.teacher.train import train_teacher
 from kdcache.training.config import TrainingConfig
 
-TEACHER_STEPS = 400
-STUDENT_STEPS = 500
-TOKENS = 2_048
-ALPHA, TEMPERATURE = 0.5, 1.0
-ARMS = {"with-soft-labels": ALPHA, "without": 1.0}
+GUIDE_FILE = "README.txt"
+# Small steps: a model this small gains more from their number than from their size.
+TOKENS = 1_024
+SOFT, HARD = "with-soft-labels", "without"
+METRICS = ("bleu", "rougeL")
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
-    """The two students' scores and the difference between them, with and without soft labels."""
+class DemoConfig:
+    """How long the demo trains.
 
-    differences: list[Difference]
-    folder: Path
+    Attributes:
+        teacher_steps, student_steps: optimizer steps of the teacher and of each student.
+        alpha: weight of the hard labels where there are soft ones.
+        seed: of the students.
+    """
+
+    teacher_steps: int = 1_000
+    student_steps: int = 600
+    alpha: float = 0.5
+    seed: int = 1
 
 
 def corpus_folder() -> Path:
@@ -49,27 +59,101 @@ def corpus_folder() -> Path:
     raise DataError(f"{package / 'data'}: the demo's corpus is missing; install kdcache again.")
 
 
-def run_demo(folder: Path) -> DemoResult:
-    """Train a small teacher from nothing, cache it, train both students, compare; run again, it continues."""
+def run_demo(folder: Path, config: DemoConfig) -> list[Difference]:
+    """Make a teacher from nothing, its cache and both students, and compare them; run again, it continues."""
+    log.info("1 of 4: a teacher from nothing, %s steps.", f"{config.teacher_steps:,}")
+    make_teacher(folder / "teacher", config)
+    log.info("2 of 4: the teacher's predictions into a cache.")
+    make_cache(folder)
+    log.info("3 of 4: two students, %s steps each; they differ in nothing but alpha.", f"{config.student_steps:,}")
+    outputs = [make_student(folder, folder / name, config, alpha) for name, alpha in arms(config)]
+    log.info("4 of 4: the scores.")
+    differences = compare_outputs(*outputs)
+    replace_file(folder / GUIDE_FILE, guide(folder, config, differences).encode())
+    return differences
+
+
+def arms(config: DemoConfig) -> list[tuple[str, float]]:
+    """Name and alpha of both students."""
+    return [(SOFT, config.alpha), (HARD, 1.0)]
+
+
+def _text(split: str) -> TextFiles:
     data = corpus_folder()
-    train, valid = (TextFiles(str(data / f"{split}.src"), str(data / f"{split}.tgt")) for split in ("train", "valid"))
-    teacher, cache = folder / "teacher", folder / "cache"
-    log.info("1 of 4: a teacher from nothing (%s steps).", TEACHER_STEPS)
-    training = TrainingConfig(SCRATCH_RATE, "linear", TOKENS, max_steps=TEACHER_STEPS, beta2=BETA2, valid_every=100)
-    train_teacher(TeacherConfig(train, SCRATCH, valid, training=training), teacher)
-    log.info("2 of 4: its predictions into a cache.")
-    dump(DumpConfig(str(teacher), train, shard_pairs=1_024), cache)
-    for name, alpha in ARMS.items():
-        log.info("3 of 4: a student %s (%s steps).", name.replace("-", " "), STUDENT_STEPS)
-        steps = TrainingConfig(
-            default_rate("tiny", "linear"), "linear", TOKENS, max_steps=STUDENT_STEPS, valid_every=100
-        )
-        objective = ObjectiveConfig(alpha=alpha, temperature=TEMPERATURE)
-        train_student(StudentConfig(str(cache), objective, steps, valid), folder / name)
-    log.info("4 of 4: what they write, scored.")
-    outputs = {name: folder / f"{name}.txt" for name in ARMS}
-    for name, output in outputs.items():
-        generate_file(GenerateConfig(str(folder / name), str(data / "test.src")), output)
-    soft, plain = (read_sentences(output) for output in outputs.values())
-    references = [read_sentences(data / "test.tgt")]
-    return DemoResult([compare(soft, plain, references, metric) for metric in ("bleu", "rougeL")], folder)
+    return TextFiles(str(data / f"{split}.src"), str(data / f"{split}.tgt"))
+
+
+def make_teacher(output: Path, config: DemoConfig) -> None:
+    """Train a small BERT from nothing on the embedded corpus."""
+    steps = config.teacher_steps
+    training = TrainingConfig(SCRATCH_RATE, "linear", TOKENS, max_steps=steps, beta2=BETA2, valid_every=steps // 4)
+    train_teacher(TeacherConfig(_text("train"), SCRATCH, _text("valid"), training=training), output)
+
+
+def make_cache(folder: Path) -> None:
+    """Dump what the teacher in `folder` says into a cache beside it."""
+    dump(DumpConfig(str(folder / "teacher"), _text("train"), shard_pairs=1_024), folder / "cache")
+
+
+def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -> Path:
+    """Train a student from the cache in `folder` into `output`; return the file of what it writes for the test text."""
+    steps, rate = config.student_steps, default_rate("tiny", "linear")
+    training = TrainingConfig(rate, "linear", TOKENS, max_steps=steps, seed=config.seed, valid_every=max(1, steps // 4))
+    train_student(StudentConfig(str(folder / "cache"), ObjectiveConfig(alpha=alpha), training, _text("valid")), output)
+    written = output.with_name(f"{output.name}.txt")
+    generate_file(GenerateConfig(str(output), str(corpus_folder() / "test.src")), written)
+    return written
+
+
+def compare_outputs(soft: Path, hard: Path) -> list[Difference]:
+    """Compare what two students wrote for the test text, the second being the baseline."""
+    references = [read_sentences(corpus_folder() / "test.tgt")]
+    system, baseline = read_sentences(soft), read_sentences(hard)
+    return [compare(system, baseline, references, metric) for metric in METRICS]
+
+
+def results_table(differences: list[Difference]) -> str:
+    """Both students' scores, their difference and its interval."""
+    rows = [("metric", "without", "with soft labels", "difference", "95 % interval")]
+    for one in differences:
+        interval = f"{one.low:+.2f} to {one.high:+.2f}"
+        rows.append((one.name, f"{one.baseline:.2f}", f"{one.system:.2f}", f"{one.difference:+.2f}", interval))
+    return tables.table(rows)
+
+
+def verdict(difference: Difference) -> str:
+    """What the interval of a difference says, in words."""
+    if difference.low > 0:
+        return f"The soft labels helped: the interval of the {difference.name} difference lies above 0."
+    if difference.high < 0:
+        return f"The soft labels hurt: the interval of the {difference.name} difference lies below 0."
+    return f"No difference that this test set can show: the interval of the {difference.name} difference contains 0."
+
+
+def guide(folder: Path, config: DemoConfig, differences: list[Difference]) -> str:
+    """The text that a newcomer reads first in the demo's folder."""
+    return f"""What `kdcache demo` made here, from the corpus in {corpus_folder()}
+
+{results_table(differences)}
+
+{verdict(differences[0])}
+The interval covers the choice of test sentences, not that of the seed: one pair of students is one draw.
+
+teacher/             a BERT trained from nothing for {config.teacher_steps:,} steps: an ordinary Hugging Face folder
+cache/               what it says at every target position
+  plan.json          what the cache is; shards/ its content; manifest.json that it is complete
+{SOFT}/    a student trained with --alpha {config.alpha}: half of its loss are soft labels
+{HARD}/             the same student with --alpha 1: plain training
+*.txt                what the students wrote for the test text; *.txt.run.json how
+*/run.json           configuration, versions and result of each run; */kdcache.log what it said
+*/metrics.jsonl      loss, accuracy and learning rate along the way
+
+Things to try:
+
+  kdcache inspect {folder}/cache
+  kdcache inspect {folder}/cache --pair 3
+  kdcache verify {folder}/cache
+  kdcache score --student {folder}/{SOFT} --source {corpus_folder()}/test.src \\
+      --reference {corpus_folder()}/test.tgt --metric bleu --metric rouge
+  kdcache student-train --cache {folder}/cache --output {folder}/another --alpha 0.2 --temperature 2 --max-steps 600
+"""

@@ -9,17 +9,17 @@ import torch
 from kdcache.errors import UsageError
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means on this machine.
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means on this machine; of several GPUs that of number `local_rank`.
 
     Raises:
         UsageError: "cuda" was asked for and there is none.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no CUDA device. Use --device cpu, or install a CUDA build.")
-    return torch.device(name)
+    return torch.device("cuda", local_rank)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

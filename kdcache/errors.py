@@ -8,6 +8,7 @@
     ├── ModelError               a checkpoint that cannot be found, opened or used
     ├── TrainingError            training that cannot go on: non-finite loss, foreign state
     ├── OutputError              a place that cannot be written: full, read-only, taken
+    ├── StoppedError             a signal asked to stop; what was finished is kept
     └── CacheError               a cache that cannot be trusted
         ├── MismatchError        sound, but made from something else
         └── CorruptError         bytes that are not those that were committed
@@ -17,6 +18,8 @@ A message states the rule that was broken, where (file, line, field), the value 
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class KDCacheError(Exception):
@@ -45,6 +48,17 @@ class TrainingError(KDCacheError):
 
 class OutputError(KDCacheError):
     """An output cannot be written: no room, read-only, or taken by something else."""
+
+
+class StoppedError(KDCacheError):
+    """Work was asked to stop by a signal and did so at a safe point. Exit code 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"Stopped by {signal.Signals(number).name}; all finished work is kept. Run the same command again: it "
+            "continues."
+        )
+        self.exit_code = 128 + number
 
 
 class CacheError(KDCacheError):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdcache.errors import OutputError
+from kdcache.failpoints import reach
 
 STALE_SECONDS = 24 * 3600.0
 _TEMPORARY = ".tmp-"
@@ -58,14 +59,14 @@ def _abandoned(path: Path) -> bool:
     if time.time() - path.stat().st_mtime > STALE_SECONDS:
         return True
     _, host, pid, _ = path.name.rsplit("~", 3) if path.name.count("~") >= 3 else ("", "", "", "")
-    return host == socket.gethostname() and pid.isdigit() and not _alive(int(pid))
+    return host == socket.gethostname() and pid.isdecimal() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+    except (ProcessLookupError, OverflowError):
+        return False  # no process has a number that does not fit
     except PermissionError:
         return True
     return True
@@ -92,10 +93,13 @@ def _write_synced(path: Path, data: bytes | memoryview) -> None:
     view = memoryview(data)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
+        reach("file-opened")
         # os.write may write less than asked, without an error.
         while view:
             view = view[os.write(handle, view) :]
+        reach("file-written")
         os.fsync(handle)
+        reach("file-synced")
     finally:
         os.close(handle)
 
@@ -111,6 +115,7 @@ def replace_file(path: Path, data: bytes) -> None:
         try:
             _write_synced(temporary, data)
             temporary.replace(path)
+            reach("file-replaced")
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -128,10 +133,21 @@ def publish_file(path: Path, data: bytes | memoryview) -> bool:
         try:
             _write_synced(temporary, data)
             published = _publish(temporary, path)
-            sync_folder(path.parent)
+            reach("file-published")
+            _sync_name(path, published)
         finally:
             temporary.unlink(missing_ok=True)
         return published
+
+
+def _sync_name(path: Path, published: bool) -> None:
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        # A name that may not survive a power cut must not be taken for one that does.
+        if published:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _publish(temporary: Path, path: Path) -> bool:

@@ -7,18 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from kdcache.errors import KDCacheError
-
-
-class StoppedError(KDCacheError):
-    """Work was asked to stop by a signal and did so at a safe point. Exit code 128 + the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(
-            f"Stopped by {signal.Signals(number).name}; all finished work is kept. Run the same command again: it "
-            "continues."
-        )
-        self.exit_code = 128 + number
+from kdcache.errors import StoppedError
 
 
 class StopRequest:

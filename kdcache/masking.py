@@ -85,7 +85,8 @@ def random_views(
 ) -> MaskedViews:
     """One view of each pair in `rows` [views] with 15 % of the target positions masked at random, at least one.
 
-    Where 15 % of N is not whole, it is rounded up or down at random, so that the mean is 15 %.
+    `rows` are pairs that were not skipped. Where 15 % of N is not whole, it is rounded up or down at random, so that
+    the mean is 15 %.
     """
     grid = _lay_out(pairs, rows, special)
     targets = pairs.target_lengths[rows]
@@ -93,7 +94,7 @@ def random_views(
     noise = np.where(grid.in_target, generator.random(grid.within.shape), 2.0)
     # The wanted-th smallest draw of each row is the largest that is masked.
     limits = np.take_along_axis(np.sort(noise, axis=1), wanted[:, None] - 1, axis=1)
-    return _mask(grid, noise <= limits, special)
+    return _mask(grid, (noise <= limits) & grid.in_target, special)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import types
 import typing
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any, TypeVar
 from kdcache.errors import CorruptError
 
 BYTES_MAX = 64 << 20
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 T = TypeVar("T")
 
@@ -45,7 +49,13 @@ def read_json(path: Path) -> Any:
 def parse_json(data: bytes, place: str) -> Any:
     """Parse JSON strictly; `place` opens the message of the `CorruptError` that bad input raises."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
+        )
+        if _SURROGATE.search(data):
+            # Half of a surrogate pair makes a string that cannot be written again: this raises ValueError.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except ValueError as error:
         raise CorruptError(f"{place}: not valid JSON: {error}.") from error
     except RecursionError:
@@ -61,6 +71,13 @@ def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large for a number")
+    return number
 
 
 def from_json(kind: type[T], value: Any, place: str) -> T:
@@ -86,7 +103,10 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
         # Optional fields only: `kind | None`.
         return None if value is None else _convert(typing.get_args(hint)[0], value, place)
     if hint is float and type(value) in (int, float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise CorruptError(f"{place}: an integer too large for a number.") from None
     if type(value) is not hint:
         raise CorruptError(f"{place}: expected {hint.__name__}, found {type(value).__name__}.")
     return value

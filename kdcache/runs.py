@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kdcache
-from kdcache.errors import MismatchError, OutputError
+from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files import replace_file, storage_errors
 from kdcache.records import read_json, readable_json
 
@@ -66,6 +66,7 @@ def folder_run(folder: Path, command: str, config: Any, *, fixed: bool = True) -
 
     Raises:
         MismatchError: the folder belongs to a run with another configuration.
+        CorruptError: its record is damaged.
         OutputError: it holds something else, or cannot be written.
     """
     with storage_errors(folder):
@@ -83,6 +84,7 @@ def file_run(output: Path, command: str, config: Any) -> Run:
 
     Raises:
         MismatchError: the file exists and was made with another configuration.
+        CorruptError: its record is damaged.
         OutputError: the file exists and nothing says how it was made, or the folder is missing.
     """
     if not output.parent.is_dir():
@@ -106,6 +108,8 @@ def _begin(record: Path, command: str, config: Any, fixed: bool) -> Run:
     content = {"command": command, "config": resolved, "versions": versions(), "argv": sys.argv[1:], "started": _now()}
     if record.exists() and fixed:
         before = read_json(record)
+        if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
+            raise CorruptError(f"{record}: not the record of a run. Move it away, or choose another output.")
         _compare(record, before, content)
         if "finished" in before:
             return Run(record, before, finished=True)

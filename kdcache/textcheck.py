@@ -29,6 +29,7 @@ class TextReport:
         duplicates: pairs that stood before, word for word.
         identical: pairs whose source equals their target.
         overlap: validation pairs whose source also stands in the training text; None without validation text.
+        valid_pairs: usable validation pairs.
     """
 
     pairs: int
@@ -36,29 +37,36 @@ class TextReport:
     duplicates: int
     identical: int
     overlap: int | None
+    valid_pairs: int = 0
 
     def lines(self) -> list[str]:
         """Sentences for the reader, one a finding."""
         found = [f"{self.pairs:,} training pairs"]
-        for count, what in (
-            (self.skipped, "pairs were skipped because they cannot be used"),
-            (self.duplicates, "pairs are repetitions of earlier ones"),
-            (self.identical, "pairs have a target equal to their source"),
-            (self.overlap, "validation sources also stand in the training text, so validation flatters"),
+        for count, what, total, whole in (
+            (self.skipped, "pairs were skipped because they cannot be used", self.pairs + self.skipped, "all pairs"),
+            (self.duplicates, "pairs are repetitions of earlier ones", self.pairs, "the training pairs"),
+            (self.identical, "pairs have a target equal to their source", self.pairs, "the training pairs"),
+            (
+                self.overlap,
+                "validation sources also stand in the training text, so validation flatters",
+                self.valid_pairs,
+                "the validation pairs",
+            ),
         ):
             if count:
-                found.append(f"{count:,} {what} ({100 * count / max(1, self.pairs):.1f} % of the training pairs)")
+                found.append(f"{count:,} {what} ({100 * count / max(1, total):.1f} % of {whole})")
         return found
 
 
 def examine(corpus: Corpus, valid: Corpus | None) -> TextReport:
     """Count repetitions, copies and overlap. Texts are compared by 64-bit hashes: 8 bytes a pair."""
     whole, sources, identical = _hashes(corpus.read())
-    overlap = None
+    overlap, valid_pairs = None, 0
     if valid is not None:
-        overlap = int(np.isin(_hashes(valid.read())[1], sources).sum())
+        valid_sources = _hashes(valid.read())[1]
+        overlap, valid_pairs = int(np.isin(valid_sources, sources).sum()), len(valid_sources)
     duplicates = len(whole) - len(np.unique(whole))
-    return TextReport(len(whole), len(corpus.unusable), duplicates, identical, overlap)
+    return TextReport(len(whole), len(corpus.unusable), duplicates, identical, overlap, valid_pairs)
 
 
 def _hashes(pairs: Iterable[Pair | None]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], int]:

@@ -22,6 +22,7 @@ from kdcache.tokens import SPECIAL_NAMES, Tokenizer
 SCRATCH_PIECES = 8_000
 _SPECIAL_PIECES = dict(zip(SPECIAL_NAMES, ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]"), strict=True))
 _PREFIX = "##"
+_WORD_CHARACTERS = 100
 _LINES = 4_096
 
 
@@ -31,7 +32,8 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, npt.NDA
     Kept are the special tokens, every piece that the texts use, every single-character piece of the characters in
     them, and, for each word that became the unknown token, the pieces that the greedy search had matched before it
     failed: without them a shorter piece would match there, and the word would suddenly be spelled. So `texts` are
-    segmented as before. New ids: special tokens first, then by falling frequency.
+    segmented as before. New ids: special tokens first, then by falling frequency, then added tokens that stand
+    outside the vocabulary, which the backend numbers after it.
 
     Returns:
         The new tokenizer and, for each new id, the old one: int64 [kept].
@@ -43,13 +45,16 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, npt.NDA
         raise ModelError(f"Only WordPiece vocabularies can be trimmed, this one is {tokenizer.kind}.")
     counts, unknown = _usage(tokenizer, texts)
     vocabulary: dict[str, int] = tokenizer.definition["model"]["vocab"]
+    prefix = _prefix(tokenizer)
     pieces = {piece for piece, old in vocabulary.items() if counts[old]}
     pieces.update(chain.from_iterable(matched_before_failure(word, tokenizer) for word in unknown))
-    characters = set().union(*(piece.removeprefix(_PREFIX) for piece in pieces), *unknown)
-    pieces.update(piece for char in characters for piece in (char, _PREFIX + char) if piece in vocabulary)
-    special = sorted({int(token["id"]) for token in tokenizer.definition["added_tokens"]} | _special_ids(tokenizer))
+    characters = set().union(*(piece.removeprefix(prefix) for piece in pieces), *unknown)
+    pieces.update(piece for char in characters for piece in (char, prefix + char) if piece in vocabulary)
+    added = {token["content"]: int(token["id"]) for token in tokenizer.definition["added_tokens"]}
+    outside = [old for content, old in added.items() if content not in vocabulary]
+    special = sorted((set(added.values()) | _special_ids(tokenizer)) - set(outside))
     rest = {vocabulary[piece] for piece in pieces} - set(special)
-    kept = [*special, *sorted(rest, key=lambda old: (-counts[old], old))]
+    kept = [*special, *sorted(rest, key=lambda old: (-counts[old], old)), *outside]
     return Tokenizer(_renumbered(tokenizer.definition, kept), tokenizer.names), np.array(kept, dtype=np.int64)
 
 
@@ -59,7 +64,7 @@ def _special_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 def _usage(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], set[str]]:
-    """How often each id occurs, int64 [vocabulary], and the words of lines in which the unknown token occurs."""
+    """How often each id occurs, int64 [vocabulary], and the words that became the unknown token."""
     counts = np.zeros(tokenizer.size, dtype=np.int64)
     unknown: set[str] = set()
     iterator = iter(texts)
@@ -69,8 +74,14 @@ def _usage(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[npt.NDArray[np.i
         counts += np.bincount(flat, minlength=tokenizer.size)
         for line, ids in zip(lines, encoded, strict=True):
             if tokenizer.special.unk in ids:
-                unknown.update(words(tokenizer, line))
+                unknown.update(_unknown_words(tokenizer, line))
     return counts, unknown
+
+
+def _unknown_words(tokenizer: Tokenizer, line: str) -> set[str]:
+    encoding = tokenizer.backend.encode(line, add_special_tokens=False)
+    spans = [span for one, span in zip(encoding.ids, encoding.offsets, strict=True) if one == tokenizer.special.unk]
+    return {word for start, stop in spans for word in words(tokenizer, line[start:stop])}
 
 
 def words(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -83,10 +94,10 @@ def words(tokenizer: Tokenizer, text: str) -> list[str]:
 def matched_before_failure(word: str, tokenizer: Tokenizer) -> list[str]:
     """The pieces that greedy longest-match-first finds in `word`, up to its end or to where nothing matches."""
     model = tokenizer.definition["model"]
-    vocabulary, prefix = model["vocab"], model.get("continuing_subword_prefix", _PREFIX)
+    vocabulary, prefix = model["vocab"], _prefix(tokenizer)
     found: list[str] = []
     start = 0
-    if len(word) > model.get("max_input_chars_per_word", 100):
+    if len(word) > model.get("max_input_chars_per_word", _WORD_CHARACTERS):
         return found
     while start < len(word):
         lead = prefix if start else ""
@@ -96,6 +107,11 @@ def matched_before_failure(word: str, tokenizer: Tokenizer) -> list[str]:
         found.append(lead + word[start:stop])
         start = stop
     return found
+
+
+def _prefix(tokenizer: Tokenizer) -> str:
+    """What marks a piece that continues a word."""
+    return str(tokenizer.definition["model"].get("continuing_subword_prefix", _PREFIX))
 
 
 def _renumbered(definition: dict[str, Any], kept: list[int]) -> dict[str, Any]:
@@ -131,7 +147,8 @@ def from_corpus(texts: Iterable[str], size: int = SCRATCH_PIECES) -> Tokenizer:
     lines: list[str] = []
     for text in texts:
         lines.append(text)
-        counts.update(words(bare, text))
+        # Longer words are unknown to the tokenizer anyway, and merging within them would take for ever.
+        counts.update(word for word in words(bare, text) if len(word) <= _WORD_CHARACTERS)
     full = Tokenizer(_definition(learn_pieces(counts, size)), _SPECIAL_PIECES)
     return trim(full, lines)[0]
 
@@ -223,7 +240,7 @@ def _definition(pieces: list[str]) -> dict[str, Any]:
             "type": "WordPiece",
             "unk_token": _SPECIAL_PIECES["unk_token"],
             "continuing_subword_prefix": _PREFIX,
-            "max_input_chars_per_word": 100,
+            "max_input_chars_per_word": _WORD_CHARACTERS,
             "vocab": vocabulary,
         },
     }

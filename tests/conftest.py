@@ -37,3 +37,6 @@ def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> 
         timeout=600,
         check=False,
     )
+
+
+pytest_plugins = ["fixtures_models"]

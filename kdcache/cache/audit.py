@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def summarize(cache: Path) -> Summary:
         mass=math.fsum(record.sums.mass for record in records) / targets,
         known=sum(record.sums.known for record in records) / targets,
         best=sum(record.sums.best for record in records) / targets,
-        perplexity=math.exp(math.fsum(record.sums.surprise for record in records) / targets),
+        # Bounded, since a number that a stranger wrote must not overflow.
+        perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
     )
 
 
@@ -95,11 +97,17 @@ def verify_shard(reader: CacheReader, index: int) -> list[str]:
         arrays = reader.shard(index)
     except CacheError as error:
         return [str(error)]
-    return _compare_sums(arrays, record, reader.tokenizer().special.unk)
+    return _compare_sums(arrays, record, _unknown(reader))
+
+
+@functools.lru_cache(maxsize=1)
+def _unknown(reader: CacheReader) -> int:
+    return reader.tokenizer().special.unk
 
 
 def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int) -> list[str]:
     found, stored = asdict(arrays.sums(unknown)), asdict(record.sums)
+    found["n_skipped"], stored["n_skipped"] = int((arrays.pairs.target_lengths == 0).sum()), record.n_skipped
     wrong = [name for name, value in found.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
     return [f"shard {record.index}: {name} is {found[name]}, its record says {stored[name]}." for name in wrong]
 

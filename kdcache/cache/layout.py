@@ -12,10 +12,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +31,13 @@ PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARDS_FOLDER = "shards"
-GZIP_LEVEL = 1
 
 LOG_PROB_DTYPES = {"float16": np.dtype("<f2")}
+
+# A shard's file takes at most a little more than its arrays, and its arrays at most RATIO times its file and SLACK.
+# Honest shards stay far inside (their arrays take about twice their file); bytes made to fill the memory do not.
+RATIO = 16
+SLACK = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +89,21 @@ class Plan:
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return math.ceil(self.n_pairs / self.shard_pairs)
+        return -(-self.n_pairs // self.shard_pairs)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the plan, which every shard and record carries."""
-        return sha256(canonical_json(dataclasses.asdict(self)))
+        return _fingerprint(self)
 
     def bounds(self, index: int) -> tuple[int, int]:
         """First pair of shard `index`, and the one after its last."""
         return index * self.shard_pairs, min((index + 1) * self.shard_pairs, self.n_pairs)
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(plan: Plan) -> str:
+    return sha256(canonical_json(dataclasses.asdict(plan)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +163,49 @@ def record_name(index: int) -> str:
     return f"{index:05d}.json"
 
 
+def schema(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Type and shape of every dataset of a shard with these counts."""
+    ids = np.dtype(plan.encoding.ids).newbyteorder("<")
+    log_probs = LOG_PROB_DTYPES[plan.encoding.log_probs]
+    offsets = np.dtype("<i8")
+    return {
+        "source_ids": (ids, (n_source,)),
+        "source_offsets": (offsets, (n_pairs + 1,)),
+        "target_ids": (ids, (n_targets,)),
+        "target_offsets": (offsets, (n_pairs + 1,)),
+        "topk_ids": (ids, (n_targets, plan.topk)),
+        "topk_log_probs": (log_probs, (n_targets, plan.topk)),
+        "target_log_prob": (log_probs, (n_targets,)),
+    }
+
+
+def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: int, place: str) -> None:
+    """Raise CorruptError unless shard `index` may hold that many tokens in a file of `size` bytes."""
+    first, stop = plan.bounds(index)
+    most = (stop - first) * plan.positions
+    if not (0 <= n_source <= most and 0 <= n_targets <= most):
+        raise CorruptError(f"{place}: {n_source} source and {n_targets} target tokens; the plan allows {most} of each.")
+    arrays = _array_bytes(plan, stop - first, n_source, n_targets)
+    if not (0 < size <= _most_stored(arrays) and arrays <= RATIO * size + SLACK):
+        raise CorruptError(f"{place}: {size:,} bytes cannot be a shard whose arrays take {arrays:,} bytes.")
+
+
+def most_bytes(plan: Plan, index: int) -> int:
+    """No file of shard `index` is larger."""
+    first, stop = plan.bounds(index)
+    most = (stop - first) * plan.positions
+    return _most_stored(_array_bytes(plan, stop - first, most, most))
+
+
+def _most_stored(array_bytes: int) -> int:
+    return array_bytes + array_bytes // 16 + SLACK
+
+
+def _array_bytes(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> int:
+    expected = schema(plan, n_pairs, n_source, n_targets).values()
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in expected)
+
+
 def root_hash(records: typing.Sequence[ShardRecord]) -> str:
     """SHA-256 over all records in order."""
     return sha256(canonical_json([dataclasses.asdict(record) for record in records]))
@@ -180,11 +234,20 @@ def read_plan(cache: Path) -> Plan:
             f"{path}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
         )
     plan = from_json(Plan, value, str(path))
-    if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
-        raise CorruptError(f"{path}: a count is below 1.")
-    if plan.encoding.ids not in ("uint16", "uint32") or plan.encoding.log_probs not in LOG_PROB_DTYPES:
-        raise CorruptError(f"{path}: unknown encoding {plan.encoding}.")
+    check_plan(plan, str(path))
     return plan
+
+
+def check_plan(plan: Plan, place: str) -> None:
+    """Raise CorruptError unless `plan` can be carried out."""
+    if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
+        raise CorruptError(f"{place}: a count is below 1.")
+    if plan.topk > plan.vocabulary:
+        raise CorruptError(f"{place}: {plan.topk} words of a vocabulary of {plan.vocabulary}.")
+    if plan.encoding.ids not in ("uint16", "uint32") or plan.encoding.log_probs not in LOG_PROB_DTYPES:
+        raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
+    if plan.vocabulary > np.iinfo(plan.encoding.ids).max + 1:
+        raise CorruptError(f"{place}: {plan.encoding.ids} cannot hold the ids of {plan.vocabulary} words.")
 
 
 def read_record(cache: Path, plan: Plan, index: int) -> ShardRecord:
@@ -206,9 +269,14 @@ def check_record(record: ShardRecord, plan: Plan, index: int, place: str) -> Non
     found = (record.plan, record.index, record.file, record.first_pair, record.n_pairs)
     if found != expected:
         raise CorruptError(f"{place}: this is not the record of shard {index} of this plan: {found} for {expected}.")
-    most = record.n_pairs * plan.positions
-    if not (0 <= record.n_targets <= most and 0 <= record.n_source_tokens <= most and record.bytes > 0):
-        raise CorruptError(f"{place}: counts outside what the plan allows.")
+    check_counts(plan, index, record.n_source_tokens, record.n_targets, record.bytes, place)
+    sums, most = record.sums, record.n_targets
+    good = (
+        0 <= record.n_skipped <= record.n_pairs and 0 <= sums.best <= sums.known <= most and 0 <= sums.unknown <= most
+    )
+    # The most negative float16 is -65504; a mass may pass 1 by a rounding error.
+    if not (good and 0 <= sums.mass <= 2 * most and 0 <= sums.surprise <= 65504 * most):
+        raise CorruptError(f"{place}: counts or sums that {most} target positions cannot have.")
 
 
 def read_manifest(cache: Path, plan: Plan) -> Manifest:
@@ -219,7 +287,7 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
     """
     path = cache / MANIFEST_FILE
     if not path.exists():
-        done = sum((cache / SHARDS_FOLDER / record_name(i)).exists() for i in range(plan.n_shards))
+        done = sum(1 for _ in (cache / SHARDS_FOLDER).glob("[0-9]*.json"))
         raise CorruptError(
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
             "dump-logits command again: it continues."

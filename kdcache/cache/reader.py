@@ -5,6 +5,9 @@ A reader holds names and records only, so that it can be pickled, forked and sha
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 from kdcache.cache import layout
@@ -45,12 +48,7 @@ class CacheReader:
         """
         record = self.records[index]
         path = self.path / layout.SHARDS_FOLDER / record.file
-        data = committed_bytes(path, record)
-        arrays = decode_shard(data, self.plan, index, str(path))
-        found = (len(arrays.pairs.source_ids), arrays.pairs.n_targets)
-        if found != (record.n_source_tokens, record.n_targets):
-            raise CorruptError(f"{path}: holds {found} source and target tokens, its record says otherwise.")
-        return arrays
+        return decode_shard(committed_bytes(path, record), self.plan, index, str(path), record)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of teacher, cache and students.
@@ -71,15 +69,29 @@ def committed_bytes(path: Path, record: layout.ShardRecord) -> bytes:
     Raises:
         CorruptError: it is missing, a link, or other bytes.
     """
-    try:
-        if path.is_symlink() or not path.is_file():
-            raise CorruptError(f"{path}: missing, or not a regular file.")
-        size = path.stat().st_size
-        if size != record.bytes:
-            raise CorruptError(f"{path}: {size:,} bytes, its record commits {record.bytes:,}.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    data = regular_bytes(path, record.bytes)
+    if len(data) != record.bytes:
+        raise CorruptError(f"{path}: {len(data):,} bytes, its record commits {record.bytes:,}.")
     if sha256(data) != record.sha256:
         raise CorruptError(f"{path}: its SHA-256 is not the committed one: the file was changed or damaged.")
     return data
+
+
+def regular_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes; links are not followed, pipes and devices not opened.
+
+    Raises:
+        CorruptError: it is something else, larger, missing, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for whoever writes into it.
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CorruptError(f"{path}: not a regular file.")
+            if status.st_size > most:
+                raise CorruptError(f"{path}: {status.st_size:,} bytes, at most {most:,} belong there.")
+            return file.read()
+    except OSError as error:
+        problem = "missing" if error.errno == errno.ENOENT else "a link" if error.errno == errno.ELOOP else None
+        raise CorruptError(f"{path}: {problem or f'cannot be read: {error.strerror or error}'}.") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -17,11 +18,15 @@ from pathlib import Path
 
 from kdcache.cache import layout
 from kdcache.cache.layout import Plan, ShardRecord
+from kdcache.cache.reader import regular_bytes
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
-from kdcache.errors import CorruptError, OutputError
-from kdcache.files import publish_file, remove_abandoned, replace_file, sha256, storage_errors
+from kdcache.errors import CorruptError, MismatchError, OutputError
+from kdcache.failpoints import reach
+from kdcache.files import publish_file, remove_abandoned, replace_file, sha256, storage_errors, sync_folder
 from kdcache.records import readable_json
 from kdcache.tokens import Tokenizer
+
+log = logging.getLogger("kdcache")
 
 
 class CacheWriter:
@@ -37,27 +42,38 @@ class CacheWriter:
         self.plan = plan
         self._unknown = tokenizer.special.unk
         self._shards = cache / layout.SHARDS_FOLDER
-        self._claim()
-        tokenizer.save(cache / layout.TOKENIZER_FOLDER, max_length=plan.positions, segments=False)
+        layout.check_plan(plan, str(cache))
+        if tokenizer.fingerprint != plan.tokenizer:
+            raise MismatchError(str(cache), "tokenizer", plan.tokenizer, tokenizer.fingerprint, "Use the plan's own.")
+        with storage_errors(cache):
+            self._claim()
+            remove_abandoned(cache)
+        texts = cache / layout.TOKENIZER_FOLDER
+        with storage_errors(texts):
+            tokenizer.save(texts, max_length=plan.positions, segments=False)
         with storage_errors(self._shards):
-            self._shards.mkdir(exist_ok=True)
-        remove_abandoned(cache)
-        remove_abandoned(self._shards)
+            if not self._shards.is_dir():
+                self._shards.mkdir(exist_ok=True)
+                sync_folder(cache)
+            remove_abandoned(self._shards)
 
     def _claim(self) -> None:
         path = self.cache / layout.PLAN_FILE
-        with storage_errors(self.cache):
+        if not self.cache.is_dir():
             self.cache.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.cache.parent)
         if not path.exists():
+            reach("claiming")
             if foreign := self._foreign():
                 raise OutputError(f"{self.cache}: holds other files ({foreign}) and no cache. Choose another --output.")
             publish_file(path, readable_json(dataclasses.asdict(self.plan)))
         layout.compare_plans(self.cache, layout.read_plan(self.cache), self.plan)
 
     def _foreign(self) -> str | None:
-        known = {layout.SHARDS_FOLDER, layout.TOKENIZER_FOLDER, "run.json", "kdcache.log"}
-        names = (path.name for path in self.cache.iterdir() if not path.name.startswith("."))
-        return next((name for name in sorted(names) if name not in known), None)
+        names = {path.name for path in self.cache.iterdir() if not path.name.startswith(".")}
+        if layout.PLAN_FILE in names:
+            return None  # another process claimed the folder in this moment
+        return min(names - {layout.SHARDS_FOLDER, layout.TOKENIZER_FOLDER, "run.json", "kdcache.log"}, default=None)
 
     def missing(self) -> list[int]:
         """Shards that are not committed yet, in order.
@@ -72,33 +88,44 @@ class CacheWriter:
         path = self._shards / layout.record_name(index)
         if not path.exists():
             return None
-        record = layout.read_record(self.cache, self.plan, index)
+        remedy = f"Delete {path} and run the same command again: the shard is made anew."
+        try:
+            record = layout.read_record(self.cache, self.plan, index)
+        except CorruptError as error:
+            raise CorruptError(f"{error} {remedy}") from error
         shard = self._shards / record.file
-        if not shard.is_file() or shard.stat().st_size != record.bytes:
-            raise CorruptError(
-                f"{shard}: missing or not the {record.bytes:,} bytes that {path.name} commits. Delete {path} and run "
-                "the same command again: the shard is made anew."
-            )
+        if shard.is_symlink() or not shard.is_file() or shard.stat().st_size != record.bytes:
+            raise CorruptError(f"{shard}: not the {record.bytes:,} bytes that {path.name} commits. {remedy}")
         return record
 
     def adopt(self, index: int) -> ShardRecord | None:
         """Commit a shard that was published without a record if it is sound, else set it aside and return None."""
         path = self._shards / layout.shard_name(index)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        try:
-            arrays = decode_shard(data, self.plan, index, str(path))
-        except CorruptError:
-            self._set_aside(path, data)
-            return None
-        return self._commit_record(index, arrays, data)
+        data = self._content(path, index)
+        if data is not None:
+            try:
+                arrays = decode_shard(data, self.plan, index, str(path))
+            except CorruptError as error:
+                log.warning("%s It is set aside and made anew.", error)
+            else:
+                return self._commit_record(index, arrays, data)
+        self._set_aside(path, index, data)
+        return None
 
-    def _set_aside(self, path: Path, seen: bytes) -> None:
-        with self._lock():
-            # Another process may have replaced it by a sound one since it was read.
-            if path.exists() and path.read_bytes() == seen:
+    def _content(self, path: Path, index: int) -> bytes | None:
+        """What stands under the name of a shard; None if it is no file that a shard could be."""
+        try:
+            return regular_bytes(path, layout.most_bytes(self.plan, index))
+        except CorruptError:
+            return None
+
+    def _set_aside(self, path: Path, index: int, seen: bytes | None) -> None:
+        with storage_errors(path), self._lock():
+            # Another process may have set it aside and published a sound shard since it was read.
+            if self.committed(index) is None and os.path.lexists(path) and self._content(path, index) == seen:
+                reach("setting-aside")
                 path.rename(path.with_name(f"{path.name}.invalid-{secrets.token_hex(4)}"))
 
     @contextmanager
@@ -123,6 +150,7 @@ class CacheWriter:
             record = self.committed(index) or self.adopt(index)
             if record is not None:
                 return record
+        reach("shard-published")
         return self._commit_record(index, arrays, data)
 
     def _commit_record(self, index: int, arrays: ShardArrays, data: bytes) -> ShardRecord:
@@ -141,6 +169,7 @@ class CacheWriter:
             sums=arrays.sums(self._unknown),
         )
         publish_file(self._shards / layout.record_name(index), readable_json(dataclasses.asdict(record)))
+        reach("record-published")
         # If another process published first, its record describes the same bytes: those on the disk.
         return layout.read_record(self.cache, self.plan, index)
 
@@ -153,6 +182,8 @@ class CacheWriter:
         manifest = dataclasses.asdict(layout.make_manifest(self.plan, found))
         path = self.cache / layout.MANIFEST_FILE
         data = readable_json(manifest)
-        if not path.exists() or path.read_bytes() != data:
-            replace_file(path, data)
+        reach("finalizing")
+        with storage_errors(path, len(data)):
+            if not path.exists() or path.read_bytes() != data:
+                replace_file(path, data)
         return True

@@ -38,7 +38,7 @@ def _default(name: str) -> object:
     type=int,
     default=_default("shard_pairs"),
     show_default=True,
-    help="Pairs in a shard, which is what a crash can cost.",
+    help="Pairs in a shard; a crash costs the work on two of them at most.",
 )
 @click.option(
     "--max-tokens",
@@ -54,6 +54,9 @@ def _default(name: str) -> object:
     show_default=True,
     help="Share of a shard's targets that may be the unknown token.",
 )
+@click.option(
+    "--shards", metavar="A:B", help="Make only shards A to B (exclusive, from 0), where several machines share a cache."
+)
 @options.skip_bad
 @options.device
 @options.precision
@@ -68,6 +71,7 @@ def dump_logits(
     shard_pairs: int,
     max_tokens: int,
     max_unknown: float,
+    shards: str | None,
     skip_bad: bool,
     device: str,
     precision: str,
@@ -75,7 +79,8 @@ def dump_logits(
 ) -> None:
     """Run a teacher once over every masked target position and store its top-k in sharded HDF5.
 
-    Interrupted or killed, run the same command again: it continues with the shards that are missing.
+    Interrupted or killed, run the same command again: it continues with the shards that are missing. Started by
+    torchrun, each process makes its share of the shards.
 
     \b
     Example:
@@ -92,6 +97,7 @@ def dump_logits(
         skip_bad=skip_bad,
         device=device,
         precision=precision,
+        shards=None if shards is None else _bounds(shards),
     )
     config.check()
     if dry_run:
@@ -103,6 +109,13 @@ def dump_logits(
 
     quiet_transformers()
     dump(config, Path(output))
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    first, colon, stop = text.partition(":")
+    if not (colon and first.isdecimal() and stop.isdecimal()):
+        raise UsageError(f"--shards takes two whole numbers with a colon between them, such as 0:100, not {text}.")
+    return int(first), int(stop)
 
 
 def _dump_forecast(config: DumpConfig) -> None:

@@ -23,6 +23,7 @@ class DumpConfig:
         skip_bad: leave out pairs that cannot be used instead of refusing them.
         device: "auto", "cpu" or "cuda".
         precision: "auto" (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16".
+        shards: first shard to make and the one after the last; None is all.
     """
 
     teacher: str
@@ -35,6 +36,7 @@ class DumpConfig:
     skip_bad: bool = False
     device: str = "auto"
     precision: str = "auto"
+    shards: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Raise UsageError if a value is outside its range."""
@@ -48,3 +50,5 @@ class DumpConfig:
                 raise UsageError(f"{option} must be at least 1, not {value}.")
         if not 0 <= self.max_unknown <= 1:
             raise UsageError(f"--max-unknown is a share between 0 and 1, not {self.max_unknown}.")
+        if self.shards is not None and not 0 <= self.shards[0] < self.shards[1]:
+            raise UsageError(f"--shards A:B: from 0, with A below B, not {self.shards[0]}:{self.shards[1]}.")

@@ -20,6 +20,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.encode import encode_slice
 from kdcache.errors import DataError, UsageError
 from kdcache.masking import partition_batches
+from kdcache.processes import this_process
 from kdcache.runs import log
 from kdcache.softlabels import TopK
 from kdcache.teacher.model import Predictions, Teacher
@@ -113,7 +114,7 @@ def prepare(config: DumpConfig) -> Job:
         DataError: the text breaks a rule.
     """
     config.check()
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, this_process().local)
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     teacher = Teacher.load(Path(config.teacher))
     if config.topk > teacher.vocabulary:

@@ -1,4 +1,8 @@
-"""Running a teacher once over every masked target position of a corpus, into a cache."""
+"""Running a teacher once over every masked target position of a corpus, into a cache.
+
+Any number of processes may work on one cache. Each takes the shards whose number leaves its rank when divided by the
+number of processes; they never wait for each other, and whoever finds all shards committed completes the cache.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare
+from kdcache.errors import UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.processes import Process, this_process
 from kdcache.progress import Progress
 from kdcache.runs import folder_run, log
 
@@ -27,7 +33,12 @@ def dump(config: DumpConfig, output: Path) -> None:
         OutputError: the disk refused.
         StoppedError: a signal asked to stop; committed shards are kept.
     """
+    process = this_process()
     job = prepare(config)
+    if config.shards is not None and config.shards[0] >= job.plan.n_shards:
+        raise UsageError(
+            f"--shards begins at {config.shards[0]}, but the cache has shards 0 to {job.plan.n_shards - 1}."
+        )
     writer = CacheWriter(output, job.plan, job.teacher.tokenizer)
     run = folder_run(output, "dump-logits", config, fixed=False)
     missing = writer.missing()
@@ -38,18 +49,26 @@ def dump(config: DumpConfig, output: Path) -> None:
         f"{len(missing):,}",
     )
     with stop_on_signals() as stop:
-        _write_shards(job, writer, missing, stop)
-    if writer.finalize():
+        write_shards(job, writer, [index for index in missing if own(index, config, process)], stop)
+    if not writer.finalize():
+        log.info("%s: the shards of this process are done, others are still missing.", output)
+    else:
         manifest = layout.read_manifest(output, job.plan)
         run.finish({"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)})
         log.info("%s: complete.", output)
 
 
-def _write_shards(job: Job, writer: CacheWriter, missing: list[int], stop: StopRequest) -> None:
+def own(index: int, config: DumpConfig, process: Process) -> bool:
+    """Whether making shard `index` is up to this process."""
+    first, stop = config.shards or (0, index + 1)
+    return first <= index < stop and index % process.count == process.rank
+
+
+def write_shards(job: Job, writer: CacheWriter, missing: list[int], stop: StopRequest) -> None:
     """Compute and commit shards; one is hashed, compressed and written while the next is computed."""
-    done = job.plan.n_pairs - sum(np.diff(job.plan.bounds(index))[0] for index in missing)
+    n_pairs = sum(int(np.diff(job.plan.bounds(index))[0]) for index in missing)
     pending: Future[ShardRecord] | None = None
-    with Progress("dumping", job.plan.n_pairs, "pairs", int(done)) as progress, ThreadPoolExecutor(1) as background:
+    with Progress("dumping", n_pairs, "pairs") as progress, ThreadPoolExecutor(1) as background:
         for index in missing:
             if writer.adopt(index) is not None:
                 continue

@@ -35,7 +35,7 @@ def prepare_teacher(bert: str, corpus: Corpus, *, trim_vocab: bool, seed: int) -
     tokenizer = open_tokenizer(bert)
     model, missing = open_masked_lm(bert)
     if missing:
-        log.warning("%s has no masked-LM head: newly initialised, to be trained: %s.", bert, ", ".join(missing))
+        log.warning("%s has no trained masked-LM head. Newly initialised, to be trained: %s.", bert, ", ".join(missing))
     if not trim_vocab:
         return Teacher(model, tokenizer)
     if tokenizer.kind != "WordPiece":

@@ -4,12 +4,13 @@
 
     OUTPUT/checkpoints/step-00000100/model.safetensors       parameters
     OUTPUT/checkpoints/step-00000100/optimizer.safetensors   moments, and the states of random number generators
-    OUTPUT/checkpoints/step-00000100/state.json              position, best so far, SHA-256 of the two others
+    OUTPUT/checkpoints/step-00000100/state.json              position, SHA-256 of the two others and of itself
 """
 
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +22,22 @@ from torch import Tensor, nn
 
 from kdcache.errors import CorruptError, TrainingError
 from kdcache.files import replace_file, sha256, storage_errors, sync_folder
-from kdcache.records import from_json, read_json, readable_json
+from kdcache.records import canonical_json, from_json, read_json, readable_json
 from kdcache.runs import log
 
 FOLDER = "checkpoints"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _RANDOM = "random."
+_SEAL = "seal"
+_TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A named sum."""
+
+    name: str
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class Position:
         consumed: batches of that epoch that went into optimizer steps.
         validated: the step of the last validation; 0 before the first.
         best_step, best_loss: of the best validation, or None.
+        unlogged: sums over the steps since the last line of the metrics, so that the curve goes on as it would have.
     """
 
     step: int = 0
@@ -47,6 +59,7 @@ class Position:
     validated: int = 0
     best_step: int | None = None
     best_loss: float | None = None
+    unlogged: tuple[Tally, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ class _State:
 
 
 def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Commit a checkpoint under `folder` and remove those that are neither among the last two nor the best.
+    """Commit a checkpoint under `folder` and remove all but the last two and what these call the best.
 
     `run` identifies data and configuration; `restore` refuses another one.
 
@@ -68,31 +81,54 @@ def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer
     target = folder / f"step-{position.step:08d}"
     if target.exists():
         # The same step, with what its validation said.
-        state = from_json(_State, read_json(target / _STATE), str(target / _STATE))
-        replace_file(target / _STATE, readable_json(dataclasses.asdict(replace(state, position=position))))
+        replace_file(target / _STATE, _sealed(replace(_read_state(target), position=position)))
         return
-    temporary = folder / f".tmp-{target.name}"
+    temporary = folder / f"{_TEMPORARY}{target.name}"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for abandoned in folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(abandoned)
         temporary.mkdir()
     parameters = save_tensors({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()})
     moments = save_tensors(_optimizer_tensors(optimizer) | _random_tensors())
     state = _State(position, run, sha256(parameters), sha256(moments))
     replace_file(temporary / _MODEL, parameters)
     replace_file(temporary / _OPTIMIZER, moments)
-    replace_file(temporary / _STATE, readable_json(dataclasses.asdict(state)))
+    replace_file(temporary / _STATE, _sealed(state))
     with storage_errors(target):
         temporary.rename(target)
         sync_folder(folder)
-    _remove_old(folder, position)
+        _remove_old(folder)
 
 
-def _remove_old(folder: Path, position: Position) -> None:
-    keep = {f"step-{position.best_step:08d}"} if position.best_step is not None else set()
-    for path in saved(folder)[2:]:
+def _remove_old(folder: Path) -> None:
+    newest, older = saved(folder)[:2], saved(folder)[2:]
+    keep = {_best_name(path) for path in newest}
+    for path in older:
         if path.name not in keep:
             shutil.rmtree(path)
+
+
+def _best_name(path: Path) -> str | None:
+    try:
+        best = _read_state(path).position.best_step
+    except CorruptError:
+        return None
+    return None if best is None else f"step-{best:08d}"
+
+
+def _sealed(state: _State) -> bytes:
+    content = dataclasses.asdict(state)
+    return readable_json({**content, _SEAL: sha256(canonical_json(content))})
+
+
+def _read_state(path: Path) -> _State:
+    value = read_json(path / _STATE)
+    seal = value.pop(_SEAL, None) if isinstance(value, dict) else None
+    state = from_json(_State, value, str(path / _STATE))
+    if seal != sha256(canonical_json(dataclasses.asdict(state))):
+        raise CorruptError(f"{path / _STATE}: its content is not what was committed.")
+    return state
 
 
 def saved(folder: Path) -> list[Path]:
@@ -103,6 +139,8 @@ def saved(folder: Path) -> list[Path]:
 def restore(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
     """Load the newest sound checkpoint into `model`, `optimizer` and the random number generators.
 
+    Damaged ones that are newer are set aside, so that their steps can be saved again.
+
     Returns:
         Where it stood, or None if there is no checkpoint.
 
@@ -110,17 +148,22 @@ def restore(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Opt
         TrainingError: it belongs to other data or another configuration, or all checkpoints are damaged.
     """
     paths = saved(folder)
+    damaged = []
     for path in paths:
         try:
             state, parameters, moments = _read(path)
         except CorruptError as error:
             log.warning("A damaged checkpoint is passed over: %s", error)
+            damaged.append(path)
             continue
         if state.run != run:
             raise TrainingError(f"{path}: belongs to other data or settings. Choose another --output.")
         copy_parameters(model, parameters, path)
         _load_optimizer(optimizer, moments)
         _load_random(moments, path)
+        with storage_errors(folder):
+            for other in damaged:
+                other.rename(folder / f"damaged-{other.name}-{secrets.token_hex(4)}")
         return state.position
     if paths:
         raise TrainingError(f"{folder}: none of its {len(paths)} checkpoints is sound. Delete it to begin anew.")
@@ -141,7 +184,7 @@ def load_parameters(folder: Path, step: int, model: nn.Module) -> None:
 
 
 def _read(path: Path) -> tuple[_State, dict[str, Tensor], dict[str, Tensor]]:
-    state = from_json(_State, read_json(path / _STATE), str(path / _STATE))
+    state = _read_state(path)
     contents = []
     for name, digest in ((_MODEL, state.model_sha256), (_OPTIMIZER, state.optimizer_sha256)):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
@@ -60,7 +61,7 @@ class TrainingConfig:
                 raise UsageError(f"{option} must be at least 1, not {value}.")
         if self.warmup is not None and self.warmup < 0:
             raise UsageError(f"--warmup must be at least 0 steps, not {self.warmup}.")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"--learning-rate must be above 0, not {self.learning_rate}.")
         if self.schedule == "noam" and self.learning_rate < NOAM_SMALLEST:
             raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,6 @@ from torch import nn
 from kdcache.batches import Sections, Selection, epoch_order
 from kdcache.device import autocast, resolve_device, resolve_precision
 from kdcache.errors import TrainingError
-from kdcache.files import replace_file
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.losses import LossSums
 from kdcache.progress import Progress
@@ -23,10 +22,9 @@ from kdcache.runs import log
 from kdcache.training import checkpoint
 from kdcache.training.checkpoint import Position
 from kdcache.training.config import TrainingConfig
+from kdcache.training.metrics import METRICS_FILE, Metrics
 from kdcache.training.schedule import learning_rate
 
-METRICS_FILE = "metrics.jsonl"
-_LOG_EVERY = 20
 _BAD_STEPS_MAX = 10
 
 
@@ -107,7 +105,7 @@ class _Loop:
         self.checkpoints = output / checkpoint.FOLDER
         self.total = count_steps(sections, config)
         self.position = checkpoint.restore(self.checkpoints, run, self.model, self.optimizer) or Position()
-        self.metrics = _Metrics(output / METRICS_FILE, self.position)
+        self.metrics = Metrics(output / METRICS_FILE, self.position)
         self.bad_steps = 0
         self.saved_at = time.monotonic()
         if self.position.step:
@@ -126,6 +124,7 @@ class _Loop:
                 if self.position.step == before and not self.position.consumed:
                     raise TrainingError("The training text has no usable pair.")
                 self._end_epoch()
+        self._validate()
         self._save()
         return self.position
 
@@ -140,10 +139,11 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums, norm = gradients(self.task, selection, self.device, self.config)
-        self._apply(bool(torch.isfinite(norm)), step)
+        finite = bool(torch.isfinite(norm) & torch.isfinite(sums.total))
+        self._apply(finite, step)
         self.optimizer.zero_grad(set_to_none=True)
         self.position = replace(self.position, step=step, consumed=selection.index + 1)
-        self.metrics.add(step, sums, rate, float(norm))
+        self.metrics.add(step, sums if finite else None, rate, float(norm))
         self._after_step(step)
 
     def _apply(self, finite: bool, step: int) -> None:
@@ -152,10 +152,10 @@ class _Loop:
             self.bad_steps = 0
             return
         self.bad_steps += 1
-        log.warning("Step %s was skipped: its gradient is not finite.", step)
+        log.warning("Step %s was skipped: its loss or gradient is not finite.", step)
         if self.bad_steps == _BAD_STEPS_MAX:
             raise TrainingError(
-                f"The gradient was not finite in {_BAD_STEPS_MAX} steps in a row, up to step {step}. Lower "
+                f"Loss or gradient were not finite in {_BAD_STEPS_MAX} steps in a row, up to step {step}. Lower "
                 "--learning-rate, lengthen --warmup, or use --precision float32."
             )
 
@@ -171,7 +171,7 @@ class _Loop:
 
     def _end_epoch(self) -> None:
         self.position = replace(self.position, epoch=self.position.epoch + 1, consumed=0)
-        if self.config.valid_every is None or self.position.step == self.total:
+        if self.config.valid_every is None:
             self._validate()
 
     @torch.no_grad()
@@ -187,7 +187,7 @@ class _Loop:
         self.metrics.write({"step": self.position.step, **{f"valid_{name}": value for name, value in means.items()}})
         self.position = replace(self.position, validated=self.position.step)
         best = self.position.best_loss
-        if best is None or means["nll"] < best:
+        if means["nll"] < (math.inf if best is None else best):
             self.position = replace(self.position, best_step=self.position.step, best_loss=means["nll"])
         log.info(
             "step %s: validation loss %.4f, accuracy %.1f %%%s",
@@ -199,6 +199,7 @@ class _Loop:
         self._save()
 
     def _save(self) -> None:
+        self.position = replace(self.position, unlogged=self.metrics.unlogged())
         checkpoint.save(self.checkpoints, self.position, self.run, self.model, self.optimizer)
         self.saved_at = time.monotonic()
 
@@ -237,43 +238,3 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-9, fused=True)
-
-
-class _Metrics:
-    """The JSON-lines record of a run, continued at `position`, and the note beside its progress bar."""
-
-    def __init__(self, path: Path, position: Position) -> None:
-        self._path = path
-        self.note = ""
-        self._sums: list[LossSums] = []
-        self._since = time.monotonic()
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
-            replace_file(path, "".join(f"{line}\n" for line in lines).encode())
-
-    def add(self, step: int, sums: LossSums, rate: float, norm: float) -> None:
-        """Count one step; now and then write the means of those since the last line."""
-        self._sums.append(LossSums(sums.total.detach(), sums.parts, sums.n_tokens))
-        if step % _LOG_EVERY and step > 1:
-            return
-        n_tokens = sum(one.n_tokens for one in self._sums)
-        means = mean_parts(iter(self._sums))
-        loss = sum(float(one.total) for one in self._sums) / n_tokens
-        seconds = time.monotonic() - self._since
-        self.note = f"loss {loss:.3f}, {n_tokens / seconds:,.0f} targets/s"
-        self.write({"step": step, "loss": loss, **means, "learning_rate": rate, "gradient_norm": norm})
-        self._sums, self._since = [], time.monotonic()
-
-    def write(self, values: dict[str, float]) -> None:
-        """Append one line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-def _happened(line: str, position: Position) -> bool:
-    """Whether a line was written before the checkpoint at `position`; a torn last line was not."""
-    try:
-        values = json.loads(line)
-        return bool(values["step"] <= (position.validated if "valid_nll" in values else position.step))
-    except (ValueError, KeyError, TypeError):
-        return False

@@ -1,0 +1,44 @@
+# Every target prepares what it needs; `make demo` and `make test` work as the first command in a fresh clone.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/ready
+# Tests run side by side; more threads than cores would only make them wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --cov --cov-report=term
+
+.PHONY: demo test test-full lint types docs bench clean
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
+	@# First and by its exact version: left to a range, pip would choose a build with gigabytes of CUDA libraries.
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --no-build-isolation --editable '.[test]'
+	@touch $@
+
+demo: $(READY)  ## the whole pipeline on the embedded corpus
+	$(VENV)/bin/kdcache demo demo-run
+
+test: $(READY)  ## the quick tier, which CI runs
+	$(PYTEST) -m "not full"
+
+test-full: $(READY)  ## the long loops as well
+	$(PYTEST)
+
+lint: $(READY)  ## style
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(READY)  ## types
+	$(RUN) -m mypy
+
+docs: $(READY)  ## whether the generated docs are current; `.venv/bin/python docs/make_commands.py` writes them
+	$(RUN) docs/make_commands.py --check
+
+bench: $(READY)  ## performance, as ratios
+	$(RUN) -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo-run build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

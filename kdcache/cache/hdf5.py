@@ -1,0 +1,205 @@
+"""The part of HDF5 that shards use, written deterministically and read as if an enemy had written it.
+
+HDF5's library parses the structure of a file; it never touches the data. Its inflate filter grows its buffer for as
+long as a stream goes on, so a chunk of a few megabytes can fill the memory of any machine. Chunks are therefore cut
+out of the image and inflated here, up to the size that they must have. zlib's own checksum covers what was inflated;
+HDF5's Fletcher-32, which is written for other readers, covers the same bytes and is not computed a second time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.errors import CorruptError
+
+GZIP_LEVEL = 1
+CHUNK_ROWS = 16_384
+FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+
+Array = npt.NDArray[Any]
+Schema = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+
+# Signature, superblock version 3, 8-byte addresses, no status flags, no user block, no extension.
+_OPENING = b"\x89HDF\r\n\x1a\n" + bytes([3, 8, 8, 0]) + bytes(8) + b"\xff" * 8
+_END = slice(28, 36)
+_CHECKSUM_BYTES = 4
+
+# Kinds of messages in object headers (HDF5 file format, IV.A.2). All others are refused unread: external files, shared
+# messages, filters of a group, ….
+_GROUP_MESSAGES = frozenset({0, 2, 6, 10, 12, 16, 21})  # nil, link info, link, group info, attribute, more, attr. info
+_DATASET_MESSAGES = frozenset({0, 1, 3, 5, 8, 11, 16})  # nil, space, type, fill value, layout, filters, more
+
+
+def write_image(attributes: Mapping[str, str | int], arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of a file with these attributes and arrays; equal input gives equal bytes."""
+    with h5py.File(
+        "memory", "w", driver="core", backing_store=False, libver=("v110", "v110"), track_order=False
+    ) as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        for name, data in arrays.items():
+            _create(file, name, data)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _create(file: h5py.File, name: str, data: Array) -> None:
+    if data.size == 0:
+        file.create_dataset(name, data=data, track_times=False)
+        return
+    file.create_dataset(
+        name,
+        data=data,
+        chunks=_chunk_shape(data.shape),
+        shuffle=True,
+        compression="gzip",
+        compression_opts=GZIP_LEVEL,
+        fletcher32=True,
+        track_times=False,
+    )
+
+
+def _chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    # HDF5 refuses chunks larger than the data.
+    return (min(shape[0], CHUNK_ROWS), *shape[1:])
+
+
+@contextmanager
+def open_image(data: bytes, place: str, attributes: Mapping[str, str | int], names: Collection[str]) -> Iterator[Image]:
+    """Open the bytes of a file that must have exactly these attributes and datasets; no data is read yet.
+
+    Raises:
+        CorruptError: it has not, or HDF5 cannot parse it; also from inside the `with` block. The message opens with
+            `place`.
+    """
+    try:
+        complete = data.startswith(_OPENING) and int.from_bytes(data[_END], "little") == len(data)
+        require(complete, place, "not a complete HDF5 file of the kind that kdcache writes")
+        with h5py.File(h5py.h5f.open_file_image(data, h5py.h5f.ACC_RDONLY)) as file:
+            yield Image(file, data, place, attributes, names)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        # h5py reports HDF5's failures as any of these.
+        raise CorruptError(f"{place}: not a readable HDF5 shard: {error}.") from error
+
+
+class Image:
+    """An open file whose objects are known to be plain: no links to elsewhere, no storage outside, known filters."""
+
+    def __init__(
+        self, file: h5py.File, data: bytes, place: str, attributes: Mapping[str, str | int], names: Collection[str]
+    ) -> None:
+        self._data = memoryview(data)
+        self._place = place
+        self._check_header(file, "the root group", _GROUP_MESSAGES)
+        require(set(file) == set(names), place, f"datasets {sorted(file)}, expected {sorted(names)}")
+        self._check_attributes(file, attributes)
+        self._datasets = {name: self._open(file, name) for name in sorted(names)}
+
+    def length(self, name: str) -> int:
+        """Number of elements of a dataset with one dimension."""
+        shape = self._datasets[name].shape
+        require(shape is not None and len(shape) == 1, self._place, f"{name} has the shape {shape}")
+        return int(shape[0])
+
+    def read(self, schema: Schema) -> dict[str, Array]:
+        """All arrays, once every one of them is known to have its type, its shape and all of its chunks."""
+        for name, (dtype, shape) in schema.items():
+            dataset = self._datasets[name]
+            good = dataset.shape == shape and dataset.id.get_type().equal(h5py.h5t.py_create(dtype))
+            require(good, self._place, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+        return {name: self._read(name, *expected) for name, expected in schema.items()}
+
+    def _check_attributes(self, file: h5py.File, expected: Mapping[str, str | int]) -> None:
+        names = set(file.attrs)
+        require(names == set(expected), self._place, f"attributes {sorted(names)}, expected {sorted(expected)}")
+        for name, wanted in expected.items():
+            require(file.attrs.get_id(name).shape == (), self._place, f"attribute {name} is an array")
+            value = file.attrs[name]
+            found = value.item() if isinstance(value, np.generic) else value
+            good = type(found) is type(wanted) and found == wanted
+            require(good, self._place, f"attribute {name} is {found!r}, expected {wanted!r}")
+
+    def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
+        link = file.get(name, getlink=True)
+        ordinary = isinstance(link, h5py.HardLink)
+        require(ordinary, self._place, f"{name} is a {type(link).__name__}, only hard links are read")
+        dataset = file[name]
+        require(isinstance(dataset, h5py.Dataset), self._place, f"{name} is not a dataset")
+        self._check_header(dataset, name, _DATASET_MESSAGES)
+        # Before anything else is asked of it: the shape of a virtual dataset can lie in other files.
+        virtual = dataset.id.get_create_plist().get_layout() == h5py.h5d.VIRTUAL
+        require(not virtual, self._place, f"{name} is virtual: it lies in other files")
+        return dataset
+
+    def _check_header(self, thing: h5py.HLObject, name: str, allowed: frozenset[int]) -> None:
+        info = h5py.h5o.get_info(thing.id)
+        kinds = {kind for kind in range(info.hdr.mesg.present.bit_length()) if info.hdr.mesg.present >> kind & 1}
+        elsewhere = info.meta_size.obj.heap_size + info.meta_size.attr.heap_size + info.hdr.mesg.shared
+        good = kinds <= allowed and not elsewhere
+        require(good, self._place, f"{name} is stored with parts that shards do not have ({sorted(kinds - allowed)})")
+
+    def _read(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+        result = np.empty(shape, dtype)
+        properties = self._datasets[name].id.get_create_plist()
+        layout = properties.get_layout()
+        if result.size == 0:
+            require(layout == h5py.h5d.CONTIGUOUS, self._place, f"{name} is empty but not contiguous")
+            return result
+        require(layout == h5py.h5d.CHUNKED, self._place, f"{name} is not chunked")
+        filters = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
+        require(filters == FILTERS, self._place, f"{name} has filters {filters}, expected {FILTERS}")
+        chunk_shape = _chunk_shape(shape)
+        found = properties.get_chunk()
+        require(found == chunk_shape, self._place, f"{name} has chunks of {found}, expected {chunk_shape}")
+        starts = range(0, shape[0], chunk_shape[0])
+        for start, stored in zip(starts, self._chunks(name, starts), strict=True):
+            values = self._inflate(stored, dtype, chunk_shape, name)
+            # The last chunk is stored whole, whatever of it belongs to the array.
+            result[start : start + chunk_shape[0]] = values[: shape[0] - start]
+        return result
+
+    def _chunks(self, name: str, starts: range) -> list[memoryview]:
+        """The stored bytes of each chunk, none missing and none outside the file."""
+        infos: list[Any] = []
+        self._datasets[name].id.chunk_iter(infos.append)
+        good = [info.chunk_offset[0] for info in infos] == list(starts)
+        require(good, self._place, f"{name} lacks chunks, which would read as zeros")
+        plain = all(info.filter_mask == 0 for info in infos)
+        require(plain, self._place, f"{name} has chunks that skip a filter")
+        return [self._data[info.byte_offset : info.byte_offset + info.size] for info in infos]
+
+    def _inflate(self, stored: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
+        """One chunk's values; at most one byte more than they may take is ever inflated."""
+        expected = int(np.prod(shape)) * dtype.itemsize
+        stream = zlib.decompressobj()
+        try:
+            data = stream.decompress(stored[:-_CHECKSUM_BYTES], expected + 1)
+        except zlib.error as error:
+            raise CorruptError(f"{self._place}: {name} has a damaged chunk: {error}.") from error
+        good = len(data) == expected and stream.eof and not stream.unused_data
+        require(good, self._place, f"{name} has a chunk that does not inflate to {expected:,} bytes")
+        return _unshuffled(data, dtype).reshape(shape)
+
+
+def _unshuffled(data: bytes, dtype: np.dtype[Any]) -> Array:
+    """Undo the shuffle filter, which stores the first bytes of all values, then all second bytes, …."""
+    planes = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, -1)
+    values: Array = planes[-1].astype(f"<u{dtype.itemsize}")
+    for plane in planes[-2::-1]:
+        values <<= 8
+        values |= plane
+    return values.view(dtype)
+
+
+def require(good: bool, place: str, problem: str) -> None:
+    """Raise CorruptError unless `good`."""
+    if not good:
+        raise CorruptError(f"{place}: {problem}.")

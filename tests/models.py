@@ -1,0 +1,204 @@
+"""Small text, small models and small settings for the tests of the model side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import ROOT
+from tokenizers import pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizer,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertTokenizer,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaTokenizer,
+)
+
+from kdcache.corpus import TextFiles
+from kdcache.student.config import Size
+from kdcache.training.config import TrainingConfig
+
+# Bitwise comparisons hold for one number of threads.
+torch.set_num_threads(1)
+
+DEMO = ROOT / "data" / "demo"
+NANO = Size(layers=1, width=32, feed_forward=64, heads=2, learning_rate=2e-3)
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Much wider than BERT's 0.02, so that an untrained model's distributions are far from uniform and have no ties.
+_SPREAD = 0.25
+
+
+def demo_lines(side: str, count: int, first: int = 0, split: str = "train") -> list[str]:
+    """Lines of the embedded corpus."""
+    with (DEMO / f"{split}.{side}").open(encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in islice(file, first, first + count)]
+
+
+def write_text(folder: Path, sources: list[str], targets: list[str], name: str = "text") -> TextFiles:
+    """Two files of parallel text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{name}.src", folder / f"{name}.tgt"
+    for path, lines in zip(paths, (sources, targets), strict=True):
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return TextFiles(str(paths[0]), str(paths[1]))
+
+
+def demo_text(folder: Path, count: int, first: int = 0, name: str = "text") -> TextFiles:
+    """Some pairs of the embedded corpus as files."""
+    return write_text(folder, demo_lines("src", count, first), demo_lines("tgt", count, first), name)
+
+
+def all_lines(text: TextFiles) -> list[str]:
+    """The lines of both sides."""
+    return [line for path in text.paths() for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def word_pieces(lines: list[str], words: int = 150) -> dict[str, int]:
+    """A WordPiece vocabulary: frequent words, all characters, and pieces that no text uses in between."""
+    counts = Counter(word for line in lines for word in line.replace(".", " ").split())
+    characters = sorted({char for line in lines for char in line if not char.isspace()})
+    frequent = [word for word, _ in counts.most_common(words) if len(word) > 1]
+    pieces = [*(f"[unused{i}]" for i in range(10)), *characters, "漢", *(f"##{c}" for c in characters), *frequent]
+    return {piece: i for i, piece in enumerate([*_SPECIAL, *pieces])}
+
+
+def save_bert(folder: Path, lines: list[str], *, head: bool = True, seed: int = 3, **settings: Any) -> Path:
+    """A small random BERT as the library itself saves one."""
+    tokenizer = BertTokenizer(vocab=word_pieces(lines), do_lower_case=False, strip_accents=False)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(
+        **{**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "initializer_range": _SPREAD}
+        | settings
+    )
+    torch.manual_seed(seed)
+    (BertForMaskedLM(config) if head else BertModel(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_distilbert(folder: Path, lines: list[str]) -> Path:
+    """A small random DistilBERT: no segment ids."""
+    tokenizer = DistilBertTokenizer(vocab=word_pieces(lines), do_lower_case=False, strip_accents=False)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=64,
+        max_position_embeddings=128,
+        initializer_range=_SPREAD,
+    )
+    torch.manual_seed(4)
+    DistilBertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_roberta(folder: Path) -> Path:
+    """A small random RoBERTa on bytes: two separators, positions counted from the padding id, one segment."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "<mask>"]
+    tokenizer = RobertaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=258,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        initializer_range=_SPREAD,
+    )
+    torch.manual_seed(5)
+    RobertaForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def steps(count: int, **settings: Any) -> TrainingConfig:
+    """A few steps on the CPU, in batches of some pairs."""
+    chosen = {"learning_rate": 2e-3, "schedule": "linear", "max_tokens": 400, "warmup": 2, "device": "cpu"}
+    return TrainingConfig(**{**chosen, "max_steps": count, **settings})
+
+
+def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all parameters."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same_parameters(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether names and bits are the same."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start_cli(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start `kdcache` in a process of its own and do not wait for it."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 240
+) -> bool:
+    """Wait for `condition`; False if `process` ended before.
+
+    Raises:
+        TimeoutError: neither happened in time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        if process is not None and process.poll() is not None:
+            return condition()
+        time.sleep(0.002)
+    raise TimeoutError("the expected moment did not come")
+
+
+@contextmanager
+def terminated_when(condition: Callable[[], bool]) -> Iterator[None]:
+    """Send this very process SIGTERM as soon as `condition` holds; harmless where nobody listens any more."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if condition():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,329 @@
+"""The fault matrix of the cache, rows 23 to 28: bytes that change after they were committed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import caches
+import h5py
+import numpy as np
+import pytest
+from caches import forge, make_arrays, make_plan, write_cache
+from conftest import run_cli
+from faults import environment
+
+from kdcache.cache import layout
+from kdcache.cache.audit import strangers, verify_shard
+from kdcache.cache.hdf5 import GZIP_LEVEL
+from kdcache.cache.reader import CacheReader
+from kdcache.cache.shard import decode_shard, encode_shard
+from kdcache.errors import CorruptError
+
+SHARD = Path("shards/00001.h5")
+
+# In a process of its own, since HDF5 might crash. Prints how many flips were caught, harmless and silent.
+FLIPS = """
+import random, sys
+import caches
+from pathlib import Path
+from kdcache.cache.reader import CacheReader, committed_bytes
+from kdcache.cache.shard import decode_shard
+from kdcache.errors import CorruptError
+
+folder, count, checked = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "checked"
+reader = CacheReader(folder)
+path, record = folder / "shards" / "00001.h5", reader.records[1]
+data, generator = path.read_bytes(), random.Random(23)
+wanted = caches.make_arrays(reader.plan, 1)
+caught = harmless = silent = 0
+for bit in generator.sample(range(8 * len(data)), count):
+    flipped = bytearray(data)
+    flipped[bit // 8] ^= 1 << bit % 8
+    try:
+        if checked:
+            path.write_bytes(flipped)
+            reader.shard(1)
+            silent += 1
+        elif caches.equal(decode_shard(bytes(flipped), reader.plan, 1, "here"), wanted):
+            harmless += 1
+        else:
+            silent += 1
+    except CorruptError:
+        caught += 1
+path.write_bytes(data)
+print(caught, harmless, silent)
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A complete cache of 20 pairs in 3 shards."""
+    assert write_cache(tmp_path / "cache", make_plan())
+    return tmp_path / "cache"
+
+
+def flips(folder: Path, count: int, mode: str) -> tuple[int, int, int]:
+    cache = folder / "large"
+    assert write_cache(cache, make_plan(n_pairs=300, shard_pairs=150))
+    result = subprocess.run(
+        [sys.executable, "-c", FLIPS, cache, str(count), mode],
+        cwd=Path(__file__).parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    caught, harmless, silent = map(int, result.stdout.split())
+    assert caught + harmless + silent == count
+    return caught, harmless, silent
+
+
+COUNTS = [300, pytest.param(3_000, marks=pytest.mark.full)]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_fault_23_bit_flips(tmp_path: Path, count: int) -> None:
+    """Every single flipped bit of a shard is caught by its SHA-256."""
+    assert flips(tmp_path, count, "checked") == (count, 0, 0)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_fault_23_bit_flips_without_sha256(tmp_path: Path, count: int) -> None:
+    """With the SHA-256 out of the way, no flipped bit changes a value in silence: it is refused or changes nothing."""
+    caught, harmless, silent = flips(tmp_path, count, "unchecked")
+    assert silent == 0
+    # Free space inside the file and the checksums for other readers are not read; all the rest is.
+    assert caught > harmless
+
+
+def zeroed(data: bytes) -> bytes:
+    return data[:4096] + bytes(4096) + data[8192:]
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[:-1],
+    "cut in half": lambda data: data[: len(data) // 2],
+    "emptied": lambda data: b"",
+    "appended": lambda data: data + b"\0",
+    "zeroed page": zeroed,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_fault_24_changed_file(cache: Path, change: str) -> None:
+    """A shard that was truncated, extended or lost a page is an error that names it, by hash and also by content."""
+    path = cache / SHARD
+    data = CHANGES[change](path.read_bytes())
+    path.write_bytes(data)
+    reader = CacheReader(cache)
+    with pytest.raises(CorruptError, match=r"00001\.h5"):
+        reader.shard(1)
+    assert caches.equal(reader.shard(0), make_arrays(reader.plan, 0))
+    with pytest.raises(CorruptError, match="here"):
+        decode_shard(data, reader.plan, 1, "here")
+
+
+def test_fault_25_swapped_shards(cache: Path) -> None:
+    """Two valid shards in each other's place are refused, also if somebody made the records agree."""
+    one, two = cache / "shards" / "00000.h5", cache / SHARD
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    for index in range(2):
+        with pytest.raises(CorruptError, match=f"0000{index}.h5"):
+            CacheReader(cache).shard(index)
+    forge(cache, 0, second)
+    forge(cache, 1, first)
+    for index in range(2):
+        with pytest.raises(CorruptError, match=f"0000{index}.h5: attribute shard is {1 - index}, expected {index}"):
+            CacheReader(cache).shard(index)
+
+
+def test_fault_25_shard_of_another_run(cache: Path) -> None:
+    """A shard of another run with the same shapes is refused, also if somebody made the records agree."""
+    other = make_plan(n_pairs=21)
+    pairs = make_arrays(make_plan(), 1).pairs
+    data = encode_shard(caches.label(pairs, other, 1), other, 1)
+    (cache / SHARD).write_bytes(data)
+    with pytest.raises(CorruptError, match=r"00001\.h5"):
+        CacheReader(cache).shard(1)
+    forge(cache, 1, data)
+    with pytest.raises(CorruptError, match=r"00001\.h5: attribute plan is"):
+        CacheReader(cache).shard(1)
+
+
+def test_fault_26_missing_shard(cache: Path) -> None:
+    """A missing shard is named by the reader, by verify and by the writer."""
+    (cache / SHARD).unlink()
+    reader = CacheReader(cache)
+    with pytest.raises(CorruptError, match=r"00001\.h5: missing"):
+        reader.shard(1)
+    assert [len(verify_shard(reader, index)) for index in range(3)] == [0, 1, 0]
+    with pytest.raises(CorruptError, match=r"00001\.h5: not the .* bytes that 00001\.json commits"):
+        write_cache(cache, make_plan())
+
+
+def test_fault_26_missing_record(cache: Path) -> None:
+    """A missing record is named by verify; the same dump writes it again."""
+    before = caches.contents(cache)
+    (cache / "shards" / "00001.json").unlink()
+    result = run_cli("verify", cache)
+    assert (result.returncode, "00001.json" in result.stderr) == (1, True)
+    assert write_cache(cache, make_plan())
+    assert caches.contents(cache) == before
+
+
+def test_fault_26_extra_shard_and_record(cache: Path) -> None:
+    """A shard or record beyond the plan is reported; a manifest with one record more or less is refused."""
+    for suffix in ("h5", "json"):
+        (cache / "shards" / f"00003.{suffix}").write_bytes((cache / "shards" / f"00001.{suffix}").read_bytes())
+    assert [Path(line.split(":")[0]).name for line in strangers(CacheReader(cache))] == ["00003.h5", "00003.json"]
+    plan = layout.read_plan(cache)
+    records = layout.read_manifest(cache, plan).shards
+    for changed in (records[:2], (*records, records[0]), (records[1], records[0], records[2])):
+        (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, changed))
+        with pytest.raises(CorruptError, match=r"manifest\.json"):
+            CacheReader(cache)
+
+
+def test_fault_26_other_record(cache: Path) -> None:
+    """A record that is sound but not the manifest's is named by verify."""
+    record = json.loads((cache / "shards" / "00001.json").read_text())
+    record["n_skipped"] += 1
+    (cache / "shards" / "00001.json").write_text(json.dumps(record))
+    assert ["differs from the manifest's" in line for line in verify_shard(CacheReader(cache), 1)] == [True]
+
+
+BAD_JSON = {
+    "empty": b"",
+    "not JSON": b"\x89HDF\r\n",
+    "cut": None,
+    "duplicate keys": b'{"format": "kdcache", "format": "kdcache"}',
+    "deeply nested": b"[" * 200_000 + b"]" * 200_000,
+    "not a number": b'{"format": NaN}',
+    "an endless number": b'{"format": 1e999}',
+    "a number of ten thousand digits": b'{"n_pairs": ' + b"9" * 10_000 + b"}",
+    "half a character": b'{"format": "\\ud800"}',
+    "a list": b"[]",
+    "another object": b'{"format": "kdcache", "version": 1}',
+}
+
+
+@pytest.mark.parametrize("name", ["plan.json", "manifest.json", "shards/00001.json"])
+@pytest.mark.parametrize("content", BAD_JSON)
+def test_fault_27_bad_json(cache: Path, name: str, content: str) -> None:
+    """A plan, manifest or record that is empty, not JSON, repeats keys or nests too deeply is an error naming it."""
+    path = cache / name
+    data = BAD_JSON[content]
+    path.write_bytes(path.read_bytes()[:-20] if data is None else data)
+    with pytest.raises(CorruptError, match=path.name):
+        layout.read_record(cache, CacheReader(cache).plan, 1)
+    if name != "shards/00001.json":
+        result = run_cli("inspect", cache) if content == "empty" else None
+        assert result is None or (result.returncode, "Traceback" in result.stderr) == (1, False)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "manifest.json"])
+def test_fault_27_huge_json(cache: Path, name: str) -> None:
+    """A plan or manifest of many gigabytes is refused by its size, before a byte of it is read."""
+    with open(cache / name, "ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CorruptError, match=rf"{name}: 1,099,511,627,776 bytes of JSON"):
+        CacheReader(cache)
+
+
+def test_fault_27_absurd_numbers(cache: Path) -> None:
+    """A plan with absurdly many pairs is refused at once: nothing loops over its shards."""
+    plan = json.loads((cache / "plan.json").read_text())
+    (cache / "plan.json").write_text(json.dumps({**plan, "n_pairs": 10**300, "shard_pairs": 1}))
+    (cache / "manifest.json").unlink()
+    with pytest.raises(CorruptError, match="incomplete: 3 of 1,000"):
+        CacheReader(cache)
+
+
+def rewritten(cache: Path, change: Callable[[h5py.DatasetID, h5py.File], None]) -> bytes:
+    """The second shard with its topk_ids written chunk by chunk by `change`."""
+    with (
+        h5py.File(h5py.h5f.open_file_image((cache / SHARD).read_bytes())) as old,
+        h5py.File("memory", "w", driver="core", backing_store=False, libver=("v110", "v110")) as new,
+    ):
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
+        for name in old:
+            if name != "topk_ids":
+                old.copy(name, new)
+        same = {"shuffle": True, "compression": "gzip", "compression_opts": GZIP_LEVEL, "fletcher32": True}
+        ids = old["topk_ids"]
+        dataset = new.create_dataset("topk_ids", ids.shape, ids.dtype, chunks=ids.chunks, track_times=False, **same)
+        change(dataset.id, old)
+        new.flush()
+        return bytes(new.id.get_file_image())
+
+
+def refuse(cache: Path, data: bytes, message: str) -> None:
+    """The bytes are refused although record and manifest commit them; so are they without a record."""
+    forge(cache, 1, data)
+    with pytest.raises(CorruptError, match=message):
+        CacheReader(cache).shard(1)
+
+
+def test_fault_28_rewriting_alone_is_harmless(cache: Path) -> None:
+    """The helper of this row rewrites a shard without breaking it: what the next tests see is the fault alone."""
+    data = rewritten(
+        cache, lambda new, old: new.write_direct_chunk((0, 0), old["topk_ids"].id.read_direct_chunk((0, 0))[1])
+    )
+    forge(cache, 1, data)
+    assert caches.equal(CacheReader(cache).shard(1), make_arrays(make_plan(), 1))
+
+
+def test_fault_28_missing_chunk(cache: Path) -> None:
+    """A chunk that was never written, which HDF5 reads as zeros, is refused."""
+    data = rewritten(cache, lambda new, old: None)
+    with h5py.File(h5py.h5f.open_file_image(data)) as file:
+        assert not np.asarray(file["topk_ids"]).any()
+    refuse(cache, data, "topk_ids lacks chunks, which would read as zeros")
+
+
+def test_fault_28_one_of_several_chunks_is_missing() -> None:
+    """A chunk missing in the middle or at the end of many is refused."""
+    plan = make_plan(50_000, 50_000, 2, 8_000)
+    good = encode_shard(caches.large_arrays(plan, 1), plan, 0)
+    for left_out in (0, 1, 3):
+        with (
+            h5py.File(h5py.h5f.open_file_image(good)) as old,
+            h5py.File("memory", "w", driver="core", backing_store=False, libver=("v110", "v110")) as new,
+        ):
+            for name, value in old.attrs.items():
+                new.attrs[name] = value
+            for name in old:
+                source = old[name]
+                copy = new.create_dataset(name, source.shape, source.dtype, dcpl=source.id.get_create_plist())
+                for info in [source.id.get_chunk_info(i) for i in range(source.id.get_num_chunks())]:
+                    if (name, info.chunk_offset[0]) != ("topk_ids", left_out * 16_384):
+                        copy.id.write_direct_chunk(info.chunk_offset, source.id.read_direct_chunk(info.chunk_offset)[1])
+            new.flush()
+            data = bytes(new.id.get_file_image())
+        with pytest.raises(CorruptError, match="topk_ids lacks chunks"):
+            decode_shard(data, plan, 0, "here")
+
+
+@pytest.mark.parametrize("mask", [1, 2, 4, 7])
+def test_fault_28_filter_mask(cache: Path, mask: int) -> None:
+    """A chunk that says that it skips the checksum or another filter is refused."""
+    plain = make_arrays(make_plan(), 1).topk.token_ids.tobytes()
+
+    def change(new: h5py.DatasetID, old: h5py.File) -> None:
+        stored = old["topk_ids"].id.read_direct_chunk((0, 0))[1]
+        new.write_direct_chunk((0, 0), plain if mask == 7 else stored[:-4] if mask == 4 else stored, mask)
+
+    data = rewritten(cache, change)
+    if mask in (4, 7):
+        with h5py.File(h5py.h5f.open_file_image(data)) as file:
+            assert np.array_equal(file["topk_ids"], make_arrays(make_plan(), 1).topk.token_ids)
+    refuse(cache, data, "topk_ids has chunks that skip a filter")

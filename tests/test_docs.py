@@ -1,0 +1,243 @@
+"""The documents say what the program does: messages, commands, options, files and links in them exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import ROOT
+
+from kdcache import errors
+from kdcache.cli import main
+
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("benchmarks/*.md")])
+COMMANDS = sorted(main.commands)
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+# Commands
+
+
+def test_commands_page_is_current() -> None:
+    """docs/commands.md is what docs/make_commands.py writes."""
+    script = [sys.executable, str(DOCS / "make_commands.py"), "--check"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_check_names_the_remedy(tmp_path: Path) -> None:
+    """`make_commands.py --check` says in one line what to do when the page is not current, and exits with 1."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "make_commands.py").write_bytes((DOCS / "make_commands.py").read_bytes())
+    (tmp_path / "docs" / "commands.md").write_text((DOCS / "commands.md").read_text() + "\n")
+    (tmp_path / "kdcache").symlink_to(ROOT / "kdcache")
+    script = [sys.executable, str(tmp_path / "docs" / "make_commands.py"), "--check"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "Run python docs/make_commands.py" in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name: str) -> None:
+    """Every command has a summary, and each of its options a help text."""
+    command = main.commands[name]
+    assert command.get_short_help_str()
+    silent = [p.name for p in command.params if isinstance(p, click.Option) and not (p.help or "").strip()]
+    assert silent == []
+
+
+def examples(name: str) -> list[list[str]]:
+    """The command lines below `Example:` in a command's docstring, as arguments."""
+    text = (main.commands[name].help or "").partition("Example:")[2].replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example(name: str) -> None:
+    """Every command's docstring has an example whose options exist, have the right types, and suffice."""
+    found = examples(name)
+    assert found
+    for program, command, *arguments in found:
+        assert (program, command) == ("kdcache", name)
+        main.commands[name].make_context(name, list(arguments))
+
+
+def shell_blocks(page: Path) -> Iterator[list[str]]:
+    """Calls of kdcache in a page's shell blocks."""
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("kdcache "):
+                yield shlex.split(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_commands_in_pages_exist(page: Path) -> None:
+    """Commands and options that a page shows, in shell blocks or inline, are those of the program."""
+    for _, name, *arguments in shell_blocks(page):
+        main.commands[name].make_context(name, list(arguments))
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    mine = {option for command in main.commands.values() for p in command.params for option in p.opts}
+    for span in re.findall(r"`([^`\n]+)`", prose):
+        if span.startswith("--"):
+            assert span.split()[0] in mine | {"--help", "--check"}, span
+        if found := re.match(r"kdcache ([a-z][a-z-]*)", span):
+            assert found[1] in main.commands, span
+
+
+# Links and files
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    found: set[str] = set()
+    for heading in re.findall(r"^#{1,6} (.+)$", prose, re.M):
+        made, number = slug(heading), 0
+        while (one := made if number == 0 else f"{made}-{number}") in found:
+            number += 1
+        found.add(one)
+    return found
+
+
+def broken_links(page: Path) -> list[str]:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+# The README may link to pages that are written later than it.
+LINKING = [page for page in PAGES if page.name != "README.md" or page.parent != ROOT]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=names(LINKING))
+def test_links_resolve(page: Path) -> None:
+    """Every relative link of a page, anchors included, leads to something."""
+    assert broken_links(page) == []
+
+
+def test_the_link_check_can_fail(tmp_path: Path) -> None:
+    """A link to a missing file, and one to a missing heading, are found; good ones are not."""
+    page = tmp_path / "a.md"
+    page.write_text("# A `b` (c)\n## x\n## x\n[1](#a-b-c) [2](b.md) [3](#d) [4](#x-1) [5](a.md#x) [6](a.md#x-2)\n")
+    assert broken_links(page) == ["b.md", "#d", "a.md#x-2"]
+
+
+FOLDERS = ("kdcache", "docs", "data", "tests", "benchmarks", ".ci")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_named_files_exist(page: Path) -> None:
+    """Files of the project that a page names in code spans exist, whether with their folder or by their name alone."""
+    python = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")} | {"cli.py"}
+    for span in re.findall(r"`([^`\s]+)`", page.read_text()):
+        if span.startswith(tuple(f"{folder}/" for folder in FOLDERS)):
+            assert (ROOT / span).exists(), span
+        elif re.fullmatch(r"\w+\.py", span):
+            assert span in python, span
+
+
+def test_make_targets_exist() -> None:
+    """Targets of make that a page names are in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        named = re.findall(r"(?:^|`)make ([a-z-]+)(?=`|  |$)", page.read_text(), re.M)
+        assert set(named) <= targets, page
+
+
+# Errors and messages
+
+
+def test_error_tree_is_complete() -> None:
+    """Every error class of errors.py stands in the tree in its docstring, below its own base."""
+    tree = re.findall(r"^    ([│├└─ ]*)(\w+Error) ", errors.__doc__ or "", re.M)
+    depths = {name: len(indent) // 4 for indent, name in tree}
+    parents: dict[str, str] = {}
+    stack: list[str] = []
+    for name, depth in depths.items():
+        parents[name] = stack[depth - 1] if depth else "Exception"
+        stack[depth:] = [name]
+    classes = {name: one for name, one in vars(errors).items() if isinstance(one, type)}
+    assert parents == {name: one.__bases__[0].__name__ for name, one in classes.items()}
+
+
+def template(node: ast.expr | None) -> str:
+    """A message as it stands in the source, `…` for whatever is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[sd]", "…", node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(value) for value in node.values)
+    return "…"
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Place and template of each message that the package raises or warns with."""
+    kinds = {name for name, one in vars(errors).items() if isinstance(one, type)} | {"require", "warning"}
+    for path in sorted((ROOT / "kdcache").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if called in kinds:
+                text = "\n".join(template(one) for one in node.args)
+                if called == "MismatchError":
+                    text = f"…: … differs: stored …, given …. {template(node.args[-1])}"
+                # What says nothing itself passes on a message that was made elsewhere.
+                if sum(char.isalpha() for char in text) >= 8:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+
+
+def strings() -> Iterator[str]:
+    """Every string in the package's source, `…` for whatever is filled in."""
+    for path in (ROOT / "kdcache").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr | ast.Constant):
+                yield template(node)
+
+
+def documented() -> dict[str, re.Pattern[str]]:
+    """The messages of the troubleshooting page, and what finds each of them."""
+    spans = re.findall(r"^- `([^`]+)`$", (DOCS / "troubleshooting.md").read_text(), re.M)
+    return {span: re.compile(".*?".join(map(re.escape, span.strip("… ").split("…"))), re.S) for span in spans}
+
+
+def test_every_message_is_documented() -> None:
+    """Whatever message the package raises or warns with can be found in docs/troubleshooting.md."""
+    known = documented().values()
+    missing = [f"{place}: {text}" for place, text in messages() if not any(one.search(text) for one in known)]
+    assert missing == []
+
+
+def test_every_documented_message_exists() -> None:
+    """Whatever message docs/troubleshooting.md explains is one that the package has."""
+    texts = [*strings(), *(text for _, text in messages())]
+    stale = [span for span, pattern in documented().items() if not any(pattern.search(text) for text in texts)]
+    assert stale == []
+
+
+def test_documented_messages_say_something() -> None:
+    """No documented message is so short that it would be found in every other."""
+    assert [span for span in documented() if sum(char.isalpha() for char in span) < 7] == []
