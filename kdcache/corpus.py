@@ -231,6 +231,11 @@ class Corpus:
             raise DataError(f"{self.name}: changed while being read. Run the command again on files that stay.")
 
 
+def fingerprints(**corpora: Corpus | None) -> dict[str, str]:
+    """The fingerprint of each corpus that is given, by name."""
+    return {name: corpus.fingerprint for name, corpus in corpora.items() if corpus is not None}
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()

@@ -59,31 +59,35 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def folder_run(folder: Path, command: str, config: Any, *, fixed: bool = True) -> Run:
+def folder_run(
+    folder: Path, command: str, config: Any, inputs: dict[str, str] | None = None, *, fixed: bool = True
+) -> Run:
     """Begin or continue a run whose results go into `folder`; `config` is a dataclass.
 
-    With `fixed`, a folder that was begun with another configuration is refused.
+    `inputs` are fingerprints of the content that the run reads. With `fixed`, a folder that was begun with another
+    configuration or other inputs is refused, unless nothing was made there yet.
 
     Raises:
-        MismatchError: the folder belongs to a run with another configuration.
+        MismatchError: the folder belongs to a run with another configuration or other inputs.
         CorruptError: its record is damaged.
         OutputError: it holds something else, or cannot be written.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     record = folder / RUN_FILE
-    if fixed and not record.exists():
-        _refuse_foreign(folder)
-    run = _begin(record, command, config, fixed)
+    made = _made(folder)
+    if fixed and made and not record.exists():
+        raise OutputError(f"{folder}: holds other files ({made[0]}) and no {RUN_FILE}. Choose another --output.")
+    run = _begin(record, command, config, inputs or {}, fixed=fixed and bool(made))
     write_log_to(folder / LOG_FILE)
     return run
 
 
-def file_run(output: Path, command: str, config: Any) -> Run:
+def file_run(output: Path, command: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
     """Begin a run whose result is the file `output`; its record is `output.run.json`, its log `output.log`.
 
     Raises:
-        MismatchError: the file exists and was made with another configuration.
+        MismatchError: the file exists and was made with another configuration or from other inputs.
         CorruptError: its record is damaged.
         OutputError: the file exists and nothing says how it was made, or the folder is missing.
     """
@@ -92,20 +96,26 @@ def file_run(output: Path, command: str, config: Any) -> Run:
     record = output.with_name(output.name + ".run.json")
     if output.exists() and not record.exists():
         raise OutputError(f"{output}: exists, and no {record.name} says how it was made. Move it away first.")
-    run = _begin(record, command, config, fixed=output.exists())
+    run = _begin(record, command, config, inputs or {}, fixed=output.exists())
     write_log_to(output.with_name(output.name + ".log"))
     return run
 
 
-def _refuse_foreign(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir() if path.name != LOG_FILE and not path.name.startswith("."))
-    if names:
-        raise OutputError(f"{folder}: holds other files ({names[0]}) and no {RUN_FILE}. Choose another --output.")
+def _made(folder: Path) -> list[str]:
+    """What lies in a folder besides what every run leaves behind, sorted."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return [name for name in names if name not in (LOG_FILE, RUN_FILE)]
 
 
-def _begin(record: Path, command: str, config: Any, fixed: bool) -> Run:
-    resolved = _plain(dataclasses.asdict(config))
-    content = {"command": command, "config": resolved, "versions": versions(), "argv": sys.argv[1:], "started": _now()}
+def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixed: bool) -> Run:
+    content = {
+        "command": command,
+        "config": _plain(dataclasses.asdict(config)),
+        "inputs": inputs,
+        "versions": versions(),
+        "argv": sys.argv[1:],
+        "started": _now(),
+    }
     if record.exists() and fixed:
         before = read_json(record)
         if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
@@ -122,7 +132,7 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     remedy = "Repeat the first command exactly to continue it, or choose another output."
     if before.get("command") != now["command"]:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
-    old, new = _flat(before["config"]), _flat(now["config"])
+    old, new = (_flat(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
     for field in sorted(old.keys() | new.keys()):
         if field.split(".")[-1] not in _FREE and old.get(field) != new.get(field):
             raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)

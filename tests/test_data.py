@@ -17,20 +17,15 @@ from conftest import ROOT
 
 DEMO = ROOT / "data" / "demo"
 README = (ROOT / "data" / "README.md").read_text()
+PROSE = " ".join(README.split())
 SIZES = {"train": 6_000, "valid": 300, "test": 500}
 
 # Written down here a second time, so that a slip in the generator's tables does not check itself.
 Agreement = tuple[int, bool]
 ARTICLES = {"la": (1, False), "lan": (1, True), "ko": (2, False), "kon": (2, True), "ti": (3, False), "tin": (3, True)}
-RELATIVES = {
-    "sha": (1, False),
-    "shan": (1, True),
-    "sho": (2, False),
-    "shon": (2, True),
-    "shi": (3, False),
-    "shin": (3, True),
-}
-CONCORDS = {"va": (1, False), "van": (1, True), "vo": (2, False), "von": (2, True), "vi": (3, False), "vin": (3, True)}
+ENDINGS = {"a": (1, False), "an": (1, True), "o": (2, False), "on": (2, True), "i": (3, False), "in": (3, True)}
+RELATIVES = {f"sh{ending}": agreement for ending, agreement in ENDINGS.items()}
+CONCORDS = {f"v{ending}": agreement for ending, agreement in ENDINGS.items()}
 OPENERS = {"se": (1, False), "nu": (2, False), "seka": (1, True), "nuka": (2, True)}
 OSTU_TENSES = {"ta": 2, "ko": 3}
 AUXILIARIES = {"ha": 2, "wem": 3}
@@ -247,7 +242,7 @@ RELATIVE = ("hin mu gites du pis rikir mu ruzus ta.", "nu ko röres sho biyas ko
     ],
 )
 def test_the_parsers_can_refuse(pair: tuple[str, str], old: str, new: str) -> None:
-    """The readers of this test refuse each single break of agreement, order or meaning: their silence says something."""
+    """The readers refuse each single break of agreement, order or meaning, so that their silence says something."""
     broken = [side.replace(old, new, 1) for side in pair]
     assert Ostu(pair[0]).said == Mirel(pair[1]).said
     assert sum(side != other for side, other in zip(pair, broken, strict=True)) == 1
@@ -257,16 +252,29 @@ def test_the_parsers_can_refuse(pair: tuple[str, str], old: str, new: str) -> No
 
 def test_readme_counts_the_lexicon() -> None:
     """The README's table of the lexicon has the numbers of meanings, of Mirel words, and of meanings with a choice."""
-    for kind, share in (("being", "class"), ("thing", "class"), ("adjective", ""), ("verb", "conj"), ("adverb", "")):
-        choices = [meaning.choices for meaning in getattr(generator().make_lexicon(), f"{kind}s")]
-        several = sum(len({choice.kind for choice in one}) > 1 for one in choices)
-        row = f"| {len(choices)} | {sum(map(len, choices))} | {several if share else '–'} |"
-        assert re.search(rf"^\| {kind}s[^|]* {re.escape(row)}$", README, re.M), (kind, row)
+    for kinds in ("beings", "things", "adjectives", "verbs", "adverbs"):
+        choices = [meaning.choices for meaning in getattr(generator().make_lexicon(), kinds)]
+        differing = sum(len({choice.kind for choice in one}) > 1 for one in choices) or "–"
+        row = f"| {len(choices)} | {sum(map(len, choices))} | {differing} |"
+        assert re.search(rf"^\| {kinds}[^|]* {re.escape(row)}$", README, re.M), (kinds, row)
     words = [{word for pair in corpus() for word in pair[side][:-1].split(" ")} for side in (0, 1)]
-    assert f"{len(words[0])} words of Ostu and {len(words[1])} of Mirel" in README
+    assert f"{len(words[0])} words of Ostu and {len(words[1])} of Mirel" in PROSE
     train = zip(lines("train.src"), lines("train.tgt"), strict=True)
     rarest = min(Counter(word for pair in train for side in pair for word in side[:-1].split(" ")).values())
-    assert f"the rarest {rarest} times" in README
+    assert f"the rarest {rarest} times" in PROSE
+
+
+def test_readme_states_the_shares() -> None:
+    """What the README says of plurals, adjectives, relative clauses, adverbs, questions and tenses is true to 2 %."""
+    said = [Ostu(source).said for source, _ in corpus()]
+    nouns = [noun for one in said for noun in (one["subject"], one["object"])]
+    counted = [sum(noun[1] for noun in nouns) / len(nouns), sum(noun[2] != "" for noun in nouns) / len(nouns)]
+    counted += [sum(bool(one[name]) for one in said) / len(said) for name in ("relative", "adverb", "question")]
+    counted += [sum(one["tense"] == tense for one in said) / len(said) for tense in (1, 3)]
+    stated = re.search(r"(\d+) % of the nouns are plural.*?(\d+) % of the cases", PROSE)
+    assert stated
+    numbers = [int(number) / 100 for number in re.findall(r"(\d+) %", stated[0])]
+    assert numbers == pytest.approx(counted, abs=0.02)
 
 
 def test_sources_leave_the_opener_open() -> None:
@@ -276,12 +284,12 @@ def test_sources_leave_the_opener_open() -> None:
     verbs = {verb for verb, _ in seen}
     undecided = {verb for verb in verbs if all(counts[verb, conjugation] > 50 for conjugation in (1, 2))}
     share = sum(verb in undecided for verb, _ in seen) / len(seen)
-    assert f"{len(undecided)} of {len(verbs)} verbs" in README
-    assert f"{share:.0%}".replace("%", " %") + " of the sentences" in README
+    assert f"{len(undecided)} of {len(verbs)} verbs" in PROSE
+    assert f"{share:.0%}".replace("%", " %") + " of the sentences" in PROSE
 
 
 def test_readme_glosses_are_right() -> None:
-    """The README's three examples stand in the corpus, show what they promise, and every word is glossed as it reads."""
+    """The README's examples stand in the corpus, show what they promise, and each word is glossed as it is read."""
     sections = dict(part.split("\n", 1) for part in README.split("\n### ")[1:])
     said = {}
     for title, text in sections.items():

@@ -117,6 +117,7 @@ def test_another_configuration_is_refused(
 ) -> None:
     """A folder begun with other settings is refused with the field, both values and the way out; it stays as it is."""
     run = folder_run(tmp_path, "make", Config())
+    (tmp_path / "made").touch()
     if finished:
         run.finish({})
     before = run.record.read_bytes()
@@ -129,9 +130,29 @@ def test_another_configuration_is_refused(
         folder_run(tmp_path, "bake", Config())
 
 
+def test_other_inputs_are_refused(tmp_path: Path) -> None:
+    """The same settings on changed content are refused, finished or not; the same content is found finished."""
+    run = folder_run(tmp_path, "make", Config(), {"text": "abc"})
+    (tmp_path / "made").touch()
+    for step in ("begun", "finished"):
+        with pytest.raises(MismatchError, match=r"inputs\.text differs: stored 'abc', given 'abd'"):
+            folder_run(tmp_path, "make", Config(), {"text": "abd"})
+        if step == "begun":
+            run.finish({})
+    assert folder_run(tmp_path, "make", Config(), {"text": "abc"}).finished
+
+
+def test_a_first_try_that_made_nothing_does_not_bind(tmp_path: Path) -> None:
+    """A run that left only its record and log may be repeated with other settings."""
+    folder_run(tmp_path, "make", Config())
+    run = folder_run(tmp_path, "make", Config(sizes=()))
+    assert content(run.record)["config"]["sizes"] == []
+
+
 def test_a_field_that_one_side_lacks_is_a_difference(tmp_path: Path) -> None:
     """A record of an older kdcache with one setting less is refused by that setting's name."""
     record = folder_run(tmp_path, "make", Config()).record
+    (tmp_path / "made").touch()
     older = content(record)
     del older["config"]["sizes"]
     record.write_text(json.dumps(older))
@@ -142,6 +163,7 @@ def test_a_field_that_one_side_lacks_is_a_difference(tmp_path: Path) -> None:
 def test_the_device_may_change(tmp_path: Path) -> None:
     """Where a run continues is free, on every level of the configuration."""
     folder_run(tmp_path, "make", Config())
+    (tmp_path / "made").touch()
     other = Config(device="cuda", inner=Inner(device="cuda"))
     assert not folder_run(tmp_path, "make", other).finished
     assert content(tmp_path / RUN_FILE)["config"]["device"] == "cuda"
@@ -174,6 +196,7 @@ def test_a_run_that_is_not_fixed_starts_anew(tmp_path: Path) -> None:
 def test_damaged_record_is_refused(tmp_path: Path, record: str) -> None:
     """A record that is no JSON object with a configuration is refused by name and kept."""
     (tmp_path / RUN_FILE).write_text(record)
+    (tmp_path / "made").touch()
     with pytest.raises(CorruptError, match=r"run\.json"):
         folder_run(tmp_path, "make", Config())
     assert (tmp_path / RUN_FILE).read_text() == record

@@ -46,6 +46,10 @@ def quiet_transformers() -> None:
     library.disable_default_handler()
     library.enable_propagation()
     library.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # The hub client reports its retries on the screen; the error that follows says what matters.
+    hub = logging.getLogger("huggingface_hub")
+    hub.handlers.clear()
+    hub.propagate = True
 
 
 class Group(click.Group):

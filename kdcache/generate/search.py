@@ -10,7 +10,7 @@ import torch
 from kdcache.corpus import read_sentences
 from kdcache.device import resolve_device
 from kdcache.errors import DataError
-from kdcache.files import replace_file
+from kdcache.files import file_sha256, replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.progress import Progress
@@ -29,7 +29,9 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     config.check()
     sentences = read_sentences(Path(config.source))
     student = load_student(Path(config.student))
-    run = file_run(output, "generate", config)
+    weights = Path(config.student) / "model.safetensors"
+    inputs = {"source": file_sha256(Path(config.source)), "student": file_sha256(weights)}
+    run = file_run(output, "generate", config, inputs)
     if run.finished and output.exists():
         log.info("%s: was made by the same command; nothing to do.", output)
         return

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdcache.batches import Batch, Section, Selection, collate, window_batches
 from kdcache.cache.reader import CacheReader
-from kdcache.corpus import Corpus
+from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.errors import UsageError
 from kdcache.files import sha256
@@ -90,35 +90,31 @@ def train_student(config: StudentConfig, output: Path) -> None:
     config.check()
     reader = CacheReader(Path(config.cache))
     _check_topk(config.objective.topk, reader.plan.topk)
-    run = folder_run(output, "student-train", config)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
+    run = folder_run(output, "student-train", config, inputs)
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
-    task = make_task(config, reader)
+    task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
     sections = CacheSections(reader, soft=config.objective.alpha < 1)
-    identity = sha256(canonical_json([reader.plan.fingerprint, reader.manifest.root]))
+    identity = sha256(canonical_json(inputs))
     result = fit(task, sections, config.training, output, identity)
     task.student.model.cpu()
     task.student.save(output)
-    run.finish(
-        {
-            "cache": reader.manifest.root,
-            "steps": result.steps,
-            "exported_step": result.exported_step,
-            "valid_nll": result.best_loss,
-        }
-    )
+    run.finish({"steps": result.steps, "exported_step": result.exported_step, "valid_nll": result.best_loss})
     log.info("%s: the student of step %s is saved.", output, f"{result.exported_step:,}")
 
 
-def make_task(config: StudentConfig, reader: CacheReader) -> StudentTask:
-    """A fresh student of this configuration, with its validation batches."""
+def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
+    """A fresh student of this configuration, with the batches of the validation text, if there is one."""
     tokenizer = reader.tokenizer()
     seed = config.training.seed
     student = build_transformer(config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
-    return StudentTask(student, config.objective, _valid_batches(config, student))
+    batches = None if valid is None else _valid_batches(valid, config, student)
+    return StudentTask(student, config.objective, batches)
 
 
 def _check_topk(wanted: int | None, stored: int) -> None:
@@ -130,10 +126,7 @@ def _thousands(reader: CacheReader, parameters: int) -> tuple[str, str, str]:
     return f"{reader.plan.n_pairs:,}", f"{reader.n_targets:,}", f"{parameters:,}"
 
 
-def _valid_batches(config: StudentConfig, student: Student) -> list[Batch] | None:
-    if config.valid is None:
-        return None
-    corpus = Corpus(config.valid, skip_bad=config.skip_bad)
+def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:
     pairs = concatenate(list(encode_sections(corpus, student.tokenizer, POSITIONS, skip_bad=config.skip_bad)))
     batches = window_batches(pairs, config.training.max_tokens, np.random.default_rng(0))
     special = student.tokenizer.special

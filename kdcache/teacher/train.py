@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdcache.batches import Selection, TextSections, window_batches
-from kdcache.corpus import Corpus
+from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.files import sha256
 from kdcache.losses import LossSums, projected_loss
@@ -76,12 +76,12 @@ def train_teacher(config: TeacherConfig, output: Path) -> None:
         StoppedError: a signal asked to stop.
     """
     config.training.check()
-    run = folder_run(output, "teacher-train", config)
+    corpus = Corpus(config.text, skip_bad=config.skip_bad)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    run = folder_run(output, "teacher-train", config, fingerprints(text=corpus, valid=valid))
     if run.finished:
         log.info("%s: this teacher is finished; nothing to do.", output)
         return
-    corpus = Corpus(config.text, skip_bad=config.skip_bad)
-    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     for line in examine(corpus, valid).lines():
         log.info("%s", line)
     teacher = prepare_teacher(config.bert, corpus, trim_vocab=config.trim_vocab, seed=config.training.seed)
