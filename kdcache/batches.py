@@ -137,8 +137,8 @@ class Batch:
         decoder_ids: int64 [pairs, N]: start token, then the target without its end token.
         positions: int64 [targets], where the target positions stand in the flattened [pairs · N].
         labels: int64 [targets], the words to predict.
-        topk_ids: int64 [targets, k], or None without soft labels.
-        topk_log_probs: float32 [targets, k], or None.
+        topk_ids: int32 [targets, k], or None without soft labels.
+        topk_log_probs: [targets, k] as stored, or None.
     """
 
     source_ids: Tensor
@@ -164,9 +164,9 @@ def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batc
     """Pad one selection; `topk` is how many of the stored words to take (None: all)."""
     pairs, rows = selection.window.pairs, selection.rows
     target_rows = ragged.positions(pairs.target_offsets, rows)
-    source_ids, source_mask = _pad(pairs.source_lengths[rows], special.pad)
+    source_ids, source_mask = _pad(ragged.lengths_at(pairs.source_offsets, rows), special.pad)
     source_ids[source_mask] = pairs.source_ids[ragged.positions(pairs.source_offsets, rows)]
-    decoder_ids, target_mask = _pad(pairs.target_lengths[rows], special.pad)
+    decoder_ids, target_mask = _pad(ragged.lengths_at(pairs.target_offsets, rows), special.pad)
     labels = pairs.target_ids[target_rows].astype(np.int64)
     decoder_ids[target_mask] = labels
     # Shifted right by one; what falls off the end is an end token or padding.
@@ -181,8 +181,8 @@ def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batc
         torch.from_numpy(decoder_ids),
         torch.from_numpy(np.flatnonzero(target_mask)),
         torch.from_numpy(labels),
-        None if soft is None else torch.from_numpy(soft.token_ids.astype(np.int64)),
-        None if soft is None else torch.from_numpy(soft.log_probs.astype(np.float32)),
+        None if soft is None else torch.from_numpy(soft.token_ids.astype(np.int32)),
+        None if soft is None else torch.from_numpy(soft.log_probs),
     )
 
 

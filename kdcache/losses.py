@@ -101,8 +101,8 @@ def distillation_loss(
 ) -> LossSums:
     """α·L_xe + (1−α)·L_bidi, summed over positions. One log-sum-exp serves both terms.
 
-    *Shape:* logits `[tokens, vocabulary]`; labels int64 `[tokens]`; topk_ids int64 `[tokens, k]`; topk_log_probs
-    `[tokens, k]`. The soft labels may be None where α is 1.
+    *Shape:* logits `[tokens, vocabulary]`; labels int64 `[tokens]`; topk_ids of any whole type `[tokens, k]`;
+    topk_log_probs `[tokens, k]`. The soft labels may be None where α is 1.
     """
     normalizer = torch.logsumexp(logits, dim=-1)
     nll = normalizer - logits.gather(1, labels[:, None])[:, 0]
@@ -117,7 +117,7 @@ def distillation_loss(
             raise UsageError("alpha below 1 needs soft labels.")
         weights = soft_targets(topk_log_probs, config.temperature)
         # The weights sum to 1, so the normalizer enters once.
-        soft = (normalizer - (weights * logits.gather(1, topk_ids)).sum(dim=-1)).sum()
+        soft = (normalizer - (weights * logits.gather(1, topk_ids.long())).sum(dim=-1)).sum()
         total = total + (1 - config.alpha) * soft
         parts["soft"] = soft.detach()
     return LossSums(total, parts, len(labels))

@@ -21,9 +21,15 @@ def offsets_of(lengths: npt.ArrayLike) -> Ints:
     return offsets
 
 
+def lengths_at(offsets: Ints, chosen: npt.NDArray[np.integer]) -> Ints:
+    """Lengths int64 [m] of the sequences `chosen` [m]."""
+    lengths: Ints = offsets[chosen + 1] - offsets[chosen]
+    return lengths
+
+
 def positions(offsets: Ints, chosen: npt.NDArray[np.integer]) -> Ints:
     """Positions in the flat array of the sequences `chosen` [m], one after the other: int64 [sum of their lengths]."""
-    lengths = np.diff(offsets)[chosen]
+    lengths = lengths_at(offsets, chosen)
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     starts: Ints = np.repeat(offsets[chosen] - (ends - lengths), lengths)

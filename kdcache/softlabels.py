@@ -46,7 +46,8 @@ class TopK:
 
     def take(self, rows: npt.NDArray[np.integer]) -> TopK:
         """The positions `rows` [m], in that order."""
-        return TopK(self.token_ids[rows], self.log_probs[rows])
+        # Several times faster than indexing: rows are copied whole.
+        return TopK(self.token_ids.take(rows, axis=0), self.log_probs.take(rows, axis=0))
 
     def mass(self) -> npt.NDArray[np.float64]:
         """Probability of the k words together, float64 [n]; what is missing to 1 is the tail."""

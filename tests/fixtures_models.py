@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,18 +16,18 @@ CACHE_SHARD = 40
 
 @pytest.fixture(scope="session")
 def small_text(tmp_path_factory: pytest.TempPathFactory) -> TextFiles:
-    """Pairs of the embedded corpus: training text of the small models."""
-    from models import demo_text
+    """Pairs of the toy corpus: training text of the small models."""
+    from models import toy_text
 
-    return demo_text(tmp_path_factory.mktemp("text"), CACHE_PAIRS, name="train")
+    return toy_text(tmp_path_factory.mktemp("text"), CACHE_PAIRS, name="train")
 
 
 @pytest.fixture(scope="session")
 def small_valid(tmp_path_factory: pytest.TempPathFactory) -> TextFiles:
-    """Other pairs of the embedded corpus."""
-    from models import demo_text
+    """Other pairs of the toy corpus."""
+    from models import toy_text
 
-    return demo_text(tmp_path_factory.mktemp("text"), 40, first=CACHE_PAIRS, name="valid")
+    return toy_text(tmp_path_factory.mktemp("text"), 40, first=CACHE_PAIRS, name="valid")
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +83,17 @@ def small_student(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("student") / "student"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "nano", NANO)
-        training = steps(150, max_tokens=1_500, learning_rate=1e-2)
+        training = steps(500, max_tokens=1_500, learning_rate=1e-2)
         train_student(StudentConfig(str(small_cache), ObjectiveConfig(alpha=1.0), training, size="nano"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def elsewhere(
+    small_teacher: Path, small_student: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], dict[str, Any]]:
+    """Some lines, and what the library alone makes of them with the small teacher and the small student."""
+    from models import toy_lines, open_elsewhere
+
+    lines = [*toy_lines("src", 5), "[SEP] [MASK] ."]
+    return lines, open_elsewhere(small_teacher, small_student, lines, tmp_path_factory.mktemp("elsewhere"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,28 @@ from kdcache.training.config import TrainingConfig
 # Bitwise comparisons hold for one number of threads.
 torch.set_num_threads(1)
 
-DEMO = ROOT / "data" / "demo"
 NANO = Size(layers=1, width=32, feed_forward=64, heads=2, learning_rate=2e-3)
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Much wider than BERT's 0.02, so that an untrained model's distributions are far from uniform and have no ties.
 _SPREAD = 0.25
 
 
-def demo_lines(side: str, count: int, first: int = 0, split: str = "train") -> list[str]:
-    """Lines of the embedded corpus."""
-    with (DEMO / f"{split}.{side}").open(encoding="utf-8") as file:
-        return [line.rstrip("\n") for line in islice(file, first, first + count)]
+# A toy language: each word has one translation, and the last mark depends on the last word.
+_SYLLABLES = ("ka", "lo", "mi", "ru", "te", "so", "ná", "vö")
+_WORDS = [f"{one}{other}" for one in _SYLLABLES for other in _SYLLABLES[:4]]
+_TRANSLATIONS = [f"{other}{one}x" for one in _SYLLABLES for other in _SYLLABLES[4:]]
+
+
+def toy_lines(side: str, count: int, first: int = 0) -> list[str]:
+    """Sentences `first` to `first + count` of an endless toy corpus, the same in every process."""
+    lines = []
+    for number in range(first, first + count):
+        generator = random.Random(number)
+        drawn = [min(int(generator.expovariate(0.15)), len(_WORDS) - 1) for _ in range(generator.randint(2, 9))]
+        words = _WORDS if side == "src" else _TRANSLATIONS
+        mark = "?" if side == "tgt" and drawn[-1] % 2 else "."
+        lines.append(" ".join(words[one] for one in drawn).capitalize() + mark)
+    return lines
 
 
 def write_text(folder: Path, sources: list[str], targets: list[str], name: str = "text") -> TextFiles:
@@ -60,9 +72,9 @@ def write_text(folder: Path, sources: list[str], targets: list[str], name: str =
     return TextFiles(str(paths[0]), str(paths[1]))
 
 
-def demo_text(folder: Path, count: int, first: int = 0, name: str = "text") -> TextFiles:
-    """Some pairs of the embedded corpus as files."""
-    return write_text(folder, demo_lines("src", count, first), demo_lines("tgt", count, first), name)
+def toy_text(folder: Path, count: int, first: int = 0, name: str = "text") -> TextFiles:
+    """Some pairs of the toy corpus as files."""
+    return write_text(folder, toy_lines("src", count, first), toy_lines("tgt", count, first), name)
 
 
 def all_lines(text: TextFiles) -> list[str]:
@@ -70,7 +82,7 @@ def all_lines(text: TextFiles) -> list[str]:
     return [line for path in text.paths() for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def word_pieces(lines: list[str], words: int = 150) -> dict[str, int]:
+def word_pieces(lines: list[str], words: int = 30) -> dict[str, int]:
     """A WordPiece vocabulary: frequent words, all characters, and pieces that no text uses in between."""
     counts = Counter(word for line in lines for word in line.replace(".", " ").split())
     characters = sorted({char for line in lines for char in line if not char.isspace()})
@@ -202,3 +214,40 @@ def terminated_when(condition: Callable[[], bool]) -> Iterator[None]:
         over.set()
         watcher.join()
         signal.signal(signal.SIGTERM, before)
+
+
+# Run where kdcache cannot be imported; prints what the library alone makes of both folders.
+_ELSEWHERE = """
+import json, sys
+sys.modules["kdcache"] = None
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+teacher, student, lines = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+model, tokenizer = AutoModelForMaskedLM.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
+inputs = tokenizer(lines[0], lines[1], return_tensors="pt")
+with torch.no_grad():
+    found = {"inputs": {k: v.tolist() for k, v in inputs.items()}, "logits": model.eval()(**inputs).logits.tolist()}
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(student), AutoTokenizer.from_pretrained(student)
+texts = []
+for line in lines:
+    inputs = tokenizer(line, return_tensors="pt")
+    texts.append(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+found |= {"texts": texts, "class": type(model).__name__, "keys": sorted(inputs)}
+found["imported"] = sorted(name for name in sys.modules if name.startswith("kdcache."))
+print(json.dumps(found))
+"""
+
+
+def open_elsewhere(teacher: Path, student: Path, lines: list[str], folder: Path) -> dict[str, Any]:
+    """What a process makes of the two folders that has the libraries, but neither kdcache nor this checkout."""
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", _ELSEWHERE, str(teacher), str(student), json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    found: dict[str, Any] = json.loads(process.stdout)
+    return found

@@ -213,6 +213,14 @@ def test_stored_halves_are_widened_before_they_are_tempered() -> None:
     assert torch.equal(found, soft_targets(stored.float(), 1.0))
 
 
+def test_ids_and_log_probs_as_stored_give_the_same_loss() -> None:
+    """Narrow ids and float16 log-probabilities need no conversion before they come here."""
+    logits, labels, ids, log_probs = make_case(6, 5, 50, 8).tensors(torch.float32)
+    config, halves = ObjectiveConfig(0.3, temperature=3.0), log_probs.half()
+    expected = distillation_loss(logits, labels, ids, halves.float(), config).total
+    assert torch.equal(distillation_loss(logits, labels, ids.int(), halves, config).total, expected)
+
+
 def test_missing_soft_labels_are_refused() -> None:
     """An alpha below 1 without soft labels is an error that says so."""
     logits, labels, ids, log_probs = make_case(0, 2, 5, 2).tensors(torch.float32)

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 from caches import make_arrays, make_pairs, make_plan
+from faults import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +77,7 @@ def test_h5py_alone_reads_the_same_values() -> None:
     with h5py.File(h5py.h5f.open_file_image(data)) as file:
         found = {name: file[name][()] for name in file}
         assert file["topk_ids"].fletcher32
-        assert file.attrs["format"] == "kdcache"
+        assert file.attrs["format"] == b"kdcache"
     assert np.array_equal(found["topk_ids"], arrays.topk.token_ids)
     assert np.array_equal(found["topk_log_probs"], arrays.topk.log_probs)
     assert np.array_equal(found["target_log_prob"], arrays.target_log_prob)
@@ -94,7 +95,7 @@ def test_equal_arrays_give_equal_bytes_in_two_processes(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parent,
-            env=caches.environment(PYTHONHASHSEED=str(seed)),
+            env=environment(PYTHONHASHSEED=str(seed)),
             capture_output=True,
             text=True,
             check=True,
@@ -241,7 +242,7 @@ def test_the_last_shard_may_be_shorter() -> None:
     plan = make_plan(20, 8)
     data = encode_shard(make_arrays(plan, 2), plan, 2)
     assert decode_shard(data, plan, 2, "here").pairs.n_pairs == 4
-    with pytest.raises(CorruptError, match="attribute shard is 2, expected 1"):
+    with pytest.raises(CorruptError, match=r"attribute shard is .*2.*, expected 1"):
         decode_shard(data, plan, 1, "here")
 
 

@@ -43,12 +43,18 @@ def write_image(attributes: Mapping[str, str | int], arrays: Mapping[str, Array]
         "memory", "w", driver="core", backing_store=False, libver=("v110", "v110"), track_order=False
     ) as file:
         for name, value in attributes.items():
-            file.attrs[name] = value
+            file.attrs[name] = _attribute(value)
         for name, data in arrays.items():
             _create(file, name, data)
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def _attribute(value: str | int) -> Array:
+    # Strings of fixed length lie in the object header, under its checksum. Those of variable length, which h5py would
+    # choose, lie in HDF5's global heap, which has none: a flipped bit there can make the library search for ever.
+    return np.array(value.encode("ascii") if isinstance(value, str) else value)
 
 
 def _create(file: h5py.File, name: str, data: Array) -> None:
@@ -120,12 +126,12 @@ class Image:
     def _check_attributes(self, file: h5py.File, expected: Mapping[str, str | int]) -> None:
         names = set(file.attrs)
         require(names == set(expected), self._place, f"attributes {sorted(names)}, expected {sorted(expected)}")
-        for name, wanted in expected.items():
-            require(file.attrs.get_id(name).shape == (), self._place, f"attribute {name} is an array")
-            value = file.attrs[name]
-            found = value.item() if isinstance(value, np.generic) else value
-            good = type(found) is type(wanted) and found == wanted
-            require(good, self._place, f"attribute {name} is {found!r}, expected {wanted!r}")
+        for name, value in expected.items():
+            wanted, attribute = _attribute(value), file.attrs.get_id(name)
+            good = attribute.shape == () and attribute.dtype == wanted.dtype
+            require(good, self._place, f"attribute {name} is of type {attribute.dtype}, expected {wanted.dtype}")
+            found = file.attrs[name]
+            require(found == wanted, self._place, f"attribute {name} is {found!r}, expected {value!r}")
 
     def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
         link = file.get(name, getlink=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,35 @@ from kdcache.device import resolve_device, resolve_precision
 from kdcache.dump.config import DumpConfig
 from kdcache.encode import encode_slice
 from kdcache.errors import DataError, UsageError
-from kdcache.masking import partition_batches
+from kdcache.masking import MaskedViews, partition_batches
 from kdcache.processes import this_process
 from kdcache.runs import log
 from kdcache.softlabels import TopK
 from kdcache.teacher.model import Predictions, Teacher
 from kdcache.textcheck import tokenizer_warnings
-from kdcache.tokens import EncodedPairs
+from kdcache.tokens import EncodedPairs, Tokenizer
+
+
+class Predictor(Protocol):
+    """What a dump asks of a teacher; see `kdcache.teacher.model.Teacher`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, which cache and students share."""
+
+    @property
+    def positions(self) -> int:
+        """Tokens that fit into one view."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Size of the output vocabulary."""
+
+    def predict(self, views: MaskedViews, k: int, device: torch.device, precision: str) -> Predictions:
+        """The k best words and the written word's log-probability at each masked position."""
+
+    def fingerprint(self) -> str:
+        """Which teacher it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +55,7 @@ class Job:
     """All that a dump needs: the teacher on its device, the corpus, and the plan of the cache."""
 
     config: DumpConfig
-    teacher: Teacher
+    teacher: Predictor
     corpus: Corpus
     plan: Plan
     device: torch.device
@@ -121,7 +143,14 @@ def prepare(config: DumpConfig) -> Job:
         raise UsageError(f"--topk {config.topk}: the teacher's vocabulary has only {teacher.vocabulary} words.")
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
-    plan = Plan(
+    plan = make_plan(config, teacher, corpus, device)
+    teacher.model.to(device)
+    return Job(config, teacher, corpus, plan, device)
+
+
+def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:
+    """What the cache of this teacher and corpus will be."""
+    return Plan(
         format=layout.FORMAT,
         version=layout.VERSION,
         corpus=corpus.fingerprint,
@@ -136,5 +165,3 @@ def prepare(config: DumpConfig) -> Job:
         shard_pairs=config.shard_pairs,
         encoding=Encoding.for_vocabulary(teacher.vocabulary),
     )
-    teacher.model.to(device)
-    return Job(config, teacher, corpus, plan, device)

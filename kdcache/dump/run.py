@@ -34,28 +34,26 @@ def dump(config: DumpConfig, output: Path) -> None:
         StoppedError: a signal asked to stop; committed shards are kept.
     """
     process = this_process()
-    job = prepare(config)
-    if config.shards is not None and config.shards[0] >= job.plan.n_shards:
-        raise UsageError(
-            f"--shards begins at {config.shards[0]}, but the cache has shards 0 to {job.plan.n_shards - 1}."
-        )
-    writer = CacheWriter(output, job.plan, job.teacher.tokenizer)
+    dump_job(prepare(config), output, process)
+
+
+def dump_job(job: Job, output: Path, process: Process) -> None:
+    """Write this process's share of a cache, and complete the cache if nothing is missing. Errors as in `dump`."""
+    config, plan = job.config, job.plan
+    if config.shards is not None and config.shards[0] >= plan.n_shards:
+        raise UsageError(f"--shards begins at {config.shards[0]}, but the cache has shards 0 to {plan.n_shards - 1}.")
+    writer = CacheWriter(output, plan, job.teacher.tokenizer)
     run = folder_run(output, "dump-logits", config, fixed=False)
-    missing = writer.missing()
-    log.info(
-        "%s pairs in %s shards, %s still to do.",
-        f"{job.plan.n_pairs:,}",
-        f"{job.plan.n_shards:,}",
-        f"{len(missing):,}",
-    )
+    missing = [index for index in writer.missing() if own(index, config, process)]
+    log.info("%s pairs in %s shards, %s still to do.", f"{plan.n_pairs:,}", f"{plan.n_shards:,}", f"{len(missing):,}")
     with stop_on_signals() as stop:
-        write_shards(job, writer, [index for index in missing if own(index, config, process)], stop)
+        write_shards(job, writer, missing, stop)
     if not writer.finalize():
         log.info("%s: the shards of this process are done, others are still missing.", output)
-    else:
-        manifest = layout.read_manifest(output, job.plan)
-        run.finish({"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)})
-        log.info("%s: complete.", output)
+        return
+    manifest = layout.read_manifest(output, plan)
+    run.finish({"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)})
+    log.info("%s: complete.", output)
 
 
 def own(index: int, config: DumpConfig, process: Process) -> bool:

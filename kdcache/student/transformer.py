@@ -16,6 +16,7 @@ from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGen
 from kdcache.batches import Batch
 from kdcache.errors import ModelError
 from kdcache.losses import OutputLayer
+from kdcache.records import read_json
 from kdcache.student.config import SIZES
 from kdcache.tokens import Tokenizer
 
@@ -122,6 +123,8 @@ def load_student(folder: Path) -> Student:
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no student here (no config.json). Make one with kdcache student-train.")
+    if (kind := read_json(folder / "config.json").get("model_type")) != M2M100Config.model_type:
+        raise ModelError(f"{folder}: holds a model of type {kind}, no student. Make one with kdcache student-train.")
     try:
         model = M2M100ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     except Exception as error:  # the library raises many kinds

@@ -34,6 +34,8 @@ def prepare_teacher(bert: str, corpus: Corpus, *, trim_vocab: bool, seed: int) -
         return _scratch(corpus)
     tokenizer = open_tokenizer(bert)
     model, missing = open_masked_lm(bert)
+    if tokenizer.size > model.config.vocab_size:
+        raise ModelError(f"--bert {bert}: {tokenizer.size} pieces, but the model has {model.config.vocab_size} rows.")
     if missing:
         log.warning("%s has no trained masked-LM head. Newly initialised, to be trained: %s.", bert, ", ".join(missing))
     if not trim_vocab:
@@ -86,7 +88,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     """Open the tokenizer of a hub name or folder.
 
     Raises:
-        ModelError: it cannot be found, or is not of the fast kind that kdcache works with.
+        ModelError: it cannot be found, has no vocabulary, or is not of the fast kind that kdcache works with.
     """
     try:
         found = AutoTokenizer.from_pretrained(name)
@@ -96,4 +98,8 @@ def open_tokenizer(name: str) -> Tokenizer:
     if backend is None:
         raise ModelError(f"--bert {name}: its tokenizer has no tokenizer.json form, which kdcache needs.")
     names = {key: str(text) for key in SPECIAL_NAMES if (text := getattr(found, key, None)) is not None}
-    return Tokenizer(json.loads(backend.to_str()), names)
+    tokenizer = Tokenizer(json.loads(backend.to_str()), names)
+    if tokenizer.size <= len(tokenizer.definition["added_tokens"]):
+        # The library makes a tokenizer of the special tokens alone where a folder holds none.
+        raise ModelError(f"--bert {name}: has no vocabulary: no tokenizer.json, vocab.txt or the like is beside it.")
+    return tokenizer

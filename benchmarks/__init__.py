@@ -1,0 +1,1 @@
+"""Performance, measured as ratios of things that run alternately: `python -m benchmarks NAME`."""

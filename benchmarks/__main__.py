@@ -1,0 +1,31 @@
+"""`python -m benchmarks NAME`: a table, and as the last line one JSON object with the figures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from kdcache.cli.console import quiet_transformers
+
+NAMES = {
+    "dump": "dumping over the bare forward pass; two processes over one",
+    "read": "reading a cache into batches, and three other ways to store the same",
+    "scale": "growth of memory from 100 thousand pairs to more",
+    "seeds": "the demo's comparison with longer training and several seeds",
+}
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, text in NAMES.items():
+        module = importlib.import_module(f"benchmarks.{name}")
+        module.add_options(commands.add_parser(name, help=text, description=text))
+    options = parser.parse_args()
+    quiet_transformers()
+    importlib.import_module(f"benchmarks.{options.name}").run(options)
+
+
+if __name__ == "__main__":
+    main()
