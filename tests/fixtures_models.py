@@ -83,7 +83,7 @@ def small_student(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("student") / "student"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "nano", NANO)
-        training = steps(500, max_tokens=1_500, learning_rate=1e-2)
+        training = steps(350, max_tokens=1_500, learning_rate=1e-2)
         train_student(StudentConfig(str(small_cache), ObjectiveConfig(alpha=1.0), training, size="nano"), folder)
     return folder
 
@@ -93,7 +93,7 @@ def elsewhere(
     small_teacher: Path, small_student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], dict[str, Any]]:
     """Some lines, and what the library alone makes of them with the small teacher and the small student."""
-    from models import toy_lines, open_elsewhere
+    from models import open_elsewhere, toy_lines
 
     lines = [*toy_lines("src", 5), "[SEP] [MASK] ."]
     return lines, open_elsewhere(small_teacher, small_student, lines, tmp_path_factory.mktemp("elsewhere"))

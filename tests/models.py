@@ -16,10 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from conftest import ROOT
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertModel,
@@ -32,7 +35,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from kdcache.corpus import TextFiles
+from kdcache.corpus import Pair, TextFiles
 from kdcache.student.config import Size
 from kdcache.training.config import TrainingConfig
 
@@ -145,6 +148,31 @@ def save_roberta(folder: Path) -> Path:
     RobertaForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def slow_distributions(folder: Path, pairs: list[Pair], passes: int) -> tuple[list[list[int]], np.ndarray]:
+    """The obvious way, with the library alone: one view at a time, one position at a time, in float32.
+
+    Returns the target ids of each pair and the log-probabilities of the whole vocabulary at every target position,
+    [targets, vocabulary].
+    """
+    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    targets, rows = [], []
+    for pair in pairs:
+        inputs = tokenizer(pair.source, pair.target, return_tensors="pt")
+        ids = [*tokenizer(pair.target, add_special_tokens=False)["input_ids"], tokenizer.sep_token_id]
+        first = inputs["input_ids"].shape[1] - len(ids)
+        assert inputs["input_ids"][0, first:].tolist() == ids
+        targets.append(ids)
+        for t in range(len(ids)):
+            masked = inputs["input_ids"].clone()
+            for other in range(t % passes, len(ids), passes):
+                masked[0, first + other] = tokenizer.mask_token_id
+            with torch.no_grad():
+                logits = model(**{**inputs, "input_ids": masked}).logits[0, first + t]
+            rows.append(torch.log_softmax(logits, dim=0).numpy())
+    return targets, np.stack(rows)
 
 
 def steps(count: int, **settings: Any) -> TrainingConfig:

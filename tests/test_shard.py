@@ -106,6 +106,14 @@ def test_equal_arrays_give_equal_bytes_in_two_processes(tmp_path: Path) -> None:
     assert found == [hashlib.sha256(encode_shard(make_arrays(plan, 0), plan, 0)).hexdigest()] * 2
 
 
+def test_nothing_lies_in_the_global_heap() -> None:
+    """A shard uses no structure of HDF5 without a checksum: a flipped bit in its global heap can hang the library."""
+    plan = make_plan()
+    data = encode_shard(make_arrays(plan, 0), plan, 0)
+    assert data.count(b"OHDR") == 8
+    assert b"GCOL" not in data
+
+
 def handmade() -> tuple[Plan, ShardArrays]:
     """Two pairs with 2 and 1 target words; k = 2. Probabilities are 1/2, 1/4 and less, to the precision of float16."""
     plan = dataclasses.replace(make_plan(2, 2, 2, 10), positions=8)

@@ -139,10 +139,11 @@ class Image:
         require(ordinary, self._place, f"{name} is a {type(link).__name__}, only hard links are read")
         dataset = file[name]
         require(isinstance(dataset, h5py.Dataset), self._place, f"{name} is not a dataset")
-        self._check_header(dataset, name, _DATASET_MESSAGES)
         # Before anything else is asked of it: the shape of a virtual dataset can lie in other files.
-        virtual = dataset.id.get_create_plist().get_layout() == h5py.h5d.VIRTUAL
-        require(not virtual, self._place, f"{name} is virtual: it lies in other files")
+        properties = dataset.id.get_create_plist()
+        elsewhere = properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count()
+        require(not elsewhere, self._place, f"{name} lies in other files")
+        self._check_header(dataset, name, _DATASET_MESSAGES)
         return dataset
 
     def _check_header(self, thing: h5py.HLObject, name: str, allowed: frozenset[int]) -> None:

@@ -91,7 +91,7 @@ def regular_bytes(path: Path, most: int) -> bytes:
                 raise CorruptError(f"{path}: not a regular file.")
             if status.st_size > most:
                 raise CorruptError(f"{path}: {status.st_size:,} bytes, at most {most:,} belong there.")
-            return file.read()
+            return file.read(most)
     except OSError as error:
         problem = "missing" if error.errno == errno.ENOENT else "a link" if error.errno == errno.ELOOP else None
         raise CorruptError(f"{path}: {problem or f'cannot be read: {error.strerror or error}'}.") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
 import click
 
 from kdcache import progress
-from kdcache.errors import KDCacheError
+from kdcache.errors import KDCacheError, StoppedError
 
 log = logging.getLogger("kdcache")
 
@@ -60,6 +61,9 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except KDCacheError as error:
+            if isinstance(error, StoppedError):
+                # An impatient second Ctrl-C must not break into the interpreter's own end.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             log.debug("%s", type(error).__name__, exc_info=True)
             click.echo(f"kdcache: {error}", err=True)
             ctx.exit(error.exit_code)

@@ -64,15 +64,26 @@ def _text_files(source: str | None, target: str | None, pairs: str | None) -> Te
     return files
 
 
-text = gathered(
-    "text",
-    _text_files,
-    click.option("--source", metavar="F", help="Source text, one sentence a line; .gz too."),
-    click.option("--target", metavar="F", help="Target text, line by line beside the source."),
-    click.option(
-        "--pairs", metavar="F", help="Both sides in one file instead: tab-separated, or .jsonl with source and target."
-    ),
-)
+def _text(build: Callable[..., Any], use: str) -> Decorator:
+    return gathered(
+        "text",
+        build,
+        click.option("--source", metavar="F", help=f"Source text, one sentence a line; .gz too{use}."),
+        click.option("--target", metavar="F", help="Target text, line by line beside the source."),
+        click.option(
+            "--pairs",
+            metavar="F",
+            help="Both sides in one file instead: tab-separated, or .jsonl with source and target.",
+        ),
+    )
+
+
+def _optional_files(source: str | None, target: str | None, pairs: str | None) -> TextFiles | None:
+    return None if source is None and target is None and pairs is None else _text_files(source, target, pairs)
+
+
+text = _text(_text_files, "")
+text_to_compare = _text(_optional_files, ", to be compared with the text in the cache")
 
 
 def _valid_files(valid_source: str | None, valid_target: str | None) -> TextFiles | None:

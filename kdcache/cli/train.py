@@ -74,6 +74,7 @@ def teacher_train(
 @click.option("--cache", required=True, metavar="CACHE", help="What dump-logits wrote. The teacher is not needed.")
 @click.option("--output", metavar="DIR", help="Where the student goes.")
 @options.valid
+@options.text_to_compare
 @click.option(
     "--arch", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True, help="Kind of student."
 )
@@ -115,6 +116,7 @@ def student_train(
     cache: str,
     output: str | None,
     valid: TextFiles | None,
+    text: TextFiles | None,
     arch: str,
     size: str,
     alpha: float,
@@ -145,6 +147,7 @@ def student_train(
             beta2=options.default_of(TrainingConfig, "beta2"),
         ),
         valid=valid,
+        text=text,
         arch=arch,
         size=size,
         dropout=dropout,

@@ -39,6 +39,7 @@ class StudentConfig:
     Attributes:
         cache: the folder of soft labels and text.
         valid: validation text, or None.
+        text: the training text, to be compared with the one in the cache; None compares nothing.
         arch: "transformer"; "rnn" is not built yet.
         size: "tiny", "small" or "base".
         dropout: 0 … 1 (exclusive), of embeddings, residual branches and attention.
@@ -51,6 +52,7 @@ class StudentConfig:
     objective: ObjectiveConfig
     training: TrainingConfig
     valid: TextFiles | None = None
+    text: TextFiles | None = None
     arch: str = "transformer"
     size: str = "tiny"
     dropout: float = 0.1

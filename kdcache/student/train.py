@@ -21,6 +21,7 @@ from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
 from kdcache.student.config import StudentConfig
+from kdcache.student.text import check_text
 from kdcache.student.transformer import POSITIONS, Student, build_transformer
 from kdcache.tokens import concatenate
 from kdcache.training.loop import fit
@@ -84,7 +85,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     Raises:
         UsageError: a setting is outside its range, or more words are asked for than the cache holds.
         CorruptError: the cache is incomplete or damaged.
-        MismatchError: `output` belongs to a run with other settings.
+        MismatchError: `output` belongs to a run with other settings, or `config.text` is not the text of the cache.
         StoppedError: a signal asked to stop.
     """
     config.check()
@@ -96,6 +97,9 @@ def train_student(config: StudentConfig, output: Path) -> None:
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
+    if config.text is not None:
+        check_text(reader, Corpus(config.text, skip_bad=True))
+        log.info("The text is the one in the cache.")
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
