@@ -12,7 +12,8 @@ import torch
 
 from kdcache import ragged, vocabulary
 from kdcache.cache import layout
-from kdcache.cache.layout import Encoding, Plan
+from kdcache.cache.encoding import Encoding
+from kdcache.cache.layout import Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import TextFiles
@@ -77,7 +78,7 @@ def write_cache(folder: Path, n_pairs: int, shard_pairs: int = 4_096, seed: int 
     size = 8_000
     plan = Plan(
         layout.FORMAT, layout.VERSION, "synthetic", n_pairs, tokenizer.fingerprint, size, "synthetic",
-        512, TOPK, 7, "float32", shard_pairs, Encoding.for_vocabulary(size),
+        512, TOPK, 7, "float32", shard_pairs, Encoding.named("float16", size),
     )  # fmt: skip
     writer = CacheWriter(folder, plan, tokenizer)
     for index, arrays in enumerate(_shards(plan, np.random.default_rng(seed))):

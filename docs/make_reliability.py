@@ -81,7 +81,7 @@ ROWS: dict[str, dict[int, tuple[str, str]]] = {
         50: ("pickles, `../` in a record, links in place of shards", "refused"),
     },
     "Text": {
-        51: ("line counts, empty lines, CRLF, BOM, bad UTF-8, U+2028, long lines", "an error or a counted skip; no shift"),
+        51: ("line counts, empty lines, CRLF, BOM, bad UTF-8, U+2028", "an error or a counted skip; no shift"),
         52: ("a pair longer than the teacher's positions", "an error or a counted skip, never cut"),
         53: ("special tokens spelled in the text; a vocabulary that does not fit", "text; refused above a share"),
     },

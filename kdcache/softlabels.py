@@ -12,10 +12,6 @@ from kdcache.tokens import IdArray
 
 LogProbs = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
-# Half a step of float16 in a log-probability is a factor of up to 1 + 2^-11·|log p|; summed over the k best, whose
-# log-probabilities are near 0 where they carry mass, the total may pass 1 by about this much.
-MASS_TOLERANCE = 2e-3
-
 
 @dataclass(frozen=True, slots=True)
 class TopK:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from kdcache import ragged
 from kdcache.cache import layout
+from kdcache.cache.encoding import Encoding
 from kdcache.cache.hdf5 import write_image
-from kdcache.cache.layout import Encoding, Plan, ShardRecord
+from kdcache.cache.layout import Plan, ShardRecord
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
@@ -63,7 +64,7 @@ def make_plan(n_pairs: int = 20, shard_pairs: int = 8, topk: int = 4, vocabulary
         passes=7,
         precision="float32",
         shard_pairs=shard_pairs,
-        encoding=Encoding.for_vocabulary(size),
+        encoding=Encoding.named("float16", size),
     )
 
 
@@ -149,7 +150,7 @@ def image(plan: Plan, index: int, arrays: ShardArrays) -> bytes:
     values = (pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets)
     names = ("source_ids", "source_offsets", "target_ids", "target_offsets")
     more = {"topk_ids": topk.token_ids, "topk_log_probs": topk.log_probs, "target_log_prob": arrays.target_log_prob}
-    return write_image(attributes(plan, index), {**dict(zip(names, values, strict=True)), **more})
+    return write_image(attributes(plan, index), {**dict(zip(names, values, strict=True)), **more}, "gzip")
 
 
 def attributes(plan: Plan, index: int) -> dict[str, str | int]:

@@ -75,9 +75,10 @@ def random_parts(seed: int, sizes: Sequence[int]) -> list[list[Lengths]]:
     return [[None if i % 10 == 9 else (s, t) for i, (s, t) in enumerate(part)] for part in draws]
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
+@pytest.mark.parametrize("sizes", [[30, 30, 17], [77]])
+def test_order_is_a_function_of_seed_and_epoch(sizes: list[int]) -> None:
     """The same seed and epoch give the same batches, whatever random state surrounds them; others differ."""
-    sections = sections_of(random_parts(0, [30, 30, 17]))
+    sections = sections_of(random_parts(0, sizes))
 
     def order(seed: int, epoch: int) -> list[list[int]]:
         return [pair_numbers(selection) for selection in epoch_order(sections, 200, seed, epoch)]

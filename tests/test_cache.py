@@ -18,6 +18,7 @@ from conftest import run_cli
 
 from kdcache.cache import layout
 from kdcache.cache.audit import strangers, summarize, verify_shard, view_pair
+from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
@@ -91,7 +92,7 @@ def test_another_plan_is_refused_by_its_field(cache: Path, field: str) -> None:
     """A folder keeps its plan: any field that differs is named with both values, and nothing is changed."""
     plan, before = make_plan(), caches.contents(cache)
     old = getattr(plan, field)
-    new = layout.Encoding("uint32") if field == "encoding" else "other" if isinstance(old, str) else old + 1
+    new = Encoding("uint32") if field == "encoding" else "other" if isinstance(old, str) else old + 1
     with pytest.raises(MismatchError) as caught:
         CacheWriter(cache, dataclasses.replace(plan, **{field: new}), tokenizer())
     assert (caught.value.field, caught.value.stored, caught.value.given) == (field, old, new)

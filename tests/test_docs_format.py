@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT
 
 from kdcache import ragged, vocabulary
-from kdcache.cache.layout import FORMAT, VERSION, Encoding, Plan
+from kdcache.cache.encoding import Encoding
+from kdcache.cache.layout import FORMAT, VERSION, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
@@ -46,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         passes=7,
         precision="float32",
         shard_pairs=3,
-        encoding=Encoding.for_vocabulary(tokenizer.size),
+        encoding=Encoding.named("float16", tokenizer.size),
     )
     folder = tmp_path_factory.mktemp("docs") / "cache"
     writer = CacheWriter(folder, plan, tokenizer)

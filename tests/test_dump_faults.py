@@ -242,10 +242,13 @@ def test_fault_17_not_a_number(piece: str | None, line: int, tmp_path: Path) -> 
     assert names == (set() if piece is None else {"00000.h5", "00000.json"})
 
 
-def test_fault_21_the_writer_thread_fails(small_teacher: Path, long_text: TextFiles, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [1, 2])
+def test_fault_21_the_writer_thread_fails(
+    shards: int, small_teacher: Path, long_text: TextFiles, tmp_path: Path
+) -> None:
     """A shard that cannot be written ends the dump with the writer's own error; no manifest, no thread, no hang."""
     cache = tmp_path / "cache"
-    config = DumpConfig(str(small_teacher), long_text, shard_pairs=600, device="cpu")
+    config = DumpConfig(str(small_teacher), long_text, shard_pairs=PAIRS // shards, device="cpu")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     threads = threading.active_count()
     # Room for the plan and the tokenizer, not for a shard.
@@ -259,7 +262,7 @@ def test_fault_21_the_writer_thread_fails(small_teacher: Path, long_text: TextFi
     assert not (cache / "manifest.json").exists()
     assert list((cache / "shards").iterdir()) == []
     dump(config, cache)
-    assert CacheReader(cache).plan.n_shards == 2
+    assert CacheReader(cache).plan.n_shards == shards
 
 
 @pytest.mark.parametrize(("n_pairs", "shards"), [(1, 1), (5, 1), (10, 2), (11, 3)])

@@ -327,5 +327,5 @@ def test_fault_50_no_regular_file_as_a_shard(cache: Path, kind: str) -> None:
             os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
         except PermissionError:  # only root may make a device, here one that gives zeros without end
             path.symlink_to("/dev/zero")
-    with pytest.raises(CorruptError, match=r"00001\.h5"):
+    with pytest.raises(CorruptError, match=r"00001\.h5: (not a regular file|cannot be read: Is a directory|a link)"):
         CacheReader(cache).shard(1)

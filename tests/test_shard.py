@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache import hdf5, layout
-from kdcache.cache.layout import Encoding, Plan
+from kdcache.cache.encoding import Encoding
+from kdcache.cache.layout import Plan
 from kdcache.cache.shard import ShardArrays, check_arrays, decode_shard, encode_shard
 from kdcache.errors import CorruptError
 from kdcache.softlabels import TopK
@@ -273,9 +274,9 @@ def test_the_message_opens_with_the_place() -> None:
 def test_unshuffling_equals_hdf5(rows: int, dtype: str) -> None:
     """Our inverse of the shuffle filter equals HDF5's for every item size in use."""
     values = np.random.default_rng(rows).integers(0, 60_000, (rows, 3)).astype(dtype)
-    data = hdf5.write_image({"a": 1}, {"x": values})
+    data = hdf5.write_image({"a": 1}, {"x": values}, "gzip")
     with hdf5.open_image(data, "here", {"a": 1}, {"x"}) as image:
-        found = image.read({"x": (np.dtype(dtype), (rows, 3))})["x"]
+        found = image.read({"x": (np.dtype(dtype), (rows, 3))}, "gzip")["x"]
     with h5py.File(h5py.h5f.open_file_image(data)) as file:
         assert found.tobytes() == file["x"][()].tobytes() == values.tobytes()
 

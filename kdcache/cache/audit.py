@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import layout
+from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import ShardRecord
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
@@ -34,6 +35,7 @@ class Summary:
         known: share of targets whose written word is among the k.
         best: share of targets whose written word is the first of the k.
         perplexity: of the teacher on the targets, exp of the mean of -log p.
+        rounding: mean total variation that storing the k words is expected to have cost.
     """
 
     plan: dict[str, Any]
@@ -50,6 +52,7 @@ class Summary:
     known: float
     best: float
     perplexity: float
+    rounding: float
 
 
 def summarize(cache: Path) -> Summary:
@@ -78,6 +81,7 @@ def summarize(cache: Path) -> Summary:
         best=sum(record.sums.best for record in records) / targets,
         # Bounded, since a number that a stranger wrote must not overflow.
         perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
+        rounding=math.fsum(record.sums.rounding for record in records) / targets,
     )
 
 
@@ -97,7 +101,7 @@ def verify_shard(reader: CacheReader, index: int) -> list[str]:
         arrays = reader.shard(index)
     except CacheError as error:
         return [str(error)]
-    return _compare_sums(arrays, record, _unknown(reader))
+    return _compare_sums(arrays, record, _unknown(reader), reader.plan.encoding)
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,8 +109,8 @@ def _unknown(reader: CacheReader) -> int:
     return reader.tokenizer().special.unk
 
 
-def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int) -> list[str]:
-    found, stored = asdict(arrays.sums(unknown)), asdict(record.sums)
+def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, encoding: Encoding) -> list[str]:
+    found, stored = asdict(arrays.sums(unknown, encoding)), asdict(record.sums)
     found["n_skipped"], stored["n_skipped"] = int((arrays.pairs.target_lengths == 0).sum()), record.n_skipped
     wrong = [name for name, value in found.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
     return [f"shard {record.index}: {name} is {found[name]}, its record says {stored[name]}." for name in wrong]

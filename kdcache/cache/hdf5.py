@@ -1,9 +1,10 @@
 """The part of HDF5 that shards use, written deterministically and read as if an enemy had written it.
 
-HDF5's library parses the structure of a file; it never touches the data. Its inflate filter grows its buffer for as
-long as a stream goes on, so a chunk of a few megabytes can fill the memory of any machine. Chunks are therefore cut
-out of the image and inflated here, up to the size that they must have. zlib's own checksum covers what was inflated;
-HDF5's Fletcher-32, which is written for other readers, covers the same bytes and is not computed a second time.
+HDF5's library parses the structure of a file; it does not touch compressed data. Its inflate filter grows its buffer
+for as long as a stream goes on, so a chunk of a few megabytes can fill the memory of any machine. Chunks are therefore
+cut out of the image and inflated here, up to the size that they must have. zlib's own checksum covers what was
+inflated; HDF5's Fletcher-32, which is written for other readers, covers the same bytes and is not computed a second
+time. Chunks that are not compressed are read by the library, which checks their Fletcher-32.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from kdcache.errors import CorruptError
 
 GZIP_LEVEL = 1
 CHUNK_ROWS = 16_384
-FILTERS = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+FILTERS = {
+    "gzip": (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32),
+    "none": (h5py.h5z.FILTER_FLETCHER32,),
+}
 
 Array = npt.NDArray[Any]
 Schema = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -37,7 +41,7 @@ _GROUP_MESSAGES = frozenset({0, 2, 6, 10, 12, 16, 21})  # nil, link info, link, 
 _DATASET_MESSAGES = frozenset({0, 1, 3, 5, 8, 11, 16})  # nil, space, type, fill value, layout, filters, more
 
 
-def write_image(attributes: Mapping[str, str | int], arrays: Mapping[str, Array]) -> bytes:
+def write_image(attributes: Mapping[str, str | int], arrays: Mapping[str, Array], filters: str) -> bytes:
     """The bytes of a file with these attributes and arrays; equal input gives equal bytes."""
     with h5py.File(
         "memory", "w", driver="core", backing_store=False, libver=("v110", "v110"), track_order=False
@@ -45,7 +49,7 @@ def write_image(attributes: Mapping[str, str | int], arrays: Mapping[str, Array]
         for name, value in attributes.items():
             file.attrs[name] = _attribute(value)
         for name, data in arrays.items():
-            _create(file, name, data)
+            _create(file, name, data, compressed=filters == "gzip")
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
@@ -57,7 +61,7 @@ def _attribute(value: str | int) -> Array:
     return np.array(value.encode("ascii") if isinstance(value, str) else value)
 
 
-def _create(file: h5py.File, name: str, data: Array) -> None:
+def _create(file: h5py.File, name: str, data: Array, *, compressed: bool) -> None:
     if data.size == 0:
         file.create_dataset(name, data=data, track_times=False)
         return
@@ -65,9 +69,9 @@ def _create(file: h5py.File, name: str, data: Array) -> None:
         name,
         data=data,
         chunks=_chunk_shape(data.shape),
-        shuffle=True,
-        compression="gzip",
-        compression_opts=GZIP_LEVEL,
+        shuffle=compressed,
+        compression="gzip" if compressed else None,
+        compression_opts=GZIP_LEVEL if compressed else None,
         fletcher32=True,
         track_times=False,
     )
@@ -115,13 +119,13 @@ class Image:
         require(shape is not None and len(shape) == 1, self._place, f"{name} has the shape {shape}")
         return int(shape[0])
 
-    def read(self, schema: Schema) -> dict[str, Array]:
+    def read(self, schema: Schema, filters: str) -> dict[str, Array]:
         """All arrays, once every one of them is known to have its type, its shape and all of its chunks."""
         for name, (dtype, shape) in schema.items():
             dataset = self._datasets[name]
             good = dataset.shape == shape and dataset.id.get_type().equal(h5py.h5t.py_create(dtype))
             require(good, self._place, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
-        return {name: self._read(name, *expected) for name, expected in schema.items()}
+        return {name: self._read(name, *expected, filters) for name, expected in schema.items()}
 
     def _check_attributes(self, file: h5py.File, expected: Mapping[str, str | int]) -> None:
         names = set(file.attrs)
@@ -153,7 +157,7 @@ class Image:
         good = kinds <= allowed and not elsewhere
         require(good, self._place, f"{name} is stored with parts that shards do not have ({sorted(kinds - allowed)})")
 
-    def _read(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    def _read(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], filters: str) -> Array:
         result = np.empty(shape, dtype)
         properties = self._datasets[name].id.get_create_plist()
         layout = properties.get_layout()
@@ -161,13 +165,20 @@ class Image:
             require(layout == h5py.h5d.CONTIGUOUS, self._place, f"{name} is empty but not contiguous")
             return result
         require(layout == h5py.h5d.CHUNKED, self._place, f"{name} is not chunked")
-        filters = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
-        require(filters == FILTERS, self._place, f"{name} has filters {filters}, expected {FILTERS}")
+        used = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
+        require(used == FILTERS[filters], self._place, f"{name} has filters {used}, expected {FILTERS[filters]}")
         chunk_shape = _chunk_shape(shape)
         found = properties.get_chunk()
         require(found == chunk_shape, self._place, f"{name} has chunks of {found}, expected {chunk_shape}")
         starts = range(0, shape[0], chunk_shape[0])
-        for start, stored in zip(starts, self._chunks(name, starts), strict=True):
+        chunks = self._chunks(name, starts)
+        if filters == "none":
+            expected = int(np.prod(chunk_shape)) * dtype.itemsize + _CHECKSUM_BYTES
+            whole = all(len(stored) == expected for stored in chunks)
+            require(whole, self._place, f"{name} has a chunk that is not {expected:,} bytes long")
+            self._datasets[name].read_direct(result)
+            return result
+        for start, stored in zip(starts, chunks, strict=True):
             values = self._inflate(stored, dtype, chunk_shape, name)
             # The last chunk is stored whole, whatever of it belongs to the array.
             result[start : start + chunk_shape[0]] = values[: shape[0] - start]

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.cache.encoding import LOG_PROB_DTYPES, Encoding
 from kdcache.errors import CorruptError, MismatchError
 from kdcache.files import sha256
 from kdcache.records import canonical_json, from_json, read_json
@@ -32,25 +33,10 @@ MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARDS_FOLDER = "shards"
 
-LOG_PROB_DTYPES = {"float16": np.dtype("<f2")}
-
 # A shard's file takes at most a little more than its arrays, and its arrays at most RATIO times its file and SLACK.
 # Honest shards stay far inside (their arrays take about twice their file); bytes made to fill the memory do not.
 RATIO = 16
 SLACK = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How numbers are stored: `ids` "uint16" or "uint32", `log_probs` "float16"."""
-
-    ids: str
-    log_probs: str = "float16"
-
-    @classmethod
-    def for_vocabulary(cls, size: int) -> Encoding:
-        """The smallest that holds the ids 0 … size - 1."""
-        return cls("uint16" if size <= 1 << 16 else "uint32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +102,7 @@ class Sums:
         best: of positions whose written word is the first of the k.
         surprise: of -log p of the written word, in nats.
         unknown: of positions whose written word is the unknown token.
+        rounding: of the total variation that storing the k words is expected to cost.
     """
 
     mass: float
@@ -123,6 +110,7 @@ class Sums:
     best: int
     surprise: float
     unknown: int
+    rounding: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +232,7 @@ def check_plan(plan: Plan, place: str) -> None:
         raise CorruptError(f"{place}: a count is below 1.")
     if plan.topk > plan.vocabulary:
         raise CorruptError(f"{place}: {plan.topk} words of a vocabulary of {plan.vocabulary}.")
-    if plan.encoding.ids not in ("uint16", "uint32") or plan.encoding.log_probs not in LOG_PROB_DTYPES:
+    if not plan.encoding.known:
         raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
     if plan.vocabulary > np.iinfo(plan.encoding.ids).max + 1:
         raise CorruptError(f"{place}: {plan.encoding.ids} cannot hold the ids of {plan.vocabulary} words.")
@@ -275,7 +263,7 @@ def check_record(record: ShardRecord, plan: Plan, index: int, place: str) -> Non
         0 <= record.n_skipped <= record.n_pairs and 0 <= sums.best <= sums.known <= most and 0 <= sums.unknown <= most
     )
     # The most negative float16 is -65504; a mass may pass 1 by a rounding error.
-    if not (good and 0 <= sums.mass <= 2 * most and 0 <= sums.surprise <= 65504 * most):
+    if not (good and 0 <= sums.mass <= 2 * most and 0 <= sums.surprise <= 65504 * most and 0 <= sums.rounding <= most):
         raise CorruptError(f"{place}: counts or sums that {most} target positions cannot have.")
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdcache.cache.encoding import Encoding
 from kdcache.cache.hdf5 import open_image, require, write_image
 from kdcache.cache.layout import FORMAT, VERSION, Plan, ShardRecord, Sums, check_counts, schema
 from kdcache.errors import CorruptError
-from kdcache.softlabels import MASS_TOLERANCE, LogProbs, TopK
+from kdcache.softlabels import LogProbs, TopK
 from kdcache.tokens import EncodedPairs
 
 # Up to so many words, comparing all with all is faster than sorting.
@@ -36,7 +37,7 @@ class ShardArrays:
     topk: TopK
     target_log_prob: LogProbs
 
-    def sums(self, unknown: int) -> Sums:
+    def sums(self, unknown: int, encoding: Encoding) -> Sums:
         """Statistics of the stored values; `unknown` is the id of the unknown token."""
         ranks = self.topk.rank_of(self.pairs.target_ids)
         return Sums(
@@ -45,6 +46,7 @@ class ShardArrays:
             best=int((ranks == 0).sum()),
             surprise=float(-self.target_log_prob.astype(np.float64).sum()),
             unknown=int((self.pairs.target_ids == unknown).sum()),
+            rounding=float(encoding.rounding_error(self.topk.log_probs.astype(np.float64)).sum()),
         )
 
 
@@ -62,13 +64,13 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
         "target_ids": pairs.target_ids,
         "target_offsets": pairs.target_offsets,
         "topk_ids": arrays.topk.token_ids,
-        "topk_log_probs": arrays.topk.log_probs,
-        "target_log_prob": arrays.target_log_prob,
+        "topk_log_probs": plan.encoding.pack(arrays.topk.log_probs),
+        "target_log_prob": plan.encoding.pack(arrays.target_log_prob),
     }
     counts = (len(pairs.source_ids), pairs.n_targets)
     expected = schema(plan, pairs.n_pairs, *counts)
     stored = {name: np.ascontiguousarray(values[name], dtype=dtype) for name, (dtype, _) in expected.items()}
-    data = write_image(_attributes(plan, index), stored)
+    data = write_image(_attributes(plan, index), stored, plan.encoding.filters)
     # What could not be read again may not be written.
     check_counts(plan, index, *counts, len(data), f"shard {index}")
     return data
@@ -95,7 +97,11 @@ def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> Non
         require(bool(values.max(initial=-1) <= 0), place, f"{name} holds a log-probability above 0")
     require(bool((best[1:] <= best[:-1]).all()), place, "topk_log_probs do not fall")
     mass = float(np.exp(best).sum(axis=0).max(initial=0))
-    require(mass <= 1 + MASS_TOLERANCE, place, f"the {plan.topk} best words hold a mass of {mass:.4f}, above 1")
+    require(
+        mass <= 1 + plan.encoding.mass_tolerance(plan.topk),
+        place,
+        f"the {plan.topk} best words hold a mass of {mass:.4f}, above 1",
+    )
     _check_written_word(arrays.pairs, ids, best, own, place)
 
 
@@ -166,8 +172,9 @@ def decode_shard(data: bytes, plan: Plan, index: int, place: str, record: ShardR
         if record is not None:
             said = (record.n_source_tokens, record.n_targets)
             require(counts == said, place, f"holds {counts} source and target tokens, its record says {said}")
-        values = image.read(schema(plan, stop - first, *counts))
+        values = image.read(schema(plan, stop - first, *counts), plan.encoding.filters)
     pairs = EncodedPairs(values["source_ids"], values["source_offsets"], values["target_ids"], values["target_offsets"])
-    arrays = ShardArrays(pairs, TopK(values["topk_ids"], values["topk_log_probs"]), values["target_log_prob"])
+    best, own = (plan.encoding.unpack(values[name]) for name in ("topk_log_probs", "target_log_prob"))
+    arrays = ShardArrays(pairs, TopK(values["topk_ids"], best), own)
     check_arrays(arrays, plan, index, place)
     return arrays

@@ -51,6 +51,7 @@ class CacheWriter:
         texts = cache / layout.TOKENIZER_FOLDER
         with storage_errors(texts):
             tokenizer.save(texts, max_length=plan.positions, segments=False)
+            remove_abandoned(texts)
         with storage_errors(self._shards):
             if not self._shards.is_dir():
                 self._shards.mkdir(exist_ok=True)
@@ -166,7 +167,7 @@ class CacheWriter:
             n_skipped=int((arrays.pairs.target_lengths == 0).sum()),
             n_source_tokens=len(arrays.pairs.source_ids),
             n_targets=arrays.pairs.n_targets,
-            sums=arrays.sums(self._unknown),
+            sums=arrays.sums(self._unknown, self.plan.encoding),
         )
         publish_file(self._shards / layout.record_name(index), readable_json(dataclasses.asdict(record)))
         reach("record-published")

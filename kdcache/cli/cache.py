@@ -12,7 +12,7 @@ from kdcache import tables
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.corpus import TextFiles
-from kdcache.dump.config import DumpConfig
+from kdcache.dump.config import ENCODINGS, DumpConfig
 from kdcache.errors import CorruptError, UsageError
 from kdcache.progress import Progress, duration
 
@@ -48,6 +48,13 @@ def _default(name: str) -> object:
     help="Padded tokens of one forward pass.",
 )
 @click.option(
+    "--encoding",
+    type=click.Choice(ENCODINGS),
+    default=_default("encoding"),
+    show_default=True,
+    help="How numbers are stored; compact takes 8 bits for a log-probability.",
+)
+@click.option(
     "--max-unknown",
     type=float,
     default=_default("max_unknown"),
@@ -70,6 +77,7 @@ def dump_logits(
     passes: int,
     shard_pairs: int,
     max_tokens: int,
+    encoding: str,
     max_unknown: float,
     shards: str | None,
     skip_bad: bool,
@@ -93,6 +101,7 @@ def dump_logits(
         passes=passes,
         shard_pairs=shard_pairs,
         max_tokens=max_tokens,
+        encoding=encoding,
         max_unknown=max_unknown,
         skip_bad=skip_bad,
         device=device,
@@ -171,6 +180,7 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
         ("written word among them", f"{100 * found.known:.1f} %"),
         ("written word is the first", f"{100 * found.best:.1f} %"),
         ("teacher perplexity", f"{found.perplexity:.2f}"),
+        ("cost of rounding", f"{100 * found.rounding:.3f} % total variation, expected"),
         ("teacher", plan["teacher"]),
         ("tokenizer", plan["tokenizer"]),
         ("corpus", plan["corpus"]),

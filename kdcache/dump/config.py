@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from kdcache.corpus import TextFiles
 from kdcache.errors import UsageError
 
+# What `kdcache.cache.encoding.NAMES` knows.
+ENCODINGS = ("float16", "compact", "uncompressed")
+
 
 @dataclass(frozen=True, slots=True)
 class DumpConfig:
@@ -19,6 +22,7 @@ class DumpConfig:
         passes: P; pass p masks target positions p, p+P, p+2P, ….
         shard_pairs: pairs in a shard: what a crash can cost at most.
         max_tokens: padded tokens in one forward pass.
+        encoding: how numbers are stored: "float16", "compact" or "uncompressed".
         max_unknown: largest share of a shard's targets that may be the unknown token.
         skip_bad: leave out pairs that cannot be used instead of refusing them.
         device: "auto", "cpu" or "cuda".
@@ -32,6 +36,7 @@ class DumpConfig:
     passes: int = 7
     shard_pairs: int = 4_096
     max_tokens: int = 8_192
+    encoding: str = "float16"
     max_unknown: float = 0.001
     skip_bad: bool = False
     device: str = "auto"
@@ -48,6 +53,8 @@ class DumpConfig:
         ):
             if value < 1:
                 raise UsageError(f"{option} must be at least 1, not {value}.")
+        if self.encoding not in ENCODINGS:
+            raise UsageError(f"--encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding}.")
         if not 0 <= self.max_unknown <= 1:
             raise UsageError(f"--max-unknown is a share between 0 and 1, not {self.max_unknown}.")
         if self.shards is not None and not 0 <= self.shards[0] < self.shards[1]:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from kdcache.cache import layout
-from kdcache.cache.layout import Encoding, Plan
+from kdcache.cache.encoding import Encoding
+from kdcache.cache.layout import Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
 from kdcache.device import resolve_device, resolve_precision
@@ -108,16 +109,16 @@ class _Collector:
     def __init__(self, pairs: EncodedPairs, plan: Plan) -> None:
         self._pairs = pairs
         n = pairs.n_targets
-        log_probs = layout.LOG_PROB_DTYPES[plan.encoding.log_probs]
+        self._round = plan.encoding.round
         self._ids: npt.NDArray[Any] = np.zeros((n, plan.topk), dtype=plan.encoding.ids)
         # What no batch fills stays not-a-number and is refused.
-        self._log_probs = np.full((n, plan.topk), np.nan, dtype=log_probs)
-        self._written = np.full(n, np.nan, dtype=log_probs)
+        self._log_probs = np.full((n, plan.topk), np.nan, dtype=np.float16)
+        self._written = np.full(n, np.nan, dtype=np.float16)
 
     def add(self, rows: npt.NDArray[np.int64], found: Predictions) -> None:
         self._ids[rows] = found.topk.token_ids
-        self._log_probs[rows] = found.topk.log_probs
-        self._written[rows] = found.target_log_prob
+        self._log_probs[rows] = self._round(found.topk.log_probs)
+        self._written[rows] = self._round(found.target_log_prob)
 
     def first_bad(self) -> int | None:
         bad = ~(np.isfinite(self._log_probs).all(axis=1) & np.isfinite(self._written))
@@ -163,5 +164,5 @@ def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: to
         passes=config.passes,
         precision=resolve_precision(config.precision, device),
         shard_pairs=config.shard_pairs,
-        encoding=Encoding.for_vocabulary(teacher.vocabulary),
+        encoding=Encoding.named(config.encoding, teacher.vocabulary),
     )
