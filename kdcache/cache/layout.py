@@ -32,6 +32,8 @@ PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARDS_FOLDER = "shards"
+# One manifest lists all shards, and their names have five digits.
+SHARDS_MAX = 100_000
 
 # A shard's file takes at most a little more than its arrays, and its arrays at most RATIO times its file and SLACK.
 # Honest shards stay far inside (their arrays take about twice their file); bytes made to fill the memory do not.

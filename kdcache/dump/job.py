@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from kdcache.cache import layout
-from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
@@ -145,6 +144,11 @@ def prepare(config: DumpConfig) -> Job:
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
     plan = make_plan(config, teacher, corpus, device)
+    if plan.n_shards > layout.SHARDS_MAX:
+        raise UsageError(
+            f"--shard-pairs {config.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most "
+            f"{layout.SHARDS_MAX:,} are allowed. Choose larger shards."
+        )
     teacher.model.to(device)
     return Job(config, teacher, corpus, plan, device)
 
