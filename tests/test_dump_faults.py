@@ -85,11 +85,11 @@ def committed(cache: Path) -> int:
 def kill_at_random(arguments: list[object], cache: Path, generator: random.Random) -> None:
     """Start the command and kill it some shards later, in the middle of whatever it is doing."""
     wanted = committed(cache) + generator.randint(0, 12)
-    process = start_cli(*arguments)
-    assert wait_until(lambda: cache.is_dir() and committed(cache) >= max(1, wanted), process)
-    time.sleep(generator.random() * 0.05)
-    process.kill()
-    process.communicate()
+    with start_cli(*arguments) as process:
+        assert wait_until(lambda: cache.is_dir() and committed(cache) >= max(1, wanted), process)
+        time.sleep(generator.random() * 0.05)
+        process.kill()
+        process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (cache / "manifest.json").exists()
 
@@ -122,13 +122,13 @@ def test_fault_19_signals(small_teacher: Path, long_text: TextFiles, undisturbed
     cache = tmp_path / "cache"
     for number, times, code in ((signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)):
         before = committed(cache)
-        process = start_cli(*command(small_teacher, long_text, cache))
-        assert wait_until(lambda n=before: cache.is_dir() and committed(cache) > n, process)
-        sent = time.monotonic()
-        for _ in range(times):
-            process.send_signal(number)
-            time.sleep(0.02)
-        _, errors = process.communicate(timeout=60)
+        with start_cli(*command(small_teacher, long_text, cache)) as process:
+            assert wait_until(lambda n=before: cache.is_dir() and committed(cache) > n, process)
+            sent = time.monotonic()
+            for _ in range(times):
+                process.send_signal(number)
+                time.sleep(0.02)
+            _, errors = process.communicate(timeout=60)
         assert process.returncode == code, errors
         assert time.monotonic() - sent < 30
         assert f"Stopped by {number.name}" in errors

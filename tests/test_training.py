@@ -360,10 +360,10 @@ def test_fault_45_sigterm_saves_and_exits_143(small_bert: Path, small_text: Text
     source, target = small_text.paths()
     command = ["teacher-train", "--source", source, "--target", target, "--bert", small_bert, "--output", output]
     command += ["--max-steps", 150, "--max-tokens", 300, "--valid-every", 145, "--device", "cpu"]
-    process = start_cli(*command)
-    assert wait_until(lambda: (output / "metrics.jsonl").exists() and len(metrics(output)) > 1, process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    with start_cli(*command) as process:
+        assert wait_until(lambda: (output / "metrics.jsonl").exists() and len(metrics(output)) > 1, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Stopped by SIGTERM" in errors
     assert "Traceback" not in errors
