@@ -2,4 +2,5 @@
 
 from kdcache.cli import main
 
-main(prog_name="kdcache")
+if __name__ == "__main__":
+    main(prog_name="kdcache")

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from loops import Trainer
+
     from kdcache.corpus import TextFiles
+    from kdcache.teacher.config import TeacherConfig
 
 CACHE_PAIRS = 150
 CACHE_SHARD = 40
@@ -97,3 +100,28 @@ def elsewhere(
 
     lines = [*toy_lines("src", 5), "[SEP] [MASK] ."]
     return lines, open_elsewhere(small_teacher, small_student, lines, tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture
+def trainer(small_cache: Path, small_valid: TextFiles, nano: str) -> Trainer:
+    """Two epochs of a small student with dropout and validation, to be run as often as a test likes."""
+    from loops import EPOCHS, Trainer
+    from models import steps
+
+    from kdcache.objective import ObjectiveConfig
+    from kdcache.student.config import StudentConfig
+
+    training = steps(1, max_tokens=1_100, max_steps=None, epochs=EPOCHS, valid_every=4)
+    objective = ObjectiveConfig(temperature=2.0)
+    return Trainer(StudentConfig(str(small_cache), objective, training, small_valid, size=nano, dropout=0.3))
+
+
+@pytest.fixture
+def teacher_config(small_bert: Path, small_text: TextFiles, small_valid: TextFiles) -> TeacherConfig:
+    """A few steps of a small teacher."""
+    from models import steps
+
+    from kdcache.teacher.config import TeacherConfig
+
+    training = steps(9, max_tokens=1_500, valid_every=4)
+    return TeacherConfig(small_text, str(small_bert), small_valid, skip_bad=True, training=training)

@@ -13,7 +13,6 @@ import torch
 
 from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
