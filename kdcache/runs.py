@@ -153,9 +153,17 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+class _LogFile(logging.FileHandler):
+    """The log of the run in progress."""
+
+
 def write_log_to(path: Path) -> None:
-    """Send everything that is logged, libraries' warnings included, to the end of `path` as well."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    """Send everything that is logged, libraries' warnings included, to the end of `path`, and no longer elsewhere."""
+    root = logging.getLogger()
+    for before in [one for one in root.handlers if isinstance(one, _LogFile)]:
+        root.removeHandler(before)
+        before.close()
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+    root.addHandler(handler)
     log.debug("kdcache %s", " ".join(sys.argv[1:]))
