@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from kdcache.errors import DataError
 from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate_file
+from kdcache.interrupt import stop_on_signals
 from kdcache.objective import ObjectiveConfig
 from kdcache.runs import log
 from kdcache.student.config import StudentConfig, default_rate
@@ -59,14 +63,17 @@ def corpus_folder() -> Path:
     raise DataError(f"{package / 'data'}: the demo's corpus is missing; install kdcache again.")
 
 
-def run_demo(folder: Path, config: DemoConfig) -> list[Difference]:
-    """Make a teacher from nothing, its cache and both students, and compare them; run again, it continues."""
+def run_demo(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -> list[Difference]:
+    """Make a teacher from nothing, its cache and both students, and compare them; run again, it continues.
+
+    `set_up` is called at the start of each further process, with whether it shall be quiet.
+    """
     log.info("1 of 4: a teacher from nothing, %s steps.", f"{config.teacher_steps:,}")
     make_teacher(folder / "teacher", config)
     log.info("2 of 4: the teacher's predictions into a cache.")
     make_cache(folder)
     log.info("3 of 4: two students, %s steps each; they differ in nothing but alpha.", f"{config.student_steps:,}")
-    outputs = [make_student(folder, folder / name, config, alpha) for name, alpha in arms(config)]
+    outputs = _make_students(folder, config, set_up)
     log.info("4 of 4: the scores.")
     differences = compare_outputs(*outputs)
     replace_file(folder / GUIDE_FILE, guide(folder, config, differences).encode())
@@ -103,6 +110,25 @@ def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -
     written = output.with_name(f"{output.name}.txt")
     generate_file(GenerateConfig(str(output), str(corpus_folder() / "test.src")), written)
     return written
+
+
+def _make_students(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -> list[Path]:
+    """Train both students side by side, each in a process of its own; the first one shows how far both are."""
+    # A child has no share in the parent's threads and handles: the only safe way beside PyTorch.
+    context = multiprocessing.get_context("spawn")
+    with stop_on_signals(), ProcessPoolExecutor(2, context) as pool:
+        futures = [
+            pool.submit(_student_process, set_up, number > 0, (folder, folder / name, config, alpha))
+            for number, (name, alpha) in enumerate(arms(config))
+        ]
+        return [future.result() for future in futures]
+
+
+def _student_process(
+    set_up: Callable[[bool], None], quiet: bool, arguments: tuple[Path, Path, DemoConfig, float]
+) -> Path:
+    set_up(quiet)
+    return make_student(*arguments)
 
 
 def compare_outputs(soft: Path, hard: Path) -> list[Difference]:

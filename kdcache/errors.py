@@ -59,6 +59,10 @@ class StoppedError(KDCacheError):
             "continues."
         )
         self.exit_code = 128 + number
+        self._number = number
+
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[int]]:
+        return type(self), (self._number,)
 
 
 class CacheError(KDCacheError):
@@ -76,6 +80,10 @@ class MismatchError(CacheError):
         self.field = field
         self.stored = stored
         self.given = given
+        self._parts = (place, field, stored, given, remedy)
+
+    def __reduce__(self) -> tuple[type[MismatchError], tuple[str, str, object, object, str]]:
+        return type(self), self._parts
 
 
 class CorruptError(CacheError):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcache.cli import options
-from kdcache.cli.console import quiet_transformers
+from kdcache.cli.console import quiet_transformers, set_up
 
 
 @click.command("demo")
@@ -22,7 +22,20 @@ def demo(folder: str) -> None:
     """
     from kdcache.demo import GUIDE_FILE, DemoConfig, results_table, run_demo, verdict
 
-    quiet_transformers()
-    differences = run_demo(Path(folder), DemoConfig())
+    _one_thread()
+    differences = run_demo(Path(folder), DemoConfig(), _set_up_process)
     click.echo(f"\n{results_table(differences)}\n\n{verdict(differences[0])}")
     click.echo(f"What lies where, and what to try next: {Path(folder) / GUIDE_FILE}")
+
+
+def _set_up_process(quiet: bool) -> None:
+    set_up(verbose=False, quiet=quiet)
+    _one_thread()
+
+
+def _one_thread() -> None:
+    import torch
+
+    quiet_transformers()
+    # Models as small as the demo's lose more by sharing their work out than they gain.
+    torch.set_num_threads(1)
