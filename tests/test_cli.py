@@ -15,7 +15,11 @@ COMMANDS = ("teacher-train", "dump-logits", "student-train", "generate", "score"
 MISTAKES = [
     (["teacher-train", "--bert", "scratch:tiny", "--output", "t"], 2, "--source F and --target F"),
     (["teacher-train", "--bert", "scratch:huge", "--output", "t", "--pairs", "p.tsv"], 2, "scratch:tiny"),
-    (["teacher-train", "--bert", "scratch:tiny", "--output", "t", "--pairs", "none.tsv"], 1, "none.tsv: cannot be read: No such file"),
+    (
+        ["teacher-train", "--bert", "scratch:tiny", "--output", "t", "--pairs", "none.tsv"],
+        1,
+        "none.tsv: cannot be read: No such file",
+    ),
     (["teacher-train", "--bert", "some/model", "--output", "t", "--pairs", "p.tsv"], 1, "--bert scratch:tiny"),
     (
         ["teacher-train", "--bert", "scratch:tiny", "--output", "t", "--pairs", "p.tsv", "--epochs=2", "--max-steps=3"],
