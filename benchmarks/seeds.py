@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 from pathlib import Path
 
 from benchmarks.report import publish
-from kdcache.demo import DemoConfig, arms, compare_outputs, make_cache, make_student, make_teacher
+from kdcache.demo import DemoConfig, arms, compare_outputs, copy_text, make_cache, make_student, make_teacher
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("folder", help="where the models go; run again, it continues")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
+    parser.add_argument("--pairs", type=int, default=2_000, help="training pairs")
     parser.add_argument("--teacher-steps", type=int, default=4_000)
     parser.add_argument("--student-steps", type=int, default=3_000)
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of the hard labels where there are soft ones")
@@ -22,15 +24,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train and print."""
     folder = Path(options.folder)
-    config = DemoConfig(options.teacher_steps, options.student_steps, options.alpha)
-    make_teacher(folder / "teacher", config)
+    config = DemoConfig(options.pairs, options.teacher_steps, options.student_steps, options.alpha)
+    copy_text(folder, config)
+    make_teacher(folder, config)
     make_cache(folder)
     rows = [("seed", "metric", "without", "with soft labels", "difference", "95 % interval over sentences")]
     differences: dict[str, list[float]] = {}
     for seed in range(1, options.seeds + 1):
-        one = DemoConfig(config.teacher_steps, config.student_steps, config.alpha, seed)
+        one = dataclasses.replace(config, seed=seed)
         outputs = [make_student(folder, folder / f"{name}-{seed}", one, alpha) for name, alpha in arms(one)]
-        for found in compare_outputs(*outputs):
+        for found in compare_outputs(folder, *outputs):
             cells = (f"{found.baseline:.2f}", f"{found.system:.2f}", f"{found.difference:+.2f}")
             rows.append((str(seed), found.name, *cells, f"{found.low:+.2f} to {found.high:+.2f}"))
             differences.setdefault(found.name, []).append(found.difference)

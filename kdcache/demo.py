@@ -30,6 +30,7 @@ from kdcache.training.config import TrainingConfig
 GUIDE_FILE = "README.txt"
 # Small steps: a model this small gains more from their number than from their size.
 TOKENS = 1_024
+TEXT = "text"
 SOFT, HARD = "with-soft-labels", "without"
 METRICS = ("bleu", "rougeL")
 
@@ -39,13 +40,15 @@ class DemoConfig:
     """How long the demo trains.
 
     Attributes:
+        pairs: training pairs that are used.
         teacher_steps, student_steps: optimizer steps of the teacher and of each student.
         alpha: weight of the hard labels where there are soft ones.
         seed: of the students.
     """
 
-    teacher_steps: int = 1_000
-    student_steps: int = 600
+    pairs: int = 2_000
+    teacher_steps: int = 2_000
+    student_steps: int = 500
     alpha: float = 0.5
     seed: int = 1
 
@@ -69,13 +72,14 @@ def run_demo(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -
     `set_up` is called at the start of each further process, with whether it shall be quiet.
     """
     log.info("1 of 4: a teacher from nothing, %s steps.", f"{config.teacher_steps:,}")
-    make_teacher(folder / "teacher", config)
+    copy_text(folder, config)
+    make_teacher(folder, config)
     log.info("2 of 4: the teacher's predictions into a cache.")
     make_cache(folder)
     log.info("3 of 4: two students, %s steps each; they differ in nothing but alpha.", f"{config.student_steps:,}")
     outputs = _make_students(folder, config, set_up)
     log.info("4 of 4: the scores.")
-    differences = compare_outputs(*outputs)
+    differences = compare_outputs(folder, *outputs)
     replace_file(folder / GUIDE_FILE, guide(folder, config, differences).encode())
     return differences
 
@@ -85,30 +89,39 @@ def arms(config: DemoConfig) -> list[tuple[str, float]]:
     return [(SOFT, config.alpha), (HARD, 1.0)]
 
 
-def _text(split: str) -> TextFiles:
-    data = corpus_folder()
-    return TextFiles(str(data / f"{split}.src"), str(data / f"{split}.tgt"))
+def copy_text(folder: Path, config: DemoConfig) -> None:
+    """Put the embedded corpus into `folder`, its training side cut to the pairs that are used."""
+    (folder / TEXT).mkdir(parents=True, exist_ok=True)
+    for path in sorted(corpus_folder().iterdir()):
+        lines = path.read_bytes().splitlines(keepends=True)
+        replace_file(folder / TEXT / path.name, b"".join(lines[: config.pairs] if path.stem == "train" else lines))
 
 
-def make_teacher(output: Path, config: DemoConfig) -> None:
-    """Train a small BERT from nothing on the embedded corpus."""
+def _text(folder: Path, split: str) -> TextFiles:
+    return TextFiles(*(str(folder / TEXT / f"{split}.{side}") for side in ("src", "tgt")))
+
+
+def make_teacher(folder: Path, config: DemoConfig) -> None:
+    """Train a small BERT from nothing on the text in `folder`."""
+    text, valid = _text(folder, "train"), _text(folder, "valid")
     steps = config.teacher_steps
     training = TrainingConfig(SCRATCH_RATE, "linear", TOKENS, max_steps=steps, beta2=BETA2, valid_every=steps // 4)
-    train_teacher(TeacherConfig(_text("train"), SCRATCH, _text("valid"), training=training), output)
+    train_teacher(TeacherConfig(text, SCRATCH, valid, training=training), folder / "teacher")
 
 
 def make_cache(folder: Path) -> None:
     """Dump what the teacher in `folder` says into a cache beside it."""
-    dump(DumpConfig(str(folder / "teacher"), _text("train"), shard_pairs=1_024), folder / "cache")
+    dump(DumpConfig(str(folder / "teacher"), _text(folder, "train"), shard_pairs=512), folder / "cache")
 
 
 def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -> Path:
     """Train a student from the cache in `folder` into `output`; return the file of what it writes for the test text."""
     steps, rate = config.student_steps, default_rate("tiny", "linear")
     training = TrainingConfig(rate, "linear", TOKENS, max_steps=steps, seed=config.seed, valid_every=max(1, steps // 4))
-    train_student(StudentConfig(str(folder / "cache"), ObjectiveConfig(alpha=alpha), training, _text("valid")), output)
+    objective, valid = ObjectiveConfig(alpha=alpha), _text(folder, "valid")
+    train_student(StudentConfig(str(folder / "cache"), objective, training, valid), output)
     written = output.with_name(f"{output.name}.txt")
-    generate_file(GenerateConfig(str(output), str(corpus_folder() / "test.src")), written)
+    generate_file(GenerateConfig(str(output), str(folder / TEXT / "test.src")), written)
     return written
 
 
@@ -131,9 +144,9 @@ def _student_process(
     return make_student(*arguments)
 
 
-def compare_outputs(soft: Path, hard: Path) -> list[Difference]:
+def compare_outputs(folder: Path, soft: Path, hard: Path) -> list[Difference]:
     """Compare what two students wrote for the test text, the second being the baseline."""
-    references = [read_sentences(corpus_folder() / "test.tgt")]
+    references = [read_sentences(folder / TEXT / "test.tgt")]
     system, baseline = read_sentences(soft), read_sentences(hard)
     return [compare(system, baseline, references, metric) for metric in METRICS]
 
@@ -158,13 +171,14 @@ def verdict(difference: Difference) -> str:
 
 def guide(folder: Path, config: DemoConfig, differences: list[Difference]) -> str:
     """The text that a newcomer reads first in the demo's folder."""
-    return f"""What `kdcache demo` made here, from the corpus in {corpus_folder()}
+    return f"""What `kdcache demo` made here.
 
 {results_table(differences)}
 
 {verdict(differences[0])}
 The interval covers the choice of test sentences, not that of the seed: one pair of students is one draw.
 
+text/                two invented languages, {config.pairs:,} training pairs
 teacher/             a BERT trained from nothing for {config.teacher_steps:,} steps: an ordinary Hugging Face folder
 cache/               what it says at every target position
   plan.json          what the cache is; shards/ its content; manifest.json that it is complete
@@ -179,7 +193,7 @@ Things to try:
   kdcache inspect {folder}/cache
   kdcache inspect {folder}/cache --pair 3
   kdcache verify {folder}/cache
-  kdcache score --student {folder}/{SOFT} --source {corpus_folder()}/test.src \\
-      --reference {corpus_folder()}/test.tgt --metric bleu --metric rouge
+  kdcache score --student {folder}/{SOFT} --source {folder}/{TEXT}/test.src \\
+      --reference {folder}/{TEXT}/test.tgt --metric bleu --metric rouge
   kdcache student-train --cache {folder}/cache --output {folder}/another --alpha 0.2 --temperature 2 --max-steps 600
 """

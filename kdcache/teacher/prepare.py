@@ -63,7 +63,8 @@ def _scratch(corpus: Corpus) -> Teacher:
     config = BertConfig(
         vocab_size=tokenizer.size,
         hidden_size=_SCRATCH_WIDTH,
-        num_hidden_layers=4,
+        # As BERT-Tiny (Turc et al. 2019): deeper, it takes longer to learn anything from nothing.
+        num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=512,
         max_position_embeddings=512,
