@@ -38,7 +38,9 @@ docs: $(READY)  ## whether the generated docs are current; `.venv/bin/python doc
 	$(RUN) docs/make_commands.py --check
 
 bench: $(READY)  ## performance, as ratios
-	$(RUN) -m benchmarks
+	$(RUN) -m benchmarks read
+	$(RUN) -m benchmarks scale
+	$(RUN) -m benchmarks dump
 
 clean:
 	rm -rf $(VENV) demo-run build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertForMaskedLM
-
 from benchmarks import pinned
+from benchmarks.job import PASSES, SHARD_PAIRS, TOKENS, forward, make_job, save_teacher
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.text import first_pairs, training_text
-from kdcache import vocabulary
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import Corpus, TextFiles
-from kdcache.device import autocast
-from kdcache.dump.config import DumpConfig
-from kdcache.dump.job import Job, prepare
+from kdcache.dump.job import Job
 from kdcache.dump.run import write_shards
 from kdcache.encode import encode_slice
 from kdcache.interrupt import StopRequest
-from kdcache.masking import MaskedViews, partition_batches
+from kdcache.masking import partition_batches
 from kdcache.teacher.model import Teacher
-
-PASSES, TOPK, TOKENS = 7, 8, 8_192
-SHARD_PAIRS = 4_096
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,32 +50,6 @@ def run(options: argparse.Namespace) -> None:
     publish(rows, figures)
 
 
-def save_teacher(folder: Path, text: TextFiles) -> None:
-    """A random BERT of MiniLM's shape with a vocabulary of the text: speed does not depend on what it says."""
-    corpus = Corpus(text)
-    lines = (line for pair in corpus.read() if pair is not None for line in (pair.source, pair.target))
-    tokenizer = vocabulary.from_corpus(lines)
-    torch.manual_seed(1)
-    # MiniLM-L6: 10.6 million parameters without embeddings.
-    config = BertConfig(
-        vocab_size=tokenizer.size,
-        pad_token_id=tokenizer.special.pad,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1_536,
-    )
-    Teacher(BertForMaskedLM(config), tokenizer).save(folder)
-
-
-def make_job(folder: Path, text: TextFiles, precision: str, shard_pairs: int = SHARD_PAIRS) -> Job:
-    """The dump of the text by the teacher in `folder`."""
-    config = DumpConfig(
-        str(folder / "teacher"), text, TOPK, PASSES, shard_pairs, TOKENS, max_unknown=1.0, precision=precision
-    )
-    return prepare(config)
-
-
 def against_forward(folder: Path, text: TextFiles, precision: str, rounds: int) -> dict[str, list[float]]:
     """Targets per second of a whole dump, text to disk, and of the forward pass over the same batches alone."""
     job = make_job(folder, text, precision)
@@ -106,19 +71,6 @@ def dump_once(job: Job, cache: Path) -> None:
     writer.finalize()
 
 
-@torch.inference_mode()
-def forward(job: Job, batches: list[MaskedViews]) -> None:
-    """Encoder, and the product with the vocabulary matrix at the masked positions; nothing is done with the logits."""
-    teacher = job.teacher
-    if not isinstance(teacher, Teacher):
-        raise TypeError("this arm needs the real teacher")
-    for views in batches:
-        with autocast(job.device, job.plan.precision):
-            teacher.output_layer.logits(teacher.hidden(views, job.device))
-    if job.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def masked_views(folder: Path) -> tuple[float, float]:
     """Share of padding over the whole training text in shards of the usual size, and views built per second."""
     teacher = Teacher.load(folder / "teacher")
@@ -136,10 +88,3 @@ def masked_views(folder: Path) -> tuple[float, float]:
             views += len(batch.lengths)
         spent += time.perf_counter() - began
     return 1 - tokens / padded, views / spent
-
-
-def pilot_job(folder: Path, text: TextFiles, shards: int) -> Job:
-    """A float32 job cut into about `shards` shards."""
-    job = make_job(folder, text, "float32")
-    size = -(-job.plan.n_pairs // shards)
-    return dataclasses.replace(job, plan=dataclasses.replace(job.plan, shard_pairs=size))

@@ -60,7 +60,7 @@ def _paths(text: TextFiles) -> tuple[str, str]:
 def main(folder: Path, work: str, rank: int, start: Path, text: TextFiles) -> None:
     """One process: get ready, wait for the start, work, print targets per second."""
     os.sched_setaffinity(0, {int(os.environ["PINNED_CORE"])})
-    from benchmarks.dump import PASSES, TOKENS, forward, pilot_job
+    from benchmarks.job import PASSES, TOKENS, forward, pilot_job
     from kdcache.cache.writer import CacheWriter
     from kdcache.cli.console import quiet_transformers
     from kdcache.dump.run import write_shards

@@ -7,6 +7,7 @@ loops included, and writes the page. With `--quick` it leaves the long loops out
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import subprocess
 import sys
@@ -130,9 +131,11 @@ def run_tests(quick: bool) -> dict[int, Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         tier = ["-m", "not full"] if quick else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-k", "test_fault_", *tier, f"--junitxml={report}"],
+            [sys.executable, "-m", "pytest", "-q", "-n", "2", "-k", "test_fault_", *tier, f"--junitxml={report}"],
             cwd=ROOT,
+            env=environment,
             check=False,
         )
         cases = list(ET.parse(report).iter("testcase"))  # noqa: S314

@@ -47,8 +47,8 @@ class DemoConfig:
     """
 
     pairs: int = 2_000
-    teacher_steps: int = 2_000
-    student_steps: int = 500
+    teacher_steps: int = 2_800
+    student_steps: int = 400
     alpha: float = 0.5
     seed: int = 1
 
