@@ -118,6 +118,20 @@ def test_fault_11_one_process_dies(
     assert_same_cache(output, small_cache)
 
 
+def test_fault_15_shards_that_do_not_divide(
+    tmp_path: Path, small_teacher: Path, small_text: TextFiles, small_cache: Path
+) -> None:
+    """Three processes and four shards, the last one shorter: nothing is made twice, and nothing is missing."""
+    output = tmp_path / "cache"
+    made = []
+    for rank in range(3):
+        done = run_cli(*dump_arguments(small_teacher, small_text, output), RANK=str(rank), WORLD_SIZE="3")
+        assert done.returncode == 0, done.stderr
+        made.append(len(list((output / "shards").glob("*.h5"))))
+    assert made == [2, 3, 4]
+    assert_same_cache(output, small_cache)
+
+
 def test_bounds_beyond_the_cache_are_refused(tmp_path: Path, small_teacher: Path, small_text: TextFiles) -> None:
     """--shards that begin after the last shard, or are no bounds at all, are usage errors that say what there is."""
     arguments = dump_arguments(small_teacher, small_text, tmp_path / "cache")
