@@ -150,3 +150,11 @@ def test_a_loop_over_shards_makes_the_same_cache(
     assert (first.returncode, (tmp_path / "cache" / "manifest.json").exists()) == (0, False)
     assert run_cli(*arguments, "--shards", "0:2").returncode == 0
     assert_same_cache(tmp_path / "cache", small_cache)
+
+
+def test_training_refuses_several_processes(tmp_path: Path, small_cache: Path) -> None:
+    """Two processes would write one student's checkpoints over each other: training under torchrun is refused."""
+    arguments = ["student-train", "--cache", small_cache, "--output", tmp_path / "s", "--max-steps", "1"]
+    done = run_cli(*arguments, RANK="0", WORLD_SIZE="2")
+    assert done.returncode == 2
+    assert "one process" in done.stderr

@@ -14,9 +14,10 @@ from torch import nn
 
 from kdcache.batches import Sections, Selection, epoch_order
 from kdcache.device import autocast, resolve_device, resolve_precision
-from kdcache.errors import TrainingError
+from kdcache.errors import TrainingError, UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.losses import LossSums
+from kdcache.processes import this_process
 from kdcache.progress import Progress
 from kdcache.runs import log
 from kdcache.training import checkpoint
@@ -78,10 +79,13 @@ def fit(task: Task, sections: Sections, config: TrainingConfig, output: Path, ru
     takes the same steps as if it had never stopped (bitwise on a CPU with the same number of threads).
 
     Raises:
+        UsageError: this is one of several processes.
         TrainingError: the loss stays non-finite, or a checkpoint is foreign or damaged.
         StoppedError: a signal asked to stop; a checkpoint was saved.
         OutputError: a checkpoint could not be written.
     """
+    if this_process().count > 1:
+        raise UsageError("Training runs in one process so far; start it without torchrun (unset WORLD_SIZE).")
     start = time.monotonic()
     with stop_on_signals() as stop:
         loop = _Loop(task, sections, config, output, run, stop)
