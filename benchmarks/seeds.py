@@ -16,8 +16,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="where the models go; run again, it continues")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--pairs", type=int, default=2_000, help="training pairs")
-    parser.add_argument("--teacher-steps", type=int, default=4_000)
-    parser.add_argument("--student-steps", type=int, default=3_000)
+    parser.add_argument("--teacher-steps", type=int, default=5_000)
+    parser.add_argument("--student-steps", type=int, default=1_000)
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of the hard labels where there are soft ones")
 
 
