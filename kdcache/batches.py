@@ -20,7 +20,7 @@ from kdcache import ragged, softlabels, tokens
 from kdcache.softlabels import TopK
 from kdcache.tokens import EncodedPairs, SpecialIds
 
-WINDOW_PAIRS = 65_536
+WINDOW_PAIRS = 32_768
 _LOOKAHEAD = 4_096
 
 

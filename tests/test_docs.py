@@ -129,11 +129,7 @@ def broken_links(page: Path) -> list[str]:
     return broken
 
 
-# The README may link to pages that are written later than it.
-LINKING = [page for page in PAGES if page.name != "README.md" or page.parent != ROOT]
-
-
-@pytest.mark.parametrize("page", LINKING, ids=names(LINKING))
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_links_resolve(page: Path) -> None:
     """Every relative link of a page, anchors included, leads to something."""
     assert broken_links(page) == []
