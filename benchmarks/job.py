@@ -38,10 +38,10 @@ def save_teacher(folder: Path, text: TextFiles) -> None:
     Teacher(BertForMaskedLM(config), tokenizer).save(folder)
 
 
-def make_job(folder: Path, text: TextFiles, precision: str, shard_pairs: int = SHARD_PAIRS) -> Job:
+def make_job(folder: Path, text: TextFiles, precision: str) -> Job:
     """The dump of the text by the teacher in `folder`."""
     config = DumpConfig(
-        str(folder / "teacher"), text, TOPK, PASSES, shard_pairs, TOKENS, max_unknown=1.0, precision=precision
+        str(folder / "teacher"), text, TOPK, PASSES, SHARD_PAIRS, TOKENS, max_unknown=1.0, precision=precision
     )
     return prepare(config)
 

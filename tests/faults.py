@@ -66,6 +66,19 @@ def fault_library() -> Path:
     return library
 
 
+def python(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run Python in the folder of the tests, and wait for it."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=Path(__file__).parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 def start(folder: Path, plan: Plan, **more: str) -> subprocess.Popen[str]:
     """Start a process that writes `plan` into `folder`."""
     pipe = subprocess.PIPE

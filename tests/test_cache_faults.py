@@ -37,21 +37,6 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.writer import CacheWriter
 from kdcache.failpoints import VARIABLE
 
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the cache of PLAN, written without any fault."""
-    folder = tmp_path_factory.mktemp("reference") / "cache"
-    assert write_cache(folder, PLAN)
-    return contents(folder)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A folder that does not exist yet."""
-    return tmp_path / "cache"
-
-
 # How often a run reaches each point, and at which times the quick tier kills it there.
 POINTS = {
     "claiming": (1, [1]),

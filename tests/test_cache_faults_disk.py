@@ -43,20 +43,6 @@ from kdcache.errors import CorruptError, DataError
 from kdcache.failpoints import VARIABLE
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the cache of PLAN, written without any fault."""
-    folder = tmp_path_factory.mktemp("reference") / "cache"
-    assert write_cache(folder, PLAN)
-    return contents(folder)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A folder that does not exist yet."""
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.97])
 def test_fault_06_disk_full(cache: Path, reference: dict[str, bytes], share: float) -> None:
     """A full disk is reported with the bytes needed, whatever was written before; with room, the run goes on."""

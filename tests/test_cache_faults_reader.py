@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from caches import forge, make_arrays, make_plan, write_cache
-from faults import environment
+from faults import python
 
 from kdcache.cache.hdf5 import GZIP_LEVEL
 from kdcache.cache.reader import CacheReader
@@ -65,15 +63,7 @@ def cache(tmp_path: Path) -> Path:
 def flips(folder: Path, count: int, mode: str) -> tuple[int, int, int]:
     cache = folder / "large"
     assert write_cache(cache, make_plan(n_pairs=300, shard_pairs=150))
-    result = subprocess.run(
-        [sys.executable, "-c", FLIPS, cache, str(count), mode],
-        cwd=Path(__file__).parent,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = python("-c", FLIPS, cache, count, mode)
     assert result.returncode == 0, result.stderr
     caught, harmless, silent = map(int, result.stdout.split())
     assert caught + harmless + silent == count

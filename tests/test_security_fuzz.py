@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from caches import make_plan, write_cache
-from faults import environment
+from faults import python
 
 from kdcache.cache.audit import strangers, summarize, verify_shard, view_pair
 from kdcache.cache.reader import CacheReader
@@ -117,15 +115,7 @@ def test_fault_49_mutated_bytes_of_json(cache: Path, name: str, count: int) -> N
 )
 def test_fault_49_mutated_shard(seed: int, count: int) -> None:
     """Mutated shards, also with HDF5's checksums put right, are refused or unchanged; no process dies or hangs."""
-    result = subprocess.run(
-        [sys.executable, "fuzz_shards.py", str(seed), str(count)],
-        cwd=Path(__file__).parent,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = python("fuzz_shards.py", seed, count)
     assert result.returncode == 0, result.stderr
     parts, refused = map(int, result.stdout.split())
     assert parts > 8

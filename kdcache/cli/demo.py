@@ -22,7 +22,7 @@ def demo(folder: str) -> None:
     """
     from kdcache.demo import GUIDE_FILE, DemoConfig, results_table, run_demo, verdict
 
-    _one_thread()
+    _set_up_libraries()
     differences = run_demo(Path(folder), DemoConfig(), _set_up_process)
     click.echo(f"\n{results_table(differences)}\n\n{verdict(differences[0])}")
     click.echo(f"What lies where, and what to try next: {Path(folder) / GUIDE_FILE}")
@@ -30,10 +30,10 @@ def demo(folder: str) -> None:
 
 def _set_up_process(quiet: bool) -> None:
     set_up(verbose=False, quiet=quiet)
-    _one_thread()
+    _set_up_libraries()
 
 
-def _one_thread() -> None:
+def _set_up_libraries() -> None:
     import torch
 
     quiet_transformers()

@@ -1,0 +1,24 @@
+"""What the tests that inject faults into writers share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the cache of PLAN, written without any fault."""
+    from caches import contents, write_cache
+    from faults import PLAN
+
+    folder = tmp_path_factory.mktemp("reference") / "cache"
+    assert write_cache(folder, PLAN)
+    return contents(folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A folder that does not exist yet."""
+    return tmp_path / "cache"
