@@ -48,10 +48,10 @@ class Disturbed:
     def width(self) -> int:
         return self.task.width
 
-    def loss(self, selection: Selection, device: torch.device) -> LossSums:
+    def loss(self, selection: Selection, step: int, device: torch.device) -> LossSums:
         self.calls += 1
         self.before.get(self.calls, lambda: None)()
-        sums = self.task.loss(selection, device)
+        sums = self.task.loss(selection, step, device)
         return replace(sums, total=sums.total * float("inf")) if self.calls in self.spoiled else sums
 
     def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:

@@ -96,9 +96,9 @@ def test_epochs_are_counted_in_batches(trainer: Trainer, tmp_path: Path) -> None
     task = Disturbed(trainer.task())
     inner = task.loss
 
-    def counting(selection: Selection, device: torch.device) -> LossSums:
+    def counting(selection: Selection, step: int, device: torch.device) -> LossSums:
         seen.append(len(selection.rows))
-        return inner(selection, device)
+        return inner(selection, step, device)
 
     task.loss = counting  # type: ignore[method-assign]
     result = fit(task, trainer.sections, replace(trainer.config.training, epochs=3, valid_every=None), tmp_path, RUN)

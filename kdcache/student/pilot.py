@@ -52,9 +52,9 @@ def forecast(config: StudentConfig) -> Forecast:
     optimizer = make_optimizer(model, training)
     order = epoch_order(sections, training.max_tokens, training.seed, 0)
     times = []
-    for selection in islice(order, _WARM_STEPS + _PILOT_STEPS):
+    for step, selection in enumerate(islice(order, _WARM_STEPS + _PILOT_STEPS), 1):
         start = time.perf_counter()
-        gradients(task, selection, device, training)
+        gradients(task, selection, step, device, training)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":

@@ -64,7 +64,7 @@ class StudentTask:
         """Size of the hidden states."""
         return self.student.width
 
-    def loss(self, selection: Selection, device: torch.device) -> LossSums:
+    def loss(self, selection: Selection, _step: int, device: torch.device) -> LossSums:
         """The configured objective over all target positions of the batch."""
         batch = collate(selection, self.student.tokenizer.special, self.objective.topk)
         return self._loss(batch.to(device), self.objective)

@@ -50,7 +50,7 @@ class TeacherTask:
         """Size of the hidden states."""
         return self.teacher.width
 
-    def loss(self, selection: Selection, device: torch.device) -> LossSums:
+    def loss(self, selection: Selection, _step: int, device: torch.device) -> LossSums:
         """Cross entropy at target positions masked at random, a pure function of seed, epoch and batch."""
         generator = np.random.default_rng((self.seed, selection.epoch, selection.index, 1))
         views = random_views(selection.window.pairs, selection.rows, generator, self.teacher.tokenizer.special)

@@ -40,8 +40,8 @@ class Task(Protocol):
     def width(self) -> int:
         """Size of the hidden states, for the schedule."""
 
-    def loss(self, selection: Selection, device: torch.device) -> LossSums:
-        """Loss of the pairs of one optimizer step."""
+    def loss(self, selection: Selection, step: int, device: torch.device) -> LossSums:
+        """Loss of the pairs of optimizer step `step`, counted from 1."""
 
     def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
         """Losses over the validation text, plain and without dropout; None if there is no such text."""
@@ -142,7 +142,7 @@ class _Loop:
         rate = learning_rate(self.config, step, self.task.width, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        sums, norm = gradients(self.task, selection, self.device, self.config)
+        sums, norm = gradients(self.task, selection, step, self.device, self.config)
         finite = bool(torch.isfinite(norm) & torch.isfinite(sums.total))
         self._apply(finite, step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -209,7 +209,7 @@ class _Loop:
 
 
 def gradients(
-    task: Task, selection: Selection, device: torch.device, config: TrainingConfig
+    task: Task, selection: Selection, step: int, device: torch.device, config: TrainingConfig
 ) -> tuple[LossSums, torch.Tensor]:
     """Forward and backward pass over one step's pairs: leaves clipped gradients of the mean over target positions.
 
@@ -217,7 +217,7 @@ def gradients(
         The loss, and the gradient's norm before clipping.
     """
     with autocast(device, resolve_precision(config.precision, device)):
-        sums = task.loss(selection, device)
+        sums = task.loss(selection, step, device)
     (sums.total / sums.n_tokens).backward()  # type: ignore[no-untyped-call]
     return sums, torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
 
