@@ -89,7 +89,6 @@ ROWS: dict[str, dict[int, tuple[str, str]]] = {
 }  # fmt: skip
 # Why a row has no test yet.
 UNTESTED = {
-    18: "needs a GPU whose memory runs out; batches are not split yet",
     30: "there are no loader processes: batches are made in the training process",
     31: "as row 30",
     32: "there are no remote shards yet",

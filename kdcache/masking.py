@@ -41,6 +41,21 @@ class MaskedViews:
     labels: Ints
     target_rows: Ints
 
+    def rows(self, start: int, stop: int) -> MaskedViews:
+        """Views `start` to `stop` (exclusive, at least one), padded to the longest among them."""
+        width = self.input_ids.shape[1]
+        longest = int(self.lengths[start:stop].max())
+        first, last = np.searchsorted(self.masked, (start * width, stop * width))
+        masked = self.masked[first:last] - start * width
+        return MaskedViews(
+            self.input_ids[start:stop, :longest],
+            self.segment_ids[start:stop, :longest],
+            self.lengths[start:stop],
+            masked // width * longest + masked % width,
+            self.labels[first:last],
+            self.target_rows[first:last],
+        )
+
 
 def view_lengths(pairs: EncodedPairs, special: SpecialIds) -> Ints:
     """Tokens in a view of each pair, int64 [n]; 0 for skipped pairs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
 from kdcache.device import resolve_device, resolve_precision
 from kdcache.dump.config import DumpConfig
+from kdcache.dump.parts import PartwiseTeacher
 from kdcache.encode import encode_slice
 from kdcache.errors import DataError, UsageError
 from kdcache.masking import MaskedViews, partition_batches
@@ -60,6 +61,13 @@ class Job:
     corpus: Corpus
     plan: Plan
     device: torch.device
+    _partwise: PartwiseTeacher = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_partwise", PartwiseTeacher(self._predict))
+
+    def _predict(self, views: MaskedViews) -> Predictions:
+        return self.teacher.predict(views, self.plan.topk, self.device, self.plan.precision)
 
     def encode(self, index: int) -> EncodedPairs:
         """The pairs of shard `index` as ids.
@@ -86,13 +94,14 @@ class Job:
 
         Raises:
             DataError: the teacher gives a value that is not finite; the message names the line.
+            ModelError: memory does not suffice for a single view.
         """
         collected = _Collector(pairs, self.plan)
         special = self.teacher.tokenizer.special
-        for views in partition_batches(pairs, self.plan.passes, self.config.max_tokens, special):
-            found = self.teacher.predict(views, self.plan.topk, self.device, self.plan.precision)
-            collected.add(views.target_rows, found)
-            after_batch(len(views.lengths))
+        for batch in partition_batches(pairs, self.plan.passes, self.config.max_tokens, special):
+            for views, found in self._partwise.parts(batch):
+                collected.add(views.target_rows, found)
+                after_batch(len(views.lengths))
         row = collected.first_bad()
         if row is not None:
             line = first + int(np.searchsorted(pairs.target_offsets, row, side="right"))
