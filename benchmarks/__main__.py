@@ -10,6 +10,7 @@ from kdcache.cli.console import quiet_transformers
 NAMES = {
     "dump": "dumping over the bare forward pass; two processes over one",
     "read": "reading a cache into batches, and three other ways to store the same",
+    "size": "bytes per target in each encoding, and what rounding costs",
     "scale": "growth of memory from 100 thousand pairs to more",
     "seeds": "the demo's comparison with longer training and several seeds",
 }

@@ -153,7 +153,8 @@ def test_later_batches_are_not_tried_in_vain() -> None:
         sizes.append(len(views.lengths))
         if len(views.lengths) > 3:
             raise torch.OutOfMemoryError("no room")
-        return Predictions(None, views.labels)  # type: ignore[arg-type]
+        labels = torch.from_numpy(views.labels)
+        return Predictions(labels[:, None], labels[:, None], labels)
 
     teacher = PartwiseTeacher(predict)
     views = next(partition_batches(make_pairs([(3, 7)] * 2), 7, 10_000, SPECIAL))

@@ -98,10 +98,16 @@ class Job:
         """
         collected = _Collector(pairs, self.plan)
         special = self.teacher.tokenizer.special
+        running: tuple[npt.NDArray[np.int64], Predictions] | None = None
         for batch in partition_batches(pairs, self.plan.passes, self.config.max_tokens, special):
             for views, found in self._partwise.parts(batch):
-                collected.add(views.target_rows, found)
+                # One batch late, so that a GPU has work while the one before is taken in and the next is laid out.
+                if running is not None:
+                    collected.add(*running)
+                running = views.target_rows, found
                 after_batch(len(views.lengths))
+        if running is not None:
+            collected.add(*running)
         row = collected.first_bad()
         if row is not None:
             line = first + int(np.searchsorted(pairs.target_offsets, row, side="right"))

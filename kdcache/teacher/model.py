@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,17 +26,32 @@ _NOT_COMPUTED = frozenset(
 _PROBE_LENGTH = 8
 
 
-@dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a teacher says at n masked positions.
+    """What a teacher says at n masked positions. A GPU may still be at work on it; whoever looks at it waits.
 
-    Attributes:
-        topk: the k best words, log-probabilities float32 [n, k].
-        target_log_prob: log-probability of the word that was there, float32 [n].
+    *Shape:* ids int32 `[n, k]`, log_probs float32 `[n, k]`, written float32 `[n]`, on any device.
     """
 
-    topk: TopK
-    target_log_prob: np.ndarray[Any, np.dtype[np.float32]]
+    def __init__(self, ids: Tensor, log_probs: Tensor, written: Tensor) -> None:
+        # Into pinned memory, without waiting.
+        self._host = [tensor.to("cpu", non_blocking=True) for tensor in (ids, log_probs, written)]
+        self._done = torch.cuda.current_stream(ids.device).record_event() if ids.is_cuda else None
+
+    def _arrays(self) -> list[np.ndarray[Any, Any]]:
+        if self._done is not None:
+            self._done.synchronize()
+        return [tensor.numpy() for tensor in self._host]
+
+    @property
+    def topk(self) -> TopK:
+        """The k best words, log-probabilities float32 [n, k]."""
+        ids, log_probs, _ = self._arrays()
+        return TopK(ids, log_probs)
+
+    @property
+    def target_log_prob(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Log-probability of the word that was there, float32 [n]."""
+        return self._arrays()[2]
 
 
 class Teacher:
@@ -128,7 +142,7 @@ class Teacher:
         log_probs = torch.log_softmax(logits, dim=-1)
         best, ids = log_probs.topk(k, dim=-1)
         written = log_probs.gather(1, _move(views.labels, device)[:, None])[:, 0]
-        return Predictions(TopK(ids.int().cpu().numpy().astype(np.int32), best.cpu().numpy()), written.cpu().numpy())
+        return Predictions(ids.int(), best, written)
 
     def fingerprint(self) -> str:
         """SHA-256 of the parameters (name, type, shape, bytes) and of the configuration that the forward pass reads."""
@@ -195,7 +209,8 @@ def _hand_on(hidden: Tensor) -> Tensor:
 
 
 def _move(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _positions(model: Any) -> int:
