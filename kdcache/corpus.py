@@ -11,9 +11,11 @@ import gzip
 import hashlib
 import json
 import struct
+import weakref
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -71,7 +73,8 @@ def open_lines(path: Path) -> IO[bytes]:
 
 def _lines(handle: IO[bytes], path: Path) -> Iterator[bytes]:
     try:
-        yield from handle
+        # Handed on itself, the file would be closed together with this generator.
+        yield from iter(handle.readline, b"")
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: cannot be decompressed or read: {error}.") from error
 
@@ -112,6 +115,51 @@ def read_sentences(path: Path) -> list[str]:
     return sentences
 
 
+class _Handles:
+    """Open files, kept from one reading to the next: what is compressed need not be inflated again from its start."""
+
+    def __init__(self, paths: Sequence[Path], starts: Sequence[array[int]]) -> None:
+        self._paths, self._starts = paths, starts
+        self._line = 0
+        self._idle: list[IO[bytes]] = []
+        weakref.finalize(self, _close_all, self._idle)
+
+    @contextmanager
+    def at(self, line: int, stop: int) -> Iterator[list[IO[bytes]]]:
+        """One handle for each path at the beginning of `line`, from which all up to `stop` will be read."""
+        handles, at = self._idle.copy(), self._line
+        self._idle.clear()
+        if not handles:
+            handles, at = [open_lines(path) for path in self._paths], 0
+        try:
+            self._advance(handles, at, line)
+            yield handles
+        except BaseException:
+            _close_all(handles)
+            raise
+        if self._idle:  # another reading, begun meanwhile, was first
+            _close_all(handles)
+        else:
+            self._idle.extend(handles)
+            self._line = stop
+
+    def _advance(self, handles: list[IO[bytes]], at: int, line: int) -> None:
+        block = line // INDEX_EVERY
+        # Going back in a compressed file means inflating it from its start.
+        if not block * INDEX_EVERY <= at <= line:
+            for handle, starts in zip(handles, self._starts, strict=True):
+                handle.seek(starts[block])
+            at = block * INDEX_EVERY
+        for handle in handles:
+            for _ in range(line - at):
+                handle.readline()
+
+
+def _close_all(handles: list[IO[bytes]]) -> None:
+    for handle in handles:
+        handle.close()
+
+
 class Corpus:
     """Parallel text that was read through once: counted, fingerprinted, checked and indexed.
 
@@ -132,6 +180,7 @@ class Corpus:
         self._jsonl = len(self._paths) == 1 and ".jsonl" in self._paths[0].suffixes
         self._starts = tuple(array("q") for _ in self._paths)
         self._stamps = tuple(_stamp(path) for path in self._paths)
+        self._handles = _Handles(self._paths, self._starts)
         self.unusable: list[int] = []
         self.n_pairs = 0
         problems: list[str] = []
@@ -207,24 +256,17 @@ class Corpus:
         """
         stop = self.n_pairs if stop is None else min(stop, self.n_pairs)
         self._refuse_changed()
-        block, skipped = divmod(start, INDEX_EVERY)
         if start >= stop:
             return
-        handles = [open_lines(path) for path in self._paths]
-        try:
-            for handle, starts in zip(handles, self._starts, strict=True):
-                handle.seek(starts[block])
+        with self._handles.at(start, stop) as handles:
             rows = zip(*(_lines(h, p) for h, p in zip(handles, self._paths, strict=True)), strict=False)
-            for index, lines in enumerate(islice(rows, skipped, skipped + stop - start), start):
+            for index, lines in enumerate(islice(rows, stop - start), start):
                 try:
                     yield self._parse(tuple(strip_line(line, index == 0) for line in lines), index)
                 except DataError:
                     yield None
             # A file that was cut while it was read gives fewer lines without an error.
             self._refuse_changed()
-        finally:
-            for handle in handles:
-                handle.close()
 
     def _refuse_changed(self) -> None:
         if any(_stamp(path) != stamp for path, stamp in zip(self._paths, self._stamps, strict=True)):

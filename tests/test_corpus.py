@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import tempfile
 from pathlib import Path
 
@@ -340,3 +341,24 @@ def test_sentences_keep_empty_lines(tmp_path: Path) -> None:
     path.write_bytes(b"a\n\xe4\n")
     with pytest.raises(DataError, match=r"x\.txt:2: not UTF-8"):
         read_sentences(path)
+
+
+def _bytes_read() -> int:
+    """What this process has asked the system for, in bytes."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
+def test_compressed_text_is_inflated_twice_at_most(tmp_path: Path) -> None:
+    """Reading compressed text in runs from front to back inflates each file once more than the first scan did."""
+    generator = random.Random(1)
+    lines = ["".join(generator.choices("abcdefghij ", k=200)) + "x" for _ in range(8_000)]
+    files = two_files(tmp_path, *(["\n".join(lines).encode() + b"\n"] * 2), ".gz")
+    size = sum(path.stat().st_size for path in files.paths())
+    corpus = Corpus(files)
+    before = _bytes_read()
+    read = [pair for start in range(0, 8_000, 100) for pair in corpus.read(start, start + 100)]
+    assert _bytes_read() - before < 1.5 * size
+    assert [pair.source for pair in read if pair is not None] == lines
+    # And in any other order it gives the same.
+    again = {start: list(corpus.read(start, start + 10)) for start in (5_000, 20, 7_990, 5_005)}
+    assert all(found == read[start : start + 10] for start, found in again.items())

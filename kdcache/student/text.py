@@ -42,29 +42,28 @@ def check_text(reader: CacheReader, corpus: Corpus) -> None:
 def _first_difference(stored: EncodedPairs, given: EncodedPairs) -> int | None:
     used = np.flatnonzero(stored.target_lengths > 0)
     ours, theirs = stored.take(used), given.take(used)
-    different = np.zeros(len(used), dtype=np.bool_)
-    for side in ("source", "target"):
-        ids, offsets = getattr(ours, f"{side}_ids"), getattr(ours, f"{side}_offsets")
-        other_ids, other_offsets = getattr(theirs, f"{side}_ids"), getattr(theirs, f"{side}_offsets")
-        different |= _rows_that_differ(ids, offsets, other_ids, other_offsets)
-    return int(used[different.argmax()]) if different.any() else None
+    rows = (
+        _first_row(ours.source_ids, ours.source_offsets, theirs.source_ids, theirs.source_offsets),
+        _first_row(ours.target_ids, ours.target_offsets, theirs.target_ids, theirs.target_offsets),
+    )
+    found = [row for row in rows if row is not None]
+    return int(used[min(found)]) if found else None
 
 
-def _rows_that_differ(
+def _first_row(
     ids: npt.NDArray[np.integer],
     offsets: npt.NDArray[np.int64],
     other_ids: npt.NDArray[np.integer],
     other_offsets: npt.NDArray[np.int64],
-) -> npt.NDArray[np.bool_]:
-    """Which of n sequences differ, in length or anywhere in their content, bool [n]."""
-    lengths = np.diff(offsets)
-    different: npt.NDArray[np.bool_] = lengths != np.diff(other_offsets)
-    # Sequences of equal lengths up to the first that differs lie at the same places.
-    same = int(offsets[different.argmax()]) if different.any() else len(ids)
+) -> int | None:
+    """The first of n sequences that differs, in length or anywhere in its content."""
+    longer = np.flatnonzero(np.diff(offsets) != np.diff(other_offsets))
+    # Up to the first that differs in length, all lie at the same places.
+    same = int(offsets[longer[0]]) if len(longer) else len(ids)
     wrong = np.flatnonzero(ids[:same] != other_ids[:same])
     if len(wrong):
-        different[np.searchsorted(offsets, wrong[0], side="right") - 1] = True
-    return different
+        return int(np.searchsorted(offsets, wrong[0], side="right")) - 1
+    return int(longer[0]) if len(longer) else None
 
 
 def _text(pairs: EncodedPairs, row: int, tokenizer: Tokenizer) -> str:
