@@ -16,7 +16,7 @@ from models import parameters, same_parameters
 from kdcache.batches import Selection, TextSections
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import StoppedError, TrainingError
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 from kdcache.teacher.config import TeacherConfig
 from kdcache.teacher.train import train_teacher
 from kdcache.tokens import EncodedPairs

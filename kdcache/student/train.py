@@ -16,7 +16,8 @@ from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.errors import UsageError
 from kdcache.files import sha256
-from kdcache.losses import LossSums, projected_loss
+from kdcache.losses.projection import SoftLabels, projected_loss
+from kdcache.losses.sums import LossSums
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
@@ -64,19 +65,21 @@ class StudentTask:
         """Size of the hidden states."""
         return self.student.width
 
-    def loss(self, selection: Selection, _step: int, device: torch.device) -> LossSums:
+    def loss(self, selection: Selection, step: int, device: torch.device) -> LossSums:
         """The configured objective over all target positions of the batch."""
         batch = collate(selection, self.student.tokenizer.special, self.objective.topk)
-        return self._loss(batch.to(device), self.objective)
+        return self._loss(batch.to(device), self.objective, step)
 
     def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
         """Plain cross entropy over the validation text."""
-        return None if self.valid is None else (self._loss(batch.to(device), _PLAIN) for batch in self.valid)
+        return None if self.valid is None else (self._loss(batch.to(device), _PLAIN, 1) for batch in self.valid)
 
-    def _loss(self, batch: Batch, objective: ObjectiveConfig) -> LossSums:
-        hidden = self.student.hidden(batch)
-        layer = self.student.output_layer
-        return projected_loss(hidden, layer, batch.labels, batch.topk_ids, batch.topk_log_probs, objective)
+    def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
+        ids, log_probs = batch.topk_ids, batch.topk_log_probs
+        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs)
+        return projected_loss(
+            self.student.hidden(batch), self.student.output_layer, batch.labels, soft, objective, step
+        )
 
 
 def train_student(config: StudentConfig, output: Path) -> None:
@@ -103,7 +106,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
-    sections = CacheSections(reader, soft=config.objective.alpha < 1)
+    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
     identity = sha256(canonical_json(inputs))
     result = fit(task, sections, config.training, output, identity)
     task.student.model.cpu()

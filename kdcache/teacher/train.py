@@ -14,7 +14,8 @@ from kdcache.batches import Selection, TextSections, window_batches
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.files import sha256
-from kdcache.losses import LossSums, projected_loss
+from kdcache.losses.projection import projected_loss
+from kdcache.losses.sums import LossSums
 from kdcache.masking import MaskedViews, random_views
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
@@ -63,7 +64,7 @@ class TeacherTask:
     def _loss(self, views: MaskedViews, device: torch.device) -> LossSums:
         hidden = self.teacher.hidden(views, device)
         labels = torch.from_numpy(views.labels).to(device, non_blocking=True)
-        return projected_loss(hidden, self.teacher.output_layer, labels, None, None, _PLAIN)
+        return projected_loss(hidden, self.teacher.output_layer, labels, None, _PLAIN)
 
 
 def train_teacher(config: TeacherConfig, output: Path) -> None:

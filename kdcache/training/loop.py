@@ -16,7 +16,7 @@ from kdcache.batches import Sections, Selection, epoch_order
 from kdcache.device import autocast, resolve_device, resolve_precision
 from kdcache.errors import TrainingError, UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 from kdcache.processes import this_process
 from kdcache.progress import Progress
 from kdcache.runs import log

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from kdcache.files import replace_file
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 from kdcache.training.checkpoint import Position, Tally
 
 METRICS_FILE = "metrics.jsonl"
