@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
 from kdcache import vocabulary
@@ -58,7 +59,7 @@ def forward(job: Job, batches: list[MaskedViews]) -> None:
         raise TypeError("this arm needs the real teacher")
     for views in batches:
         with autocast(job.device, job.plan.precision):
-            teacher.output_layer.logits(teacher.hidden(views, job.device))
+            functional.linear(teacher.hidden(views, job.device), teacher.output_layer.weight, teacher.output_layer.bias)
     if job.device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -19,7 +19,7 @@ from kdcache.batches import Selection
 from kdcache.cache.reader import CacheReader
 from kdcache.corpus import Corpus
 from kdcache.errors import StoppedError
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 from kdcache.student.config import StudentConfig
 from kdcache.student.train import CacheSections, StudentTask, make_task
 from kdcache.training.loop import FitResult, fit

@@ -15,6 +15,7 @@ import click
 
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
+from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.training.config import PRECISIONS, SCHEDULES, TrainingConfig
 
 Decorator = Callable[[Any], Any]
@@ -106,6 +107,66 @@ precision = click.option(
     default="auto",
     show_default=True,
     help="Of matrix products; auto is bfloat16 on a GPU, float32 elsewhere.",
+)
+
+
+def _ramp(_context: click.Context, option: click.Parameter, value: str) -> float | Ramp:
+    return parse_ramp(value, option.opts[0])
+
+
+def _objective(objective: str, **values: Any) -> ObjectiveConfig:
+    return ObjectiveConfig(name=objective, **values)
+
+
+objective = gathered(
+    "objective",
+    _objective,
+    click.option(
+        "--objective",
+        type=click.Choice(tuple(OBJECTIVES)),
+        default=default_of(ObjectiveConfig, "name"),
+        show_default=True,
+        help="The soft term: how the teacher's top-k is compared with the student; see docs/method.md.",
+    ),
+    click.option(
+        "--alpha",
+        metavar="A",
+        callback=_ramp,
+        default=str(default_of(ObjectiveConfig, "alpha")),
+        show_default=True,
+        help="Weight of the hard labels; 1 is plain training; START:STOP:STEPS changes it over the first steps. Chen "
+        "et al. write it on the soft ones.",
+    ),
+    click.option(
+        "--temperature",
+        metavar="T",
+        callback=_ramp,
+        default=str(default_of(ObjectiveConfig, "temperature")),
+        show_default=True,
+        help="T that flattens the teacher's top-k; START:STOP:STEPS too.",
+    ),
+    click.option("--topk", type=int, help="Stored words that are used.  [default: all]"),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        default=default_of(ObjectiveConfig, "label_smoothing"),
+        show_default=True,
+        help="Of the hard labels only.",
+    ),
+    click.option(
+        "--gate",
+        type=click.Choice(GATES),
+        default=default_of(ObjectiveConfig, "gate"),
+        show_default=True,
+        help="Soft labels only where the teacher is confident, or knows the written word; hard ones alone elsewhere.",
+    ),
+    click.option(
+        "--gate-threshold",
+        type=float,
+        default=default_of(ObjectiveConfig, "gate_threshold"),
+        show_default=True,
+        help="Probability of the teacher's best word that counts as confident.",
+    ),
 )
 
 

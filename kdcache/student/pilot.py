@@ -49,7 +49,7 @@ def forecast(config: StudentConfig) -> Forecast:
     reader = CacheReader(Path(config.cache))
     task = make_task(config, reader)
     training = config.training
-    sections = CacheSections(reader, soft=config.objective.alpha < 1)
+    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
     device = resolve_device(training.device)
     model = task.model.to(device).train()
     stepper = Stepper(model, training, device, Group())

@@ -16,7 +16,8 @@ from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.errors import UsageError
 from kdcache.files import sha256
-from kdcache.losses import LossSums, projected_loss
+from kdcache.losses.projection import SoftLabels, projected_loss
+from kdcache.losses.sums import LossSums
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
@@ -75,18 +76,20 @@ class StudentTask:
         """The batch on the device."""
         return batch.to(device)
 
-    def loss(self, batch: Batch, _step: int) -> LossSums:
+    def loss(self, batch: Batch, step: int) -> LossSums:
         """The configured objective over all target positions of the batch."""
-        return self._loss(batch, self.objective)
+        return self._loss(batch, self.objective, step)
 
     def valid_loss(self, batch: Batch) -> LossSums:
         """Plain cross entropy."""
-        return self._loss(batch, _PLAIN)
+        return self._loss(batch, _PLAIN, 1)
 
-    def _loss(self, batch: Batch, objective: ObjectiveConfig) -> LossSums:
-        hidden = self.student.hidden(batch)
-        layer = self.student.output_layer
-        return projected_loss(hidden, layer, batch.labels, batch.topk_ids, batch.topk_log_probs, objective)
+    def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
+        ids, log_probs = batch.topk_ids, batch.topk_log_probs
+        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs)
+        return projected_loss(
+            self.student.hidden(batch), self.student.output_layer, batch.labels, soft, objective, step
+        )
 
 
 def train_student(config: StudentConfig, output: Path) -> None:
@@ -118,7 +121,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
-    sections = CacheSections(reader, soft=config.objective.alpha < 1)
+    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
     result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
     with group.all_or_none():
         if group.leads:

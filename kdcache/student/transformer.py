@@ -15,7 +15,7 @@ from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGen
 
 from kdcache.batches import Batch
 from kdcache.errors import ModelError
-from kdcache.losses import OutputLayer
+from kdcache.losses.projection import OutputLayer
 from kdcache.records import read_json
 from kdcache.student.config import SIZES
 from kdcache.tokens import Tokenizer

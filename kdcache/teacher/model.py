@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM
 
 from kdcache.device import autocast
 from kdcache.errors import ModelError
-from kdcache.losses import OutputLayer
+from kdcache.losses.projection import OutputLayer
 from kdcache.masking import MaskedViews
 from kdcache.records import canonical_json, read_json
 from kdcache.softlabels import TopK

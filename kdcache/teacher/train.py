@@ -14,7 +14,8 @@ from kdcache.batches import Selection, TextSections, window_batches
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.files import sha256
-from kdcache.losses import LossSums, projected_loss
+from kdcache.losses.projection import projected_loss
+from kdcache.losses.sums import LossSums
 from kdcache.masking import MaskedViews, random_views
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
@@ -66,7 +67,7 @@ class TeacherTask:
         device = self.teacher.output_layer.weight.device
         hidden = self.teacher.hidden(batch, device)
         labels = to_device(batch.labels, device)
-        return projected_loss(hidden, self.teacher.output_layer, labels, None, None, _PLAIN)
+        return projected_loss(hidden, self.teacher.output_layer, labels, None, _PLAIN)
 
     def valid_loss(self, batch: MaskedViews) -> LossSums:
         """The same."""

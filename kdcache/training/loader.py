@@ -64,7 +64,11 @@ def step_batches(
             own = range(group.process.rank, len(bounds), group.count)
             batches = task.collate(selection, [bounds[number] for number in own])
             micros = [Micro(number, task.move(one, device)) for number, one in zip(own, batches, strict=True)]
-            yield StepBatches(selection.index, micros)
+            ready = StepBatches(selection.index, micros)
+            # What this generator still names while the next window is loaded would hold the last window in memory.
+            del selection, batches, micros
+            yield ready
+            del ready
         if empty:
             raise TrainingError("The training text has no usable pair.")
         yield None

@@ -18,7 +18,7 @@ from kdcache.device import autocast, resolve_device, resolve_precision
 from kdcache.errors import StoppedError, TrainingError, UsageError
 from kdcache.files import sha256
 from kdcache.interrupt import StopRequest, stop_on_signals
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 from kdcache.progress import Progress
 from kdcache.runs import log
 from kdcache.training import checkpoint
@@ -105,7 +105,7 @@ def fit(
     for option, value in (("--patience", config.patience), ("--average", config.average)):
         if value is not None and task.valid is None:
             raise UsageError(f"{option} needs a validation text (--valid-source, --valid-target).")
-    with stop_on_signals() as stop:
+    with stop_on_signals(repeated=group.count > 1) as stop:
         return _Loop(task, sections, config, output, run, group, stop).run_all()
 
 
@@ -162,7 +162,7 @@ class _Loop(Generic[B]):
                 if batches is None:
                     self._end_epoch()
                 else:
-                    self._step(batches)
+                    self._step(batches, steps.waited)
                     progress.advance(1, self.metrics.note)
         self._read_reports(0)
         self._validate()
@@ -177,7 +177,7 @@ class _Loop(Generic[B]):
         patience = self.config.patience
         return patience is not None and self.position.stale >= patience
 
-    def _step(self, batches: StepBatches[B]) -> None:
+    def _step(self, batches: StepBatches[B], waited: float) -> None:
         self.model.train()
         step = self.position.step + 1
         rate = learning_rate(self.config, step, self.task.width, self.total)
@@ -185,7 +185,7 @@ class _Loop(Generic[B]):
         save = self.group.leads and time.monotonic() - self.saved_at >= self.config.save_seconds
         report = self.stepper.take(self.task, batches.micros, step, rate, Wishes(self.stop.number, save))
         self.position = replace(self.position, step=step, consumed=batches.index + 1)
-        self.metrics.add(step, report.names, report.sums, rate, report.norm, self.waited())
+        self.metrics.add(step, report.names, report.sums, rate, report.norm, waited)
         self.reports.append(report)
         self._read_reports(_LATE[self.device.type])
         every = self.config.valid_every

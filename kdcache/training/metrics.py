@@ -34,9 +34,7 @@ class Metrics:
             lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
             replace_file(path, "".join(f"{line}\n" for line in lines).encode())
 
-    def add(
-        self, step: int, names: tuple[str, ...], sums: Tensor, rate: float, norm: Tensor, waited: float
-    ) -> None:
+    def add(self, step: int, names: tuple[str, ...], sums: Tensor, rate: float, norm: Tensor, waited: float) -> None:
         """Count one step by its named sums [names], zeros if it was skipped; now and then write the means since then.
 
         Tensors are read when a line is written, so that a GPU is not waited for in between. `waited` are the seconds

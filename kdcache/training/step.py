@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.device import autocast, resolve_precision
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 from kdcache.training.config import TrainingConfig
 from kdcache.training.group import Group
 from kdcache.training.loader import Micro
@@ -23,6 +23,7 @@ from kdcache.training.task import B, Task
 
 # Behind the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
 _TAIL = 16
+_ALIGNMENT = 16
 _N_TOKENS, _LOSS, _SIGINT, _SIGTERM, _SAVE, _PARTS = range(6)
 
 
@@ -90,14 +91,14 @@ class Stepper:
         self._precision = resolve_precision(config.precision, device)
         self.optimizer = make_optimizer(model, config)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        size = sum(parameter.numel() for parameter in parameters)
+        size = sum(_aligned(parameter.numel()) for parameter in parameters)
         self._buffer = torch.zeros(size + _TAIL, dtype=parameters[0].dtype, device=device)
         self.gradients, self._tail = self._buffer[:size], self._buffer[size:]
         start = 0
         for parameter in parameters:
             # Backward passes add to a gradient that is there, so they fill the buffer.
             parameter.grad = self.gradients[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()
+            start += _aligned(parameter.numel())
         self._names: tuple[str, ...] = ("n_tokens", "loss")
 
     def take(self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, wishes: Wishes) -> Report:
@@ -154,6 +155,11 @@ class Stepper:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
         return Report(step, self._names, sums, norm, flags, ready)
+
+
+def _aligned(size: int) -> int:
+    # Kernels read several numbers at once where these begin at multiples of 16 bytes.
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def seed_streams(seed: int, step: int, number: int) -> None:

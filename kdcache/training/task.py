@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kdcache.batches import Selection
-from kdcache.losses import LossSums
+from kdcache.losses.sums import LossSums
 
 B = TypeVar("B")
 
