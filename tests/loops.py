@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from models import parameters
+from models import parameters, steps
 from torch import nn
 
 from kdcache.batches import Selection
 from kdcache.cache.reader import CacheReader
-from kdcache.corpus import Corpus
+from kdcache.corpus import Corpus, TextFiles
 from kdcache.errors import StoppedError
 from kdcache.losses.sums import LossSums
+from kdcache.objective import ObjectiveConfig
 from kdcache.student.config import StudentConfig
 from kdcache.student.train import CacheSections, StudentTask, make_task
+from kdcache.training.group import Group
 from kdcache.training.loop import FitResult, fit
 from kdcache.training.task import Task
 
@@ -96,6 +98,14 @@ class Trainer:
     """A student on the small cache, dropout on, made afresh for every process that is imitated."""
 
     config: StudentConfig
+    group: Group = field(default_factory=Group)
+
+    @classmethod
+    def on(cls, cache: Path, valid: TextFiles, size: str, group: Group) -> Trainer:
+        """Two epochs of a small student with dropout and validation, to be run as often as a test likes."""
+        training = steps(1, max_tokens=1_100, max_steps=None, epochs=EPOCHS, valid_every=4)
+        objective = ObjectiveConfig(temperature=2.0)
+        return cls(StudentConfig(str(cache), objective, training, valid, size=size, dropout=0.3), group)
 
     def task(self) -> StudentTask:
         valid = None if self.config.valid is None else Corpus(self.config.valid)
@@ -108,10 +118,12 @@ class Trainer:
     def run(
         self, output: Path, before: dict[int, Callable[[], None]] | None = None, **changes: object
     ) -> tuple[FitResult, dict[str, torch.Tensor]]:
-        output.mkdir(exist_ok=True)
         task = Disturbed(self.task(), before or {})
-        result = fit(task, self.sections, replace(self.config.training, **changes), output, RUN)
-        return result, parameters(task.model)
+        return self.train(task, output, **changes), parameters(task.model)
+
+    def train(self, task: Disturbed, output: Path, **changes: object) -> FitResult:
+        output.mkdir(exist_ok=True)
+        return fit(task, self.sections, replace(self.config.training, **changes), output, RUN, self.group)
 
     def interrupted(self, output: Path, *moments: int) -> tuple[FitResult, dict[str, torch.Tensor]]:
         """Ask to stop before the n-th loss of each process in turn, then let it finish."""
@@ -122,4 +134,8 @@ class Trainer:
 
 
 def metrics(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    """The lines of the record without what was measured with a clock, which no two runs share."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert all(("loader_wait" in line) == ("loss" in line) for line in lines)
+    assert all(0 <= line.pop("loader_wait", 0) <= 1 for line in lines)
+    return lines

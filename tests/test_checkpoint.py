@@ -329,7 +329,7 @@ def test_fault_42_damaged_best_checkpoint(tmp_path: Path) -> None:
     checkpoint.load_mean(tmp_path, [1], run.model)
     assert same_parameters(parameters(run.model), history[0])
     flip(tmp_path / "step-00000001" / "model.safetensors", 4_000)
-    with pytest.raises(TrainingError, match="best checkpoint cannot be used"):
+    with pytest.raises(TrainingError, match="that is to be exported cannot be used"):
         checkpoint.load_mean(tmp_path, [1], run.model)
 
 
