@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from loops import RUN, CrashError, Disturbed, Trainer, terminate
+from loops import RUN, Disturbed, Trainer, terminate
 from models import NANO, parameters
 
 from kdcache.batches import TextSections
@@ -50,7 +50,7 @@ def gradients(trainer: Trainer, teacher: Path) -> list[tuple[torch.Tensor, torch
             stepper = Stepper(task.model, config, CPU, trainer.group)
             stream = step_batches(task, sections, config, Position(), trainer.group, CPU)
             for step, batches in enumerate(islice(stream, 3), 1):
-                norm = stepper.compute(task, batches.micros, step, Wishes())
+                norm = stepper.compute(task, batches.micros, step, Wishes)
                 found.append((stepper.gradients.clone(), norm))
     return found
 
@@ -92,9 +92,6 @@ def first_half(trainer: Trainer, output: Path, teacher: Path) -> dict[str, objec
     def block(task: Disturbed) -> None:
         task.before = {3: lambda: (output / "unsaved" / "checkpoints").touch()} if not last else {}
 
-    def break_off(task: Disturbed) -> None:
-        task.before = {3: crash} if last else {}
-
     run("whole")
     run("step.1", functools.partial(stop_in_step, number=3))
     run("step.2")
@@ -107,20 +104,15 @@ def first_half(trainer: Trainer, output: Path, teacher: Path) -> dict[str, objec
     return found
 
 
-def crash() -> None:
-    raise CrashError
-
-
 def second_half(trainer: Trainer, output: Path, _teacher: Path) -> dict[str, object]:
     """The rest of a run that was continued by one process in between; then one process dies."""
     found = {"mixed": attempt(trainer, Disturbed(trainer.task()), output / "mixed")}
     task = Disturbed(trainer.task())
     if trainer.group.process.rank == 1:
         task.before = {3: lambda: os.kill(os.getpid(), signal.SIGKILL)}
-    else:
-        (output / "found-0.json").write_text(json.dumps(found))
-        found["died"] = attempt(trainer, task, output / "died")
-    attempt(trainer, task, output / "died")
+    # The others' pairs, since the process that has them will not tell.
+    found["other"] = trainer.group.gather(found["mixed"]["seen"])[1]
+    found["died"] = attempt(trainer, task, output / "died")
     return found
 
 

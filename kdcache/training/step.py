@@ -7,7 +7,7 @@ all-reduce brings everybody everything. A step whose loss or gradient is not fin
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,9 @@ class Wishes:
 
     signal: int | None = None
     save: bool = False
+
+
+Ask = Callable[[], Wishes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +104,24 @@ class Stepper:
             start += _aligned(parameter.numel())
         self._names: tuple[str, ...] = ("n_tokens", "loss")
 
-    def take(self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, wishes: Wishes) -> Report:
+    def take(self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, ask: Ask) -> Report:
         """Step `step` (from 1) with learning rate `rate`; returns before a GPU has done it.
+
+        `ask` is called as late as can be, just before the sum over all processes.
 
         Raises:
             TrainingError: another process is gone.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        norm = self.compute(task, micros, step, wishes)
+        norm = self.compute(task, micros, step, ask)
         skipped = ~(torch.isfinite(norm) & torch.isfinite(self._tail[_LOSS]))
         # What PyTorch's gradient scaler sets: the fused update leaves parameters and moments alone where it is 1.
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return self._report(step, norm, skipped)
 
-    def compute(self, task: Task[B], micros: Sequence[Micro[B]], step: int, wishes: Wishes) -> Tensor:
+    def compute(self, task: Task[B], micros: Sequence[Micro[B]], step: int, ask: Ask) -> Tensor:
         """Leave clipped gradients of the mean over the target positions of all processes; return their norm before."""
         self._buffer.zero_()
         for micro in micros:
@@ -125,6 +130,7 @@ class Stepper:
                 sums = task.loss(micro.batch, step)
             sums.total.backward()  # type: ignore[no-untyped-call]
             self._count(sums)
+        wishes = ask()
         for slot, wished in (
             (_SIGINT, wishes.signal == signal.SIGINT),
             (_SIGTERM, wishes.signal == signal.SIGTERM),
