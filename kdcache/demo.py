@@ -116,7 +116,7 @@ def make_cache(folder: Path) -> None:
 
 def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -> Path:
     """Train a student from the cache in `folder` into `output`; return the file of what it writes for the test text."""
-    steps, rate = config.student_steps, default_rate("tiny", "linear")
+    steps, rate = config.student_steps, default_rate("transformer", "tiny", "linear")
     training = TrainingConfig(rate, "linear", TOKENS, max_steps=steps, seed=config.seed, valid_every=max(1, steps // 4))
     objective, valid = ObjectiveConfig(alpha=alpha), _text(folder, "valid")
     train_student(StudentConfig(str(folder / "cache"), objective, training, valid), output)
