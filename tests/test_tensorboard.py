@@ -63,7 +63,7 @@ def test_events_are_the_metrics(trainer: Trainer, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_each_step_once(trainer: Trainer, tmp_path: Path) -> None:
-    """After two interruptions, one of them a crash that loses steps, TensorBoard shows no step twice and misses none."""
+    """After two crashes, one of which loses a line, TensorBoard shows no step twice and misses none."""
     # Checkpoints at 15, 30, …, lines at 20, 40, …: the crash after step 42 loses the line of step 40.
     length = {"epochs": EPOCHS * 6, "valid_every": 15}
     trainer.run(tmp_path / "undisturbed", **length)

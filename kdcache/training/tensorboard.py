@@ -59,7 +59,7 @@ class Events:
         # Imported late: most processes that import the training loop write no events.
         from torch.utils.tensorboard import SummaryWriter
 
-        writer: Any = SummaryWriter(str(self._folder / kind), purge_step=self._first[kind])  # type: ignore[no-untyped-call]
+        writer: Any = SummaryWriter(str(self._folder / kind), purge_step=self._first[kind])
         self._writers[kind] = writer
         # The writer has a thread and an open file; the loop does not say when it has ended.
         weakref.finalize(self, writer.close)
