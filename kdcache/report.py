@@ -44,7 +44,8 @@ class Axis:
     def labels(self) -> list[str]:
         """The ticks as text, with the decimals that tell them apart."""
         digits = max(0, -math.floor(math.log10(self.ticks[1] - self.ticks[0]) + 1e-9))
-        short = digits <= 5 and abs(self.ticks[-1]) < 1e6
+        size = max(abs(self.ticks[0]), abs(self.ticks[-1]))
+        short = size < (1e9 if digits == 0 else 1e6) and digits <= 5
         return [f"{value:,.{digits}f}" if short else f"{value:.4g}" for value in self.ticks]
 
 
