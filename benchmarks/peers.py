@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
             arms[name, precision] = partial(_own, work, folder, precision, options, alpha, own)
         for name, python in pythons.items():
             try:
-                batch = fitted(name, python, work, folder, precision, statistics.mean(own))
+                batch = fitted(name, python, work, folder, statistics.mean(own))
                 arms[name, precision] = partial(_peer, name, python, work, folder, precision, options, batch)
             except ToolError as error:
                 failed[name, precision] = str(error)
@@ -89,16 +89,19 @@ def own_targets(work: Work, max_tokens: int, steps: int) -> list[int]:
     return targets
 
 
-def fitted(name: str, python: Path, work: Work, folder: Path, precision: str, per_step: float) -> int:
-    """The batch size with which a toolkit's steps have about `per_step` targets, found by short runs and kept."""
+def fitted(name: str, python: Path, work: Work, folder: Path, per_step: float) -> int:
+    """The batch size with which a toolkit's steps have about `per_step` targets; found by short runs, it is kept."""
+    if name == "trainer":
+        # Its batches are so many pairs, whatever their length.
+        reader = CacheReader(work.material.cache)
+        return round(per_step * reader.plan.n_pairs / reader.n_targets)
     notes = folder / "batches.json"
     known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-    key = f"{PEERS[name].package} {work.size} {work.material.cache.parent.name} {precision} {per_step:.0f}"
+    key = f"{PEERS[name].package} {work.material.cache.parent.name} {per_step:.0f}"
     if key not in known:
-        # In pairs for the one that counts pairs; two short runs bring the others close as well.
-        batch = round(per_step / 13) if name == "trainer" else round(1.3 * per_step)
+        batch = round(1.3 * per_step)
         for _ in range(2):
-            times = _run_peer(name, python, work, folder, precision, batch, _CALIBRATION_STEPS)
+            times = _run_peer(name, python, work, folder, "float32", batch, _CALIBRATION_STEPS)
             batch = max(1, round(batch * per_step / statistics.mean(times.targets)))
         known[key] = batch
         notes.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -173,5 +176,6 @@ def _publish(found: dict[tuple[str, str], list[Measured]], failed: dict[tuple[st
             figures[f"targets_per_step_{label}{suffix}"] = per_step
             if name != "kdcache":
                 figures[f"over_{label}{suffix}"] = over
-        rows += [(f"{at}, {name}", reason, "", "") for (name, at), reason in failed.items() if at == precision]
+    for (name, precision), reason in failed.items():
+        print(f"{precision}, {name}: {reason}")
     publish(rows, figures)

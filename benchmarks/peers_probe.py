@@ -60,7 +60,7 @@ def _eole(record: Record) -> Callable[[], object]:
         for batch in batches:
             record.count(int(batch["tgt"][:, 1:].ne(self.train_loss.padding_idx).sum()))
 
-    _wrap(trainer.Trainer, "_gradient_accumulation", look)
+    _wrap(trainer.Trainer, "_process_accumulated_batches", look)
     return importlib.import_module("eole.bin.main").main  # type: ignore[no-any-return]
 
 

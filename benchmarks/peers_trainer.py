@@ -39,6 +39,8 @@ def main() -> None:
         bf16=settings["precision"] == "bfloat16",
         use_cpu=True,
         optim="adamw_torch_fused",
+        adam_beta2=0.98,
+        weight_decay=0.01,
         learning_rate=settings["learning_rate"],
         save_strategy="no",
         report_to="none",
