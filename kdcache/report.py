@@ -133,7 +133,7 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            f"--output {output}: drawing a PNG needs matplotlib. Run pip install 'kdcache[plots]', or leave --output "
+            f"--output {output}: drawing a PNG needs matplotlib. Run pip install matplotlib, or leave --output "
             "out: the curves are drawn in the terminal."
         ) from None
     _refuse_strangers(output)
