@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -54,10 +53,3 @@ def test_a_tool_that_fails_is_named(tmp_path: Path) -> None:
     """The error has the exit code and the last line of the tool's output."""
     with pytest.raises(ToolError, match=r"failed \(2\): .*No such command"):
         peers_arms.train("kdcache", Path(sys.executable), ["nothing"], tmp_path, 1)
-
-
-def test_the_benchmark_names_its_options() -> None:
-    """`python -m benchmarks peers --help` exits with 0 and names the folder."""
-    command = [sys.executable, "-m", "benchmarks", "peers", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--folder" in done.stdout
