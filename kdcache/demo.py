@@ -186,13 +186,15 @@ cache/               what it says at every target position
 {HARD}/             the same student with --alpha 1: plain training
 *.txt                what the students wrote for the test text; *.txt.run.json how
 */run.json           configuration, versions and result of each run; */kdcache.log what it said
-*/metrics.jsonl      loss, accuracy and learning rate along the way
+*/metrics.jsonl      loss, accuracy and learning rate along the way; kdcache curves draws them
+*/tensorboard/       the same for TensorBoard, where that is installed
 
 Things to try:
 
   kdcache inspect {folder}/cache
   kdcache inspect {folder}/cache --pair 3
   kdcache verify {folder}/cache
+  kdcache curves {folder}/{SOFT} {folder}/{HARD}
   kdcache score --student {folder}/{SOFT} --source {folder}/{TEXT}/test.src \\
       --reference {folder}/{TEXT}/test.tgt --metric bleu --metric rouge
   kdcache student-train --cache {folder}/cache --output {folder}/another --alpha 0.2 --temperature 2 --max-steps 600

@@ -10,7 +10,7 @@ from conftest import run_cli
 
 from kdcache.corpus import TextFiles
 
-COMMANDS = ("teacher-train", "dump-logits", "student-train", "generate", "score", "inspect", "verify", "demo")
+COMMANDS = ("teacher-train", "dump-logits", "student-train", "generate", "score", "curves", "inspect", "verify", "demo")
 # (arguments, exit code, what the message must hold)
 MISTAKES = [
     (["teacher-train", "--bert", "scratch:tiny", "--output", "t"], 2, "--source F and --target F"),
@@ -45,6 +45,8 @@ MISTAKES = [
     (["inspect", "none"], 1, "none: not a cache"),
     (["verify", "none"], 1, "none: not a cache"),
     (["verify"], 2, "Missing argument"),
+    (["curves"], 2, "Missing argument"),
+    (["curves", "none"], 1, "none/metrics.jsonl: no such file"),
     (["train"], 2, "No such command"),
 ]
 

@@ -1,4 +1,4 @@
-"""The record of a training run: one JSON object a line."""
+"""The record of a training run: one JSON object a line, and events for TensorBoard where that is installed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from kdcache.files import replace_file
 from kdcache.losses.sums import LossSums
-from kdcache.training.checkpoint import Position, Tally
 
-METRICS_FILE = "metrics.jsonl"
+# The loop takes the name from here.
+from kdcache.runs import METRICS_FILE as METRICS_FILE
+from kdcache.training.checkpoint import Position, Tally
+from kdcache.training.tensorboard import Events
+
 _LOG_EVERY = 20
 
 
@@ -30,6 +33,7 @@ class Metrics:
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
             replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+        self._events = Events(path.parent, position.step, position.validated)
 
     def add(self, step: int, sums: LossSums | None, rate: float, norm: float) -> None:
         """Count one step, None if it was skipped; now and then write the means of those since the last line."""
@@ -63,6 +67,7 @@ class Metrics:
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(known) + "\n")
+        self._events.write(known)
 
 
 def _sums_of(one: LossSums) -> dict[str, Tensor | int]:
