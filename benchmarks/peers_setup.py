@@ -8,18 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from benchmarks.synthetic import InstantTeacher
+from benchmarks.synthetic import label_text, text_tokenizer
 from benchmarks.text import first_pairs
-from kdcache import vocabulary
 from kdcache.cache.reader import CacheReader
-from kdcache.corpus import Corpus
-from kdcache.dump.config import DumpConfig
-from kdcache.dump.job import Job, make_plan
-from kdcache.dump.run import dump_job
-from kdcache.processes import Process
-from kdcache.student.transformer import build_transformer
+from kdcache.student.model import build_student
 from kdcache.tokens import Tokenizer
 
 # By its exact version and before the rest: a toolkit's own range would fetch a build with CUDA libraries.
@@ -104,7 +96,8 @@ def prepare(folder: Path, count: int) -> Material:
     cache = home / "cache"
     if not made.exists():
         home.mkdir(parents=True, exist_ok=True)
-        _make_cache(home, cache, count)
+        text = first_pairs(home, count)
+        label_text(cache, text, text_tokenizer(text))
     reader = CacheReader(cache)
     tokenizer = reader.tokenizer()
     material = Material(
@@ -114,17 +107,6 @@ def prepare(folder: Path, count: int) -> Material:
         _write_pieces(reader, material)
         made.touch()
     return material
-
-
-def _make_cache(home: Path, cache: Path, count: int) -> None:
-    text = first_pairs(home, count)
-    corpus = Corpus(text)
-    lines = (line for pair in corpus.read() if pair is not None for line in (pair.source, pair.target))
-    teacher = InstantTeacher(vocabulary.from_corpus(lines), positions=512)
-    config = DumpConfig("instant", text, device="cpu", max_unknown=1.0)
-    device = torch.device("cpu")
-    plan = make_plan(config, teacher, corpus, device)
-    dump_job(Job(config, teacher, corpus, plan, device), cache, Process())
 
 
 def _write_pieces(reader: CacheReader, material: Material) -> None:
@@ -149,5 +131,5 @@ def _write_pieces(reader: CacheReader, material: Material) -> None:
 def save_model(folder: Path, material: Material, size: str, dropout: float) -> Path:
     """The untrained student that kdcache would train, for Hugging Face's trainer."""
     home = folder / f"model-{size}"
-    build_transformer(size, material.tokenizer, material.tokenizer.size, dropout, 1).save(home)
+    build_student("transformer", size, material.tokenizer, material.tokenizer.size, dropout, 1).save(home)
     return home
