@@ -1,15 +1,15 @@
-"""How much memory a piece of work takes at its peak, counted by the system."""
+"""How much memory PyTorch holds at the peak of a piece of work, to the byte."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
-def peak_growth(work: Callable[[], object]) -> float:
-    """By how many MiB memory grows at most while `work` runs: of the GPU where there is one, else of this process."""
+def peak_mib(work: Callable[[], object]) -> float:
+    """The most MiB that tensors made by `work` take at one moment, on the GPU where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -17,14 +17,12 @@ def peak_growth(work: Callable[[], object]) -> float:
         work()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Linux starts the peak anew at the present size.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(name: str) -> int:
-    """A line of /proc/self/status, in KiB."""
-    text = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(text.split(f"{name}:")[1].split()[0])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = seen.profiler.kineto_results.events()
+    changes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
+    held = peak = 0
+    for _, size in changes:
+        held += size
+        peak = max(peak, held)
+    return peak / 2**20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.memory import peak_growth
+from benchmarks.memory import peak_mib
 from benchmarks.report import alternate, ratio, seconds, spread
 from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
 from kdcache.objective import ObjectiveConfig
@@ -62,12 +61,13 @@ def measure(rounds: int) -> tuple[list[tuple[str, str]], dict[str, float]]:
     work: dict[str, Callable[[], None]] = {"chunked": layer.chunked, "plain": layer.plain}
     times = alternate({name: lambda one=one: seconds(one) for name, one in work.items()}, rounds)  # type: ignore[misc]
     del layer
-    peaks = {arm: [_peak_alone(arm) for _ in range(rounds)] for arm in ARMS}
+    # To the byte the same each time.
+    peaks = {arm: _peak_alone(arm) for arm in ARMS}
     rows = [(f"loss of 8,192 positions, {arm}: s", spread(times[arm])) for arm in ARMS]
-    rows += [(f"loss of 8,192 positions, {arm}: MiB", spread(peaks[arm], 0)) for arm in ARMS]
+    rows += [(f"loss of 8,192 positions, {arm}: MiB", f"{peaks[arm]:,.0f}") for arm in ARMS]
     return rows, {
         "chunked_over_plain_time": ratio(times["chunked"], times["plain"]),
-        "chunked_over_plain_memory": statistics.median(peaks["chunked"]) / statistics.median(peaks["plain"]),
+        "chunked_over_plain_memory": peaks["chunked"] / peaks["plain"],
     }
 
 
@@ -78,4 +78,4 @@ def _peak_alone(arm: str) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(peak_growth(getattr(Layer(), sys.argv[1])))
+    print(peak_mib(getattr(Layer(), sys.argv[1])))

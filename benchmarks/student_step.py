@@ -6,12 +6,13 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from benchmarks.memory import peak_growth
+from benchmarks.memory import peak_mib
 from benchmarks.report import alternate, ratio, seconds, spread
 from benchmarks.synthetic import label_text, text_tokenizer
 from kdcache.batches import Selection, epoch_order
@@ -66,16 +67,18 @@ def measure(folder: Path, text: TextFiles, rounds: int) -> tuple[list[tuple[str,
     rows, figures = [], {}
     for size in ("tiny", "small"):
         trainers = {arm: Trainer(cache, size, alpha) for arm, alpha in ALPHAS.items()}
-        arms = {arm: lambda one=one: seconds(one.steps) for arm, one in trainers.items()}  # type: ignore[misc]
+        arms: dict[str, Callable[[], float]] = {
+            arm: lambda one=one: seconds(one.steps)  # type: ignore[misc]
+            for arm, one in trainers.items()
+        }
         times = alternate(arms, rounds)
         del trainers, arms
-        peaks = {arm: [_peak_alone(cache, size, arm) for _ in range(rounds)] for arm in ALPHAS}
+        peaks = {arm: _peak_alone(cache, size, arm) for arm in ALPHAS}
         rows += [(f"{size}, {arm}: s for {_STEPS} steps", spread(times[arm])) for arm in ALPHAS]
-        rows += [(f"{size}, {arm}: MiB above the model", spread(peaks[arm], 0)) for arm in ALPHAS]
+        rows += [(f"{size}, {arm}: MiB, model and optimizer included", f"{peaks[arm]:,.1f}") for arm in ALPHAS]
         suffix = "" if size == "tiny" else f"_{size}"
         figures[f"soft_over_hard_time{suffix}"] = ratio(times["soft"], times["hard"])
-        memory = statistics.median(peaks["soft"]) / statistics.median(peaks["hard"])
-        figures[f"soft_over_hard_memory{suffix}"] = memory
+        figures[f"soft_over_hard_memory{suffix}"] = peaks["soft"] / peaks["hard"]
     return rows, figures
 
 
@@ -106,7 +109,4 @@ def loader_share(folder: Path, text: TextFiles) -> tuple[list[tuple[str, str]], 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _trainer = Trainer(Path(sys.argv[1]), sys.argv[2], ALPHAS[sys.argv[3]])
-    # Moments and buffers that stay are there after the first step.
-    _trainer.step(_trainer.selections[0])
-    print(peak_growth(_trainer.steps))
+    print(peak_mib(lambda: Trainer(Path(sys.argv[1]), sys.argv[2], ALPHAS[sys.argv[3]]).steps()))
