@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import together
 import torch
@@ -21,7 +20,6 @@ from together import attempt, gradients
 from kdcache.batches import epoch_order
 from kdcache.corpus import TextFiles
 from kdcache.training import checkpoint
-from kdcache.training.config import TrainingConfig
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -57,7 +55,9 @@ def told(half: str, folder: Path) -> Told:
 
 
 @pytest.fixture(scope="module")
-def first(small_cache: Path, small_valid: TextFiles, small_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+def first(
+    small_cache: Path, small_valid: TextFiles, small_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Told:
     """One start of two processes, which several tests look at."""
     folder = tmp_path_factory.mktemp("together")
     done = start("first", small_valid, small_cache, small_teacher, folder)

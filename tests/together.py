@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from loops import RUN, Disturbed, Trainer, terminate
+from loops import Disturbed, Trainer, terminate
 from models import NANO, parameters
 
 from kdcache.batches import TextSections
@@ -25,7 +25,7 @@ from kdcache.student.config import SIZES
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.train import TeacherTask
 from kdcache.training.checkpoint import Position
-from kdcache.training.group import Group, training_group
+from kdcache.training.group import training_group
 from kdcache.training.loader import step_batches
 from kdcache.training.step import Stepper, Wishes
 
