@@ -8,6 +8,7 @@ import importlib
 from kdcache.cli.console import quiet_transformers
 
 NAMES = {
+    "peers": "training steps beside other toolkits",
     "dump": "dumping over the bare forward pass; two processes over one",
     "read": "reading a cache into batches, and three other ways to store the same",
     "size": "bytes per target in each encoding, and what rounding costs",

@@ -27,10 +27,10 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate
 from kdcache.objective import ObjectiveConfig
-from kdcache.student.config import StudentConfig, default_rate
+from kdcache.student.config import POSITIONS, StudentConfig, default_rate
+from kdcache.student.model import Student, build_student, load_student
 from kdcache.student.pilot import forecast
 from kdcache.student.train import CacheSections, make_task, train_student
-from kdcache.student.transformer import POSITIONS, Student, build_transformer, load_student
 
 # Layers on each side, width, feed-forward, heads.
 DIMENSIONS = {"tiny": (4, 128, 256, 4), "small": (3, 256, 1024, 4), "base": (6, 512, 2048, 8)}
@@ -39,7 +39,7 @@ DIMENSIONS = {"tiny": (4, 128, 256, 4), "small": (3, 256, 1024, 4), "base": (6, 
 def make(cache: Path, size: str, **settings: Any) -> Student:
     reader = CacheReader(cache)
     chosen = {"dropout": 0.1, "seed": 1, **settings}
-    return build_transformer(size, reader.tokenizer(), reader.plan.vocabulary, **chosen)
+    return build_student("transformer", size, reader.tokenizer(), reader.plan.vocabulary, **chosen)
 
 
 @pytest.mark.parametrize("size", DIMENSIONS)
@@ -258,7 +258,6 @@ def test_forecast_writes_nothing_and_counts_right(small_cache: Path, small_valid
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "rnn"}, "--arch rnn is not built yet"),
         ({"arch": "cnn"}, "--arch must be one of"),
         ({"size": "huge"}, "--size must be one of tiny, small, base"),
         ({"dropout": 1.0}, "--dropout"),
@@ -274,8 +273,9 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
 
 def test_default_rates() -> None:
     """With linear the size decides the peak; with noam the factor is 1."""
-    assert [default_rate(size, "linear") for size in DIMENSIONS] == [2e-3, 1e-3, 5e-4]
-    assert {default_rate(size, "noam") for size in DIMENSIONS} == {1.0}
+    assert [default_rate("transformer", size, "linear") for size in DIMENSIONS] == [2e-3, 1e-3, 5e-4]
+    assert [default_rate("rnn", size, "linear") for size in DIMENSIONS] == [2e-3, 2e-3, 1e-3]
+    assert {default_rate(arch, size, "noam") for arch in ("rnn", "transformer") for size in DIMENSIONS} == {1.0}
     assert NANO.width < DIMENSIONS["tiny"][1]
 
 

@@ -87,7 +87,7 @@ def teacher_train(
 @options.training(
     epochs=student_defaults.DEFAULT_EPOCHS,
     max_tokens=4_096,
-    rate_help="[default: tiny 0.002, small 0.001, base 0.0005; with noam 1]",
+    rate_help="[default: tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1]",
 )
 @click.option("--dry-run", is_flag=True, help="Say how long it would take and how much memory; write nothing.")
 @options.verbosity
@@ -118,7 +118,7 @@ def student_train(
         cache=cache,
         objective=objective,
         training=training.config(
-            learning_rate=student_defaults.default_rate(size, training.schedule),
+            learning_rate=student_defaults.default_rate(arch, size, training.schedule),
             epochs=student_defaults.DEFAULT_EPOCHS,
             beta2=options.default_of(TrainingConfig, "beta2"),
         ),

@@ -21,9 +21,9 @@ from kdcache.losses.sums import LossSums
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
-from kdcache.student.config import StudentConfig
+from kdcache.student.config import POSITIONS, StudentConfig
+from kdcache.student.model import Student, build_student
 from kdcache.student.text import check_text
-from kdcache.student.transformer import POSITIONS, Student, build_transformer
 from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
@@ -135,7 +135,7 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None =
     """A fresh student of this configuration, with the batches of the validation text, if there is one."""
     tokenizer = reader.tokenizer()
     seed = config.training.seed
-    student = build_transformer(config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
+    student = build_student(config.arch, config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
     batches = None if valid is None else _valid_batches(valid, config, student)
     return StudentTask(student, config.objective, batches)
 

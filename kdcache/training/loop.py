@@ -20,13 +20,13 @@ from kdcache.files import sha256
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.losses.sums import LossSums
 from kdcache.progress import Progress
-from kdcache.runs import log
+from kdcache.runs import METRICS_FILE, log
 from kdcache.training import checkpoint
 from kdcache.training.checkpoint import Position
 from kdcache.training.config import TrainingConfig
 from kdcache.training.group import Group
 from kdcache.training.loader import Prefetch, StepBatches, step_batches
-from kdcache.training.metrics import METRICS_FILE, Metrics
+from kdcache.training.metrics import Metrics
 from kdcache.training.schedule import learning_rate
 from kdcache.training.step import Report, Stepper, Wishes
 from kdcache.training.task import B, Task

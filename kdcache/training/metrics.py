@@ -1,4 +1,4 @@
-"""The record of a training run: one JSON object a line."""
+"""The record of a training run: one JSON object a line, and events for TensorBoard where that is installed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kdcache.files import replace_file
 from kdcache.training.checkpoint import Position, Tally
+from kdcache.training.tensorboard import Events
 
-METRICS_FILE = "metrics.jsonl"
 _LOG_EVERY = 20
 
 
@@ -33,6 +33,7 @@ class Metrics:
         if path is not None and path.exists():
             lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
             replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+        self._events = None if path is None else Events(path.parent, position.step, position.validated)
 
     def add(self, step: int, names: tuple[str, ...], sums: Tensor, rate: float, norm: Tensor, waited: float) -> None:
         """Count one step by its named sums [names], zeros if it was skipped; now and then write the means since then.
@@ -71,11 +72,12 @@ class Metrics:
 
     def write(self, values: dict[str, float]) -> None:
         """Append one line; JSON knows no infinity, so what is not finite becomes null."""
-        if self._path is None:
+        if self._path is None or self._events is None:
             return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(known) + "\n")
+        self._events.write(known)
 
 
 def _happened(line: str, position: Position) -> bool:
