@@ -82,6 +82,8 @@ def epoch_order(sections: Sections, max_tokens: int, seed: int, epoch: int, cons
             if index >= consumed:
                 yield Selection(section, rows, epoch, index)
             index += 1
+        # Otherwise it would stay in memory beside the next one.
+        del section
 
 
 def _windows(shuffled: npt.NDArray[np.integer], sizes: list[int]) -> Iterator[list[int]]:
@@ -101,10 +103,10 @@ def _windows(shuffled: npt.NDArray[np.integer], sizes: list[int]) -> Iterator[li
 def _join(parts: list[Section]) -> Section:
     if len(parts) == 1:
         return parts[0]
+    pairs = tokens.concatenate([part.pairs for part in parts])
     labels = [part.topk for part in parts if part.topk is not None]
-    return Section(
-        tokens.concatenate([part.pairs for part in parts]), softlabels.concatenate(labels) if labels else None
-    )
+    parts.clear()
+    return Section(pairs, softlabels.concatenate(labels) if labels else None)
 
 
 def window_batches(pairs: EncodedPairs, max_tokens: int, generator: np.random.Generator) -> list[ragged.Ints]:

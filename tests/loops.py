@@ -39,13 +39,15 @@ class CrashError(Exception):
 class Disturbed:
     """A task to which something happens: `before[n]` is called before its n-th loss, `spoiled` losses are infinite.
 
-    `before_valid` is called before each batch of validation. `seen` are the selections whose losses were computed,
+    `before_collate[n]` is called before the n-th step's batches are made, `before_valid` before each batch of
+    validation. `seen` are the selections whose losses were computed,
     `read` all that the loader made ready.
     """
 
     task: Task[Any]
     before: dict[int, Callable[[], None]] = field(default_factory=dict)
     spoiled: frozenset[int] = frozenset()
+    before_collate: dict[int, Callable[[], None]] = field(default_factory=dict)
     before_valid: Callable[[], None] = lambda: None
     calls: int = 0
     seen: list[Selection] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Disturbed:
 
     def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Any]:
         self.read.append(selection)
+        self.before_collate.get(len(self.read), lambda: None)()
         parts = [replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds]
         return list(zip(parts, self.task.collate(selection, bounds), strict=True))
 
@@ -135,7 +138,11 @@ class Trainer:
 
 def metrics(output: Path) -> list[dict[str, float]]:
     """The lines of the record without what was measured with a clock, which no two runs share."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    lines = all_metrics(output)
     assert all(("loader_wait" in line) == ("loss" in line) for line in lines)
     assert all(0 <= line.pop("loader_wait", 0) <= 1 for line in lines)
     return lines
+
+
+def all_metrics(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

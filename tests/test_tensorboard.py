@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loops import EPOCHS, CrashError, Trainer, crash, metrics
+from loops import EPOCHS, CrashError, Trainer, all_metrics, crash
 
 from kdcache.training.checkpoint import Position
 from kdcache.training.metrics import Metrics
@@ -33,7 +33,7 @@ def events(output: Path, kind: str) -> dict[str, list[tuple[int, float]]]:
 def lines(output: Path, kind: str) -> dict[str, list[tuple[int, float]]]:
     """The same out of metrics.jsonl, in float32 as events are."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for line in metrics(output):
+    for line in all_metrics(output):
         if ("valid_nll" in line) == (kind == "validation"):
             for name, value in line.items():
                 if name != "step" and value is not None:

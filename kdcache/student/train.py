@@ -112,6 +112,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
     run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
+    group.check_visible(run.record)
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return

@@ -93,6 +93,7 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = fingerprints(text=corpus, valid=valid)
     run = group.by_leader(lambda: folder_run(output, "teacher-train", config, inputs))
+    group.check_visible(run.record)
     if run.finished:
         log.info("%s: this teacher is finished; nothing to do.", output)
         return

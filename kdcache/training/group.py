@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -94,6 +95,19 @@ class Group:
             if self.leads:
                 values.append(work())
         return self.gather(values)[0][0]
+
+    def check_visible(self, path: Path) -> None:
+        """Refuse to go on unless all processes see what the leading one wrote.
+
+        Raises:
+            TrainingError: one does not.
+        """
+        with self.all_or_none():
+            if not path.exists():
+                raise TrainingError(
+                    f"{path}: process {self.process.rank} does not see it. All processes of a training must share the "
+                    "--output folder."
+                )
 
     def check_equal(self, value: str, what: str) -> None:
         """Refuse to go on unless all processes have the same `value`.
