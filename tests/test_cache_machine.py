@@ -157,9 +157,10 @@ class CacheMachine(RuleBasedStateMachine):
                 assert write_cache(self.cache, PLAN)
                 return
             except CorruptError as error:
-                remedy = REMEDY.search(str(error))
-                assert remedy is not None, error
-                (self.cache / remedy[1]).unlink()
+                said = str(error)
+            remedy = REMEDY.search(said)
+            assert remedy is not None, said
+            (self.cache / remedy[1]).unlink()
         raise AssertionError("the remedies do not end")
 
     def delete_what_verify_names(self) -> int:

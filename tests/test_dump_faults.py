@@ -163,17 +163,22 @@ def test_fault_19_signals(small_teacher: Path, long_text: TextFiles, undisturbed
     assert_equal_caches(cache, undisturbed)
 
 
+def work_that_never_looks() -> None:
+    """Signal this very process twice, and do not ask whether it was."""
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        while True:
+            time.sleep(0.001)
+
+
 def test_fault_19_the_second_signal_stops_work_that_never_looks() -> None:
     """The first signal only asks; the second ends work between two of its safe points; then signals are as before."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     begun = time.monotonic()
-    with within(60), pytest.raises(StoppedError) as caught, stop_on_signals() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.number == signal.SIGTERM
-        watch = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        watch.start()
-        while True:
-            time.sleep(0.001)
+    with within(60), pytest.raises(StoppedError) as caught:
+        work_that_never_looks()
     assert caught.value.exit_code == 128 + signal.SIGINT
     assert time.monotonic() - begun < 30
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

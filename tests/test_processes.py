@@ -119,6 +119,7 @@ def test_fault_11_one_process_dies(
     assert not (output / "manifest.json").exists()
     assert run_cli(*arguments[2:]).returncode == 0
     assert_same_cache(output, small_cache)
+    assert not list(output.rglob("*.invalid-*")), "the shard that the dead process had published was sound"
 
 
 def test_fault_15_three_processes_at_once(tmp_path: Path, small_teacher: Path) -> None:

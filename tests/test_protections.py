@@ -60,7 +60,10 @@ def test_only_failures_of_tests_count(tmp_path: Path) -> None:
     assert make_protections.run_rows(tmp_path, [1]) == (1, "test_fault_01_b")
     test.write_text("def test_fault_01_a(): pass\n")
     assert make_protections.run_rows(tmp_path, [1]) == (1, None)
-    for broken in ("import nothing_of_that_name\ndef test_fault_01_a(): pass\n", "def test_fault_01_a(missing): pass\n"):
+    for broken in (
+        "import nothing_of_that_name\ndef test_fault_01_a(): pass\n",
+        "def test_fault_01_a(missing): pass\n",
+    ):
         test.write_text(broken)
         with pytest.raises(RuntimeError, match="tests of rows"):
             make_protections.run_rows(tmp_path, [1])
