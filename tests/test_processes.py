@@ -135,8 +135,8 @@ def test_fault_15_three_processes_at_once(tmp_path: Path, small_teacher: Path) -
     ]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
-    assert sorted(len(re.findall(r" (\d) still to do", error)) for error in errors) == [1, 1, 1]
-    assert sum(int(re.findall(r" (\d) still to do", error)[0]) for error in errors) == 7
+    # Shards 0, 3 and 6; 1 and 4; 2 and 5: whoever starts last has not less to do because others were quick.
+    assert [re.findall(r" (\d) still to do", error) for error in errors] == [["3"], ["2"], ["2"]]
     reader = CacheReader(output)
     tokenizer = Teacher.load(small_teacher).tokenizer
     targets = [ids for line in toy_lines("tgt", 50) for ids in (*tokenizer.encode([line])[0], tokenizer.special.end)]
