@@ -1,7 +1,8 @@
 """Write `docs/reliability.md`: every fault, and what its tests did when they ran last.
 
 `python docs/make_reliability.py` runs all tests whose name begins with `test_fault_` and a row's number, the long
-loops included, and writes the page. With `--quick` it leaves the long loops out.
+loops included, and writes the page. With `--quick` it leaves the long loops out. What `make_protections.py` found last
+is written beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+import make_protections
 
 ROOT = Path(__file__).parent.parent
 PAGE = Path(__file__).parent / "reliability.md"
@@ -110,8 +113,20 @@ This page is written by `python docs/make_reliability.py` from a run of the test
 and the row's number. Faults are injected for real: processes are killed, a preloaded library makes system calls fail,
 bits are flipped in files.
 
+A test proves something only if it fails without what it tests: [the second table](#without-protection) says what was
+removed from kdcache for a while, and which test noticed.
+
 Not tested here, because no machine of the project can: loss of power (fsync is called and its failures are tested,
 but whether a disk obeys it is the disk's affair), NFS, and object stores.
+"""
+
+
+_PROTECTIONS = """\
+## Without protection
+
+For each row of dumping, reading, hostile files and text, `python docs/make_protections.py` copies the checkout, removes
+one protection from the source in the copy, as `docs/protections.toml` says, and runs the row's quick tests there until
+one fails. A protection that nothing notices would be an error. With everything in its place all of them pass.
 """
 
 
@@ -160,7 +175,7 @@ def page(found: dict[int, Outcome], quick: bool) -> str:
         for number, (fault, expected) in rows.items():
             parts.append(f"| {number} | {fault} | {expected} | {_result(number, found.get(number))} |")
         parts.append("")
-    return "\n".join(parts)
+    return "\n".join([*parts, _PROTECTIONS, make_protections.section(make_protections.read_results()), ""])
 
 
 def _result(number: int, one: Outcome | None) -> str:

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import caches
@@ -128,3 +130,19 @@ def wake(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=30)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the main thread if the block takes longer, also where it waits for a file."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"still not done after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

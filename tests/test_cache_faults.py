@@ -19,6 +19,7 @@ from faults import (
     PLAN,
     QUICK,
     RECORD_0,
+    RECORDS,
     REPLACED,
     SHARD_0,
     SHARDS,
@@ -268,6 +269,23 @@ def test_fault_13_launches_at_once(cache: Path, seed: int) -> None:
         pairs = make_arrays(plan, index).pairs
         labels = [caches.label(pairs, plan, index + 1_000 * (10 * seed + i)) for i in range(4)]
         assert sum(caches.equal(reader.shard(index), one) for one in labels) == 1
+
+
+def test_fault_13_two_launches_before_the_same_name(cache: Path) -> None:
+    """Of two launches that both have a shard ready for its name, the first stands; the second takes it as it is."""
+    first = stall(cache, f"file-synced:{SHARD_0}", CACHE_NOISE="1")
+    # The plan is there already: the second launch writes one file less before its shard.
+    second = stall(cache, f"file-synced:{SHARD_0 - 1}", CACHE_NOISE="2")
+    assert len(list(cache.glob("shards/.tmp-00000.h5*"))) == 2
+    done = wake(first)
+    assert done.returncode == 0, done.stderr
+    before = {name: (cache / name).read_bytes() for name in (*SHARDS, *RECORDS, layout.MANIFEST_FILE)}
+    done = wake(second)
+    assert done.returncode == 0, done.stderr
+    assert {name: (cache / name).read_bytes() for name in before} == before
+    reader = CacheReader(cache)
+    assert [verify_shard(reader, index) for index in range(2)] == [[], []]
+    assert not list(cache.rglob(".tmp-*"))
 
 
 def test_fault_13_launches_of_two_plans(cache: Path) -> None:

@@ -15,7 +15,7 @@ from kdcache.cache.audit import summarize
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus, Pair, TextFiles
-from kdcache.dump.config import DumpConfig
+from kdcache.dump.config import ENCODINGS, DumpConfig
 from kdcache.dump.pilot import forecast
 from kdcache.dump.run import dump
 from kdcache.errors import DataError, UsageError
@@ -29,6 +29,37 @@ NOISE = 1e-4
 def half_step(values: np.ndarray) -> np.ndarray:
     """Half the distance to the next float16 away from zero."""
     return np.spacing(np.abs(values).astype(np.float16)).astype(np.float64) / 2
+
+
+# What the compact encoding can store.
+TABLE = np.array([-((code * 5 / 255) ** 2) for code in range(256)])
+
+
+# Rounding √(−log p) instead of log p moves the border between two codes by (5/255/2)² = 9.6e-5.
+BORDER = 1e-4
+
+
+def coded(values: np.ndarray) -> np.ndarray:
+    """The nearest codes, by trying all."""
+    return np.abs(values.astype(np.float64)[..., None] - TABLE).argmin(axis=-1)
+
+
+def check_codes(arrays: ShardArrays, expected: np.ndarray) -> None:
+    """Hold what a compact shard stores against the codes of the true log-probabilities, found by brute force."""
+    ids = arrays.topk.token_ids.astype(np.int64)
+    targets = arrays.pairs.target_ids.astype(np.int64)[:, None]
+    for stored, true in (
+        (arrays.topk.log_probs, np.take_along_axis(expected, ids, axis=1)),
+        (arrays.topk.log_probs, -np.sort(-expected, axis=1)[:, : ids.shape[1]]),
+        (arrays.target_log_prob[:, None], np.take_along_axis(expected, targets, axis=1)),
+    ):
+        found = coded(stored)
+        # What is stored is a value of the table, up to float16.
+        assert (np.abs(stored - TABLE[found]) <= half_step(stored)).all()
+        # The code of the true value, or of one that float32 arithmetic cannot tell from it.
+        least, most = coded(np.minimum(true + NOISE + BORDER, 0)), coded(true - NOISE - BORDER)
+        assert ((least <= found) & (found <= most)).all()
+        assert (found == coded(true)).mean() > 0.98
 
 
 def check_against(arrays: ShardArrays, expected: np.ndarray) -> None:
@@ -60,7 +91,11 @@ def check_cache(cache: Path, teacher: Path, pairs: list[Pair], passes: int) -> N
         arrays = reader.shard(index)
         found = np.split(arrays.pairs.target_ids, arrays.pairs.target_offsets[1:-1])
         assert [ids.tolist() for ids in found] == targets
-        check_against(arrays, expected)
+        if reader.plan.encoding.log_probs == "sqrt8":
+            check_codes(arrays, expected)
+            assert all(len(set(row)) == reader.plan.topk for row in arrays.topk.token_ids.tolist())
+        else:
+            check_against(arrays, expected)
 
 
 def toy_pairs(count: int, first: int = 0) -> list[Pair]:
@@ -68,11 +103,14 @@ def toy_pairs(count: int, first: int = 0) -> list[Pair]:
 
 
 @pytest.mark.parametrize(("passes", "k", "max_tokens"), [(7, 8, 300), (1, 1, 10_000), (100, 30, 1)])
-def test_cache_equals_the_slow_loop(passes: int, k: int, max_tokens: int, small_teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_cache_equals_the_slow_loop(
+    encoding: str, passes: int, k: int, max_tokens: int, small_teacher: Path, tmp_path: Path
+) -> None:
     """Every target position is in the cache once and equals what a slow, unbatched loop over the model says."""
     text = toy_text(tmp_path, 23)
     config = DumpConfig(
-        str(small_teacher), text, topk=k, passes=passes, shard_pairs=9, max_tokens=max_tokens, device="cpu"
+        str(small_teacher), text, k, passes, shard_pairs=9, max_tokens=max_tokens, encoding=encoding, device="cpu"
     )
     dump(config, tmp_path / "cache")
     check_cache(tmp_path / "cache", small_teacher, toy_pairs(23), passes)
@@ -88,7 +126,8 @@ def test_cache_of_a_roberta_equals_the_slow_loop(tmp_path: Path) -> None:
     assert CacheReader(tmp_path / "cache").shard(0).topk.mass() == pytest.approx(1, abs=2e-3)
 
 
-def test_50_real_pairs_equal_the_slow_loop(multi30k: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_50_real_pairs_equal_the_slow_loop(encoding: str, multi30k: Path, tmp_path: Path) -> None:
     """The first 50 pairs of Multi30k are in the cache as the slow loop says."""
     sides = []
     for side in ("src", "tgt"):
@@ -98,7 +137,8 @@ def test_50_real_pairs_equal_the_slow_loop(multi30k: Path, tmp_path: Path) -> No
     bert = save_bert(tmp_path / "bert", all_lines(text), max_position_embeddings=256)
     teacher = prepare_teacher(str(bert), Corpus(text), trim_vocab=True, seed=1)
     teacher.save(tmp_path / "teacher")
-    dump(DumpConfig(str(tmp_path / "teacher"), text, shard_pairs=20, device="cpu"), tmp_path / "cache")
+    config = DumpConfig(str(tmp_path / "teacher"), text, shard_pairs=20, encoding=encoding, device="cpu")
+    dump(config, tmp_path / "cache")
     check_cache(tmp_path / "cache", tmp_path / "teacher", [Pair(*pair) for pair in zip(*sides, strict=True)], passes=7)
 
 
@@ -121,6 +161,27 @@ def test_the_check_can_fail(small_teacher: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(AssertionError):
             check_against(wrong, expected)
+
+
+def test_the_check_of_codes_can_fail(small_teacher: Path, tmp_path: Path) -> None:
+    """The comparison of codes notices a code too many, another word, a slipped row, and values that are no codes."""
+    text = toy_text(tmp_path, 4)
+    dump(DumpConfig(str(small_teacher), text, encoding="compact", device="cpu"), tmp_path / "cache")
+    _, expected = slow_distributions(small_teacher, toy_pairs(4), 7)
+    arrays = CacheReader(tmp_path / "cache").shard(0)
+    check_codes(arrays, expected)
+    ids, log_probs, written = arrays.topk.token_ids, arrays.topk.log_probs, arrays.target_log_prob
+    next_code, between = log_probs.copy(), log_probs.copy()
+    next_code[3, 4] = TABLE[coded(log_probs)[3, 4] + 1]
+    between[3, 4] = (TABLE[coded(log_probs)[3, 4]] + TABLE[coded(log_probs)[3, 4] + 1]) / 2
+    for wrong in (
+        replace(arrays, topk=replace(arrays.topk, token_ids=np.roll(ids, 1, axis=0))),
+        replace(arrays, topk=replace(arrays.topk, log_probs=next_code)),
+        replace(arrays, topk=replace(arrays.topk, log_probs=between)),
+        replace(arrays, target_log_prob=np.roll(written, 1)),
+    ):
+        with pytest.raises(AssertionError):
+            check_codes(wrong, expected)
 
 
 def test_shards_do_not_depend_on_each_other(small_teacher: Path, small_text: TextFiles, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import random
 import resource
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +19,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_cli
+from faults import within
 from models import all_lines, save_bert, start_cli, terminated_when, toy_lines, toy_text, wait_until, write_text
 from safetensors.torch import load_file, save_file
 
+from kdcache.cache.encoding import Encoding
 from kdcache.cache.reader import CacheReader
 from kdcache.cli.cache import dump_logits
 from kdcache.corpus import Corpus, TextFiles
-from kdcache.dump.config import DumpConfig
+from kdcache.dump.config import ENCODINGS, DumpConfig
 from kdcache.dump.run import dump
 from kdcache.errors import DataError, MismatchError, OutputError, StoppedError
+from kdcache.interrupt import stop_on_signals
 from kdcache.teacher.prepare import prepare_teacher
 
 PAIRS, SHARD = 1_200, 20
@@ -37,18 +43,31 @@ def long_text(tmp_path_factory: pytest.TempPathFactory) -> TextFiles:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_teacher: Path, long_text: TextFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "cache"
-    dump(DumpConfig(str(small_teacher), long_text, shard_pairs=SHARD, device="cpu"), folder)
-    return folder
+def undisturbed_in(
+    small_teacher: Path, long_text: TextFiles, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The cache that nothing happened to, in an encoding."""
+
+    @functools.cache
+    def make(encoding: str) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed") / "cache"
+        dump(DumpConfig(str(small_teacher), long_text, shard_pairs=SHARD, device="cpu", encoding=encoding), folder)
+        return folder
+
+    return make
 
 
-def command(teacher: Path, text: TextFiles, cache: Path) -> list[object]:
-    """The dump of `undisturbed` as a command line."""
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_in: Callable[[str], Path]) -> Path:
+    """The same in the usual encoding."""
+    return undisturbed_in("float16")
+
+
+def command(teacher: Path, text: TextFiles, cache: Path, encoding: str = "float16") -> list[object]:
+    """The dump of `undisturbed_in` as a command line."""
     source, target = text.paths()
     arguments = ["dump-logits", "--teacher", teacher, "--source", source, "--target", target, "--output", cache]
-    return [*arguments, "--shard-pairs", SHARD, "--device", "cpu"]
+    return [*arguments, "--shard-pairs", SHARD, "--device", "cpu", "--encoding", encoding]
 
 
 def arrays_of(cache: Path, index: int) -> dict[str, np.ndarray]:
@@ -94,27 +113,33 @@ def kill_at_random(arguments: list[object], cache: Path, generator: random.Rando
     assert not (cache / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("encoding", "loop"),
+    [
+        ("float16", 0),
+        ("compact", 0),
+        pytest.param("uncompressed", 0, marks=pytest.mark.full),
+        *(pytest.param(one, loop, marks=pytest.mark.full) for one in ENCODINGS for loop in range(1, 5)),
+    ],
+)
 def test_fault_02_dump_killed_three_times(
-    small_teacher: Path, long_text: TextFiles, undisturbed: Path, tmp_path: Path
+    encoding: str,
+    loop: int,
+    small_teacher: Path,
+    long_text: TextFiles,
+    undisturbed_in: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     """After three kill -9 at random moments the same command gives the undisturbed cache, array for array."""
-    cache, generator = tmp_path / "cache", random.Random()
-    arguments = command(small_teacher, long_text, cache)
+    cache, generator = tmp_path / f"cache{loop}", random.Random()
+    arguments = command(small_teacher, long_text, cache, encoding)
     for _ in range(3):
         kill_at_random(arguments, cache, generator)
     finished = run_cli(*arguments)
     assert finished.returncode == 0, finished.stderr
-    assert_equal_caches(cache, undisturbed)
+    assert_equal_caches(cache, undisturbed_in(encoding))
     assert "finished" in json.loads((cache / "run.json").read_text())
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("loop", range(8))
-def test_fault_02_dump_killed_again_and_again(
-    loop: int, small_teacher: Path, long_text: TextFiles, undisturbed: Path, tmp_path: Path
-) -> None:
-    """The same in many loops, two kills in each."""
-    test_fault_02_dump_killed_three_times(small_teacher, long_text, undisturbed, tmp_path / str(loop))
+    assert CacheReader(cache).plan.encoding == Encoding.named(encoding, CacheReader(cache).plan.vocabulary)
 
 
 def test_fault_19_signals(small_teacher: Path, long_text: TextFiles, undisturbed: Path, tmp_path: Path) -> None:
@@ -136,6 +161,27 @@ def test_fault_19_signals(small_teacher: Path, long_text: TextFiles, undisturbed
         assert before < committed(cache) < PAIRS // SHARD
     dump(DumpConfig(str(small_teacher), long_text, shard_pairs=SHARD, device="cpu"), cache)
     assert_equal_caches(cache, undisturbed)
+
+
+def work_that_never_looks() -> None:
+    """Signal this very process twice, and do not ask whether it was."""
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        while True:
+            time.sleep(0.001)
+
+
+def test_fault_19_the_second_signal_stops_work_that_never_looks() -> None:
+    """The first signal only asks; the second ends work between two of its safe points; then signals are as before."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    begun = time.monotonic()
+    with within(60), pytest.raises(StoppedError) as caught:
+        work_that_never_looks()
+    assert caught.value.exit_code == 128 + signal.SIGINT
+    assert time.monotonic() - begun < 30
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_fault_14_another_batch_size_on_resume(

@@ -97,6 +97,18 @@ def test_fault_49_mutated_manifest_with_a_right_hash(cache: Path, count: int) ->
         assert not is_sound(cache) or shards == manifest["shards"]
 
 
+@pytest.mark.parametrize("field", ["mass", "surprise", "rounding"])
+def test_fault_49_strange_number_in_a_record(cache: Path, field: str) -> None:
+    """Every strange value in the place of a sum is refused, integers that no float can hold included."""
+    path = cache / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for value in STRANGE:
+        shards = json.loads(json.dumps(manifest["shards"]))
+        shards[1]["sums"][field] = value
+        path.write_text(json.dumps({**manifest, "shards": shards, "root": sha256(canonical_json(shards))}))
+        assert not is_sound(cache), value
+
+
 @pytest.mark.parametrize("count", [50, pytest.param(1_000, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", [*FILES[:3], "tokenizer/tokenizer.json"])
 def test_fault_49_mutated_bytes_of_json(cache: Path, name: str, count: int) -> None:

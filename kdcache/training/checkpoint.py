@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -208,7 +209,10 @@ def _read(path: Path) -> tuple[_State, dict[str, Tensor], dict[str, Tensor]]:
             raise CorruptError(f"{path / name}: cannot be read: {error.strerror}.") from error
         if sha256(data) != digest:
             raise CorruptError(f"{path / name}: its SHA-256 is not the committed one.")
-        contents.append(load_tensors(data))
+        try:
+            contents.append(load_tensors(data))
+        except SafetensorError as error:
+            raise CorruptError(f"{path / name}: holds no tensors: {error}.") from error
     return state, contents[0], contents[1]
 
 
