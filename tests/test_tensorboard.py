@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loops import EPOCHS, CrashError, Trainer, all_metrics, crash
+from loops import EPOCHS, CrashError, Trainer, all_metrics, crash, metrics
 
 from kdcache.training.checkpoint import Position
 from kdcache.training.metrics import Metrics
