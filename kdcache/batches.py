@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -127,6 +128,19 @@ def window_batches(pairs: EncodedPairs, max_tokens: int, generator: np.random.Ge
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def micro_bounds(selection: Selection, micro_tokens: int, count: int) -> list[tuple[int, int]]:
+    """Cut the rows of a step into micro-batches (start, stop) of at most `micro_tokens` padded tokens each.
+
+    Their number is a multiple of `count`, the number of processes that share them, as long as there are rows; a pair
+    that is longer is a micro-batch of its own. Rows are in order of length, so neighbours stay together.
+    """
+    pairs, rows = selection.window.pairs, selection.rows
+    longest = int(pairs.source_lengths[rows].max() + pairs.target_lengths[rows].max())
+    needed = -(-len(rows) // max(1, micro_tokens // longest))
+    parts = min(len(rows), -(-needed // count) * count)
+    return list(pairwise(len(rows) * i // parts for i in range(parts + 1)))
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One batch for a student. Source and decoder input are padded; labels and soft labels are flat.
@@ -150,10 +164,10 @@ class Batch:
     topk_log_probs: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device, copied asynchronously out of pinned memory."""
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
         soft = (self.topk_ids, self.topk_log_probs)
         hard = (self.source_ids, self.source_mask, self.decoder_ids, self.positions, self.labels)

@@ -41,6 +41,22 @@ class MaskedViews:
     labels: Ints
     target_rows: Ints
 
+    def between(self, start: int, stop: int) -> MaskedViews:
+        """The views `start` to `stop` (exclusive), padded to their own longest."""
+        width = self.input_ids.shape[1]
+        lengths = self.lengths[start:stop]
+        longest = int(lengths.max())
+        first, last = np.searchsorted(self.masked, (start * width, stop * width))
+        rows, columns = np.divmod(self.masked[first:last], width)
+        return MaskedViews(
+            np.ascontiguousarray(self.input_ids[start:stop, :longest]),
+            np.ascontiguousarray(self.segment_ids[start:stop, :longest]),
+            lengths,
+            (rows - start) * longest + columns,
+            self.labels[first:last],
+            self.target_rows[first:last],
+        )
+
 
 def view_lengths(pairs: EncodedPairs, special: SpecialIds) -> Ints:
     """Tokens in a view of each pair, int64 [n]; 0 for skipped pairs."""

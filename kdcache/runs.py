@@ -21,7 +21,7 @@ RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
 
 # What may differ when a run is continued: where it runs, not what it computes.
-_FREE = frozenset({"device"})
+_FREE = frozenset({"device", "micro_tokens"})
 
 log = logging.getLogger("kdcache")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from kdcache.errors import StoppedError
 from kdcache.losses import LossSums
 from kdcache.student.config import StudentConfig
 from kdcache.student.train import CacheSections, StudentTask, make_task
-from kdcache.training.loop import FitResult, Task, fit
+from kdcache.training.loop import FitResult, fit
+from kdcache.training.task import Task
 
 RUN = "run"
 EPOCHS = 2
@@ -33,12 +35,19 @@ class CrashError(Exception):
 
 @dataclass
 class Disturbed:
-    """A task to which something happens: `before[n]` is called before its n-th loss, `spoiled` losses are infinite."""
+    """A task to which something happens: `before[n]` is called before its n-th loss, `spoiled` losses are infinite.
 
-    task: Task
+    `before_valid` is called before each batch of validation. `seen` are the selections whose losses were computed,
+    `read` all that the loader made ready.
+    """
+
+    task: Task[Any]
     before: dict[int, Callable[[], None]] = field(default_factory=dict)
     spoiled: frozenset[int] = frozenset()
+    before_valid: Callable[[], None] = lambda: None
     calls: int = 0
+    seen: list[Selection] = field(default_factory=list)
+    read: list[Selection] = field(default_factory=list)
 
     @property
     def model(self) -> nn.Module:
@@ -48,14 +57,30 @@ class Disturbed:
     def width(self) -> int:
         return self.task.width
 
-    def loss(self, selection: Selection, step: int, device: torch.device) -> LossSums:
+    @property
+    def valid(self) -> Sequence[Any] | None:
+        return self.task.valid
+
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Any]:
+        self.read.append(selection)
+        parts = [replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds]
+        return list(zip(parts, self.task.collate(selection, bounds), strict=True))
+
+    def move(self, batch: Any, device: torch.device) -> Any:
+        if not isinstance(batch, tuple):
+            return self.task.move(batch, device)
+        return batch[0], self.task.move(batch[1], device)
+
+    def loss(self, batch: Any, step: int) -> LossSums:
         self.calls += 1
+        self.seen.append(batch[0])
         self.before.get(self.calls, lambda: None)()
-        sums = self.task.loss(selection, step, device)
+        sums = self.task.loss(batch[1], step)
         return replace(sums, total=sums.total * float("inf")) if self.calls in self.spoiled else sums
 
-    def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
-        return self.task.valid_losses(device)
+    def valid_loss(self, batch: Any) -> LossSums:
+        self.before_valid()
+        return self.task.valid_loss(batch)
 
 
 def terminate() -> None:

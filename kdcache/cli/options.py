@@ -116,10 +116,13 @@ class TrainingOptions:
     epochs: int | None
     max_steps: int | None
     max_tokens: int
+    micro_tokens: int | None
     learning_rate: float | None
     schedule: str
     warmup: int | None
     valid_every: int | None
+    patience: int | None
+    average: int | None
     seed: int
     device: str
     precision: str
@@ -130,6 +133,7 @@ class TrainingOptions:
             learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
             schedule=self.schedule,
             max_tokens=self.max_tokens,
+            micro_tokens=self.micro_tokens,
             warmup=self.warmup,
             max_steps=self.max_steps,
             epochs=epochs if self.epochs is None and self.max_steps is None else self.epochs,
@@ -138,6 +142,8 @@ class TrainingOptions:
             precision=self.precision,
             beta2=beta2,
             valid_every=self.valid_every,
+            patience=self.patience,
+            average=self.average,
         )
 
 
@@ -153,7 +159,12 @@ def training(*, epochs: int, max_tokens: int, rate_help: str) -> Decorator:
             type=int,
             default=max_tokens,
             show_default=True,
-            help="Padded tokens of one step, source and target together.",
+            help="Padded tokens of one step over all processes, source and target together.",
+        ),
+        click.option(
+            "--micro-tokens",
+            type=int,
+            help="Padded tokens of one forward pass; less takes less memory.  [default: --max-tokens]",
         ),
         click.option("--learning-rate", type=float, help=rate_help),
         click.option(
@@ -167,6 +178,14 @@ def training(*, epochs: int, max_tokens: int, rate_help: str) -> Decorator:
             "--warmup", type=int, help="Steps until the learning rate is highest.  [default: a tenth, at most 4000]"
         ),
         click.option("--valid-every", type=int, help="Steps between validations.  [default: once an epoch]"),
+        click.option(
+            "--patience", type=int, help="Stop after this many validations without a lower loss.  [default: never]"
+        ),
+        click.option(
+            "--average",
+            type=int,
+            help="Export the mean of the last N validated checkpoints instead of the best one.",
+        ),
         click.option(
             "--seed",
             type=int,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from kdcache.student.config import StudentConfig
 from kdcache.student.text import check_text
 from kdcache.student.transformer import POSITIONS, Student, build_transformer
 from kdcache.tokens import concatenate
+from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
 _PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
@@ -64,14 +65,23 @@ class StudentTask:
         """Size of the hidden states."""
         return self.student.width
 
-    def loss(self, selection: Selection, _step: int, device: torch.device) -> LossSums:
-        """The configured objective over all target positions of the batch."""
-        batch = collate(selection, self.student.tokenizer.special, self.objective.topk)
-        return self._loss(batch.to(device), self.objective)
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Batch]:
+        """Pad each part of the selection."""
+        special, topk = self.student.tokenizer.special, self.objective.topk
+        parts = [replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds]
+        return [collate(part, special, topk) for part in parts]
 
-    def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
-        """Plain cross entropy over the validation text."""
-        return None if self.valid is None else (self._loss(batch.to(device), _PLAIN) for batch in self.valid)
+    def move(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on the device."""
+        return batch.to(device)
+
+    def loss(self, batch: Batch, _step: int) -> LossSums:
+        """The configured objective over all target positions of the batch."""
+        return self._loss(batch, self.objective)
+
+    def valid_loss(self, batch: Batch) -> LossSums:
+        """Plain cross entropy."""
+        return self._loss(batch, _PLAIN)
 
     def _loss(self, batch: Batch, objective: ObjectiveConfig) -> LossSums:
         hidden = self.student.hidden(batch)
@@ -89,11 +99,16 @@ def train_student(config: StudentConfig, output: Path) -> None:
         StoppedError: a signal asked to stop.
     """
     config.check()
+    with training_group(config.training.device) as group:
+        _train(config, output, group)
+
+
+def _train(config: StudentConfig, output: Path, group: Group) -> None:
     reader = CacheReader(Path(config.cache))
     _check_topk(config.objective.topk, reader.plan.topk)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
-    run = folder_run(output, "student-train", config, inputs)
+    run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
@@ -104,12 +119,13 @@ def train_student(config: StudentConfig, output: Path) -> None:
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
     sections = CacheSections(reader, soft=config.objective.alpha < 1)
-    identity = sha256(canonical_json(inputs))
-    result = fit(task, sections, config.training, output, identity)
-    task.student.model.cpu()
-    task.student.save(output)
-    run.finish({"steps": result.steps, "exported_step": result.exported_step, "valid_nll": result.best_loss})
-    log.info("%s: the student of step %s is saved.", output, f"{result.exported_step:,}")
+    result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
+    with group.all_or_none():
+        if group.leads:
+            task.student.model.cpu()
+            task.student.save(output)
+            run.finish(result.record())
+    log.info("%s: the student of step %s is saved.", output, result.exported)
 
 
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
