@@ -59,7 +59,7 @@ def forecast(config: StudentConfig) -> Forecast:
         steps = (one for one in stream if one is not None)
         for step, batches in enumerate(islice(steps, _WARM_STEPS + _PILOT_STEPS), 1):
             start = time.perf_counter()
-            stepper.take(task, batches.micros, step, 0.0, Wishes())
+            stepper.take(task, batches.micros, step, 0.0, Wishes)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

@@ -181,9 +181,7 @@ class _Loop(Generic[B]):
         self.model.train()
         step = self.position.step + 1
         rate = learning_rate(self.config, step, self.task.width, self.total)
-        # Only the leader's clock decides when to save, so that all save the same step.
-        save = self.group.leads and time.monotonic() - self.saved_at >= self.config.save_seconds
-        report = self.stepper.take(self.task, batches.micros, step, rate, Wishes(self.stop.number, save))
+        report = self.stepper.take(self.task, batches.micros, step, rate, self._wishes)
         self.position = replace(self.position, step=step, consumed=batches.index + 1)
         self.metrics.add(step, report.names, report.sums, rate, report.norm)
         self.reports.append(report)
@@ -194,6 +192,11 @@ class _Loop(Generic[B]):
         elif self.save_due:
             self._save()
         self._stop_if_asked()
+
+    def _wishes(self) -> Wishes:
+        # Only the leader's clock decides when to save, so that all save the same step.
+        save = self.group.leads and time.monotonic() - self.saved_at >= self.config.save_seconds
+        return Wishes(self.stop.number, save)
 
     def _read_reports(self, late: int) -> None:
         while len(self.reports) > late:

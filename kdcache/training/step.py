@@ -7,7 +7,7 @@ all-reduce brings everybody everything. A step whose loss or gradient is not fin
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +100,12 @@ class Stepper:
             start += parameter.numel()
         self._names: tuple[str, ...] = ("n_tokens", "loss")
 
-    def take(self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, wishes: Wishes) -> Report:
+    def take(
+        self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, wishes: Callable[[], Wishes]
+    ) -> Report:
         """Step `step` (from 1) with learning rate `rate`; returns before a GPU has done it.
+
+        `wishes` is asked after the backward passes, so that a signal that came during them counts at once.
 
         Raises:
             TrainingError: another process is gone.
@@ -115,7 +119,7 @@ class Stepper:
         self.optimizer.step()
         return self._report(step, norm, skipped)
 
-    def compute(self, task: Task[B], micros: Sequence[Micro[B]], step: int, wishes: Wishes) -> Tensor:
+    def compute(self, task: Task[B], micros: Sequence[Micro[B]], step: int, wishes: Callable[[], Wishes]) -> Tensor:
         """Leave clipped gradients of the mean over the target positions of all processes; return their norm before."""
         self._buffer.zero_()
         for micro in micros:
@@ -124,10 +128,11 @@ class Stepper:
                 sums = task.loss(micro.batch, step)
             sums.total.backward()  # type: ignore[no-untyped-call]
             self._count(sums)
+        wish = wishes()
         for slot, wished in (
-            (_SIGINT, wishes.signal == signal.SIGINT),
-            (_SIGTERM, wishes.signal == signal.SIGTERM),
-            (_SAVE, wishes.save),
+            (_SIGINT, wish.signal == signal.SIGINT),
+            (_SIGTERM, wish.signal == signal.SIGTERM),
+            (_SAVE, wish.save),
         ):
             self._tail[slot] = float(wished)
         self._group.add_up(self._buffer)
