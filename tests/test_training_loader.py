@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,12 +98,21 @@ def test_fault_30_the_loader_fails(trainer: Trainer, tmp_path: Path) -> None:
 def test_the_thread_ends_with_the_loop(trainer: Trainer, tmp_path: Path, ending: str) -> None:
     """However training ends, the loader's thread has ended before the caller goes on."""
     running: list[int] = []
-    before = {2: lambda: running.append(len(loader_threads()))}
+    task = Disturbed(trainer.task(), {2: lambda: running.append(len(loader_threads()))})
+    collate = task.collate
+
+    def slow(*arguments: Any) -> list[Any]:
+        # So that the thread is at work when the loop ends.
+        time.sleep(0.1)
+        return collate(*arguments)
+
+    task.collate = slow
     if ending == "finished":
-        trainer.run(tmp_path, before)
+        fit_into(tmp_path, task, trainer)
     else:
+        task.before[3] = terminate if ending == "stopped" else crash
         with pytest.raises((StoppedError, CrashError)):
-            trainer.run(tmp_path, before | {3: terminate if ending == "stopped" else crash})
+            fit_into(tmp_path, task, trainer)
     assert running == [1]
     assert loader_threads() == []
 
