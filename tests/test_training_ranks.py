@@ -142,3 +142,21 @@ def test_torchrun_trains_and_survives_a_kill(tmp_path: Path, small_cache: Path, 
     assert "Continuing after step" in done.stderr
     assert [line["step"] for line in metrics(output)] == [1, 5, 10, 15, 20, 20, 25]
     assert json.loads((output / "run.json").read_text())["result"]["steps"] == 25
+
+
+def test_torchrun_trains_a_teacher(tmp_path: Path, small_bert: Path, small_text: TextFiles) -> None:
+    """A teacher under torchrun masks what one process masks: the losses of the same micro-batches agree."""
+    source, target = small_text.paths()
+    command = ["--source", source, "--target", target, "--bert", small_bert, "--max-steps", 3, "--device", "cpu"]
+    command += ["--valid-source", source, "--valid-target", target, "--max-tokens", 400, "--micro-tokens", 1]
+    for name, start in (("one", [sys.executable]), ("two", [*TORCHRUN])):
+        arguments = [*start, str(ROOT / "cli.py"), "teacher-train", *command, "--output", tmp_path / name]
+        done = subprocess.run(
+            [*map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("is saved") == 1
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)

@@ -108,6 +108,8 @@ def test_fault_38_another_cache_or_seed(
     with pytest.raises(MismatchError) as caught:
         train_student(replace(config, training=replace(config.training, seed=2)), output)
     assert caught.value.field == "training.seed"
+    # Memory is no part of what a run computes.
+    train_student(replace(config, training=replace(config.training, micro_tokens=200)), output)
     _other_cache(cache)
     with pytest.raises(MismatchError) as caught:
         train_student(config, output)
