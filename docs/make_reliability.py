@@ -58,15 +58,15 @@ ROWS: dict[str, dict[int, tuple[str, str]]] = {
         27: ("a manifest that is empty, no JSON, huge, deep, or repeats keys", "an error"),
         28: ("missing chunks; chunks that skip their checksum", "refused"),
         29: ("a shard deleted in the middle of an epoch", "an error, no hang"),
-        30: ("a loader's process is killed", "an error soon"),
-        31: ("fork, spawn and forkserver with several workers", "the same stream"),
+        30: ("the loader's thread fails (there are no loader processes)", "its error reaches the caller; no hang"),
+        31: ("fork, spawn and forkserver, 1 and 4 workers, in a user's DataLoader", "the same stream"),
         32: ("incomplete downloads from a remote store", "repeated and verified"),
         33: ("too little room for remote shards", "a clear error at the start"),
     },
     "Resuming a training": {
         34: ("resuming at every batch of an epoch", "the same rest"),
         35: ("resuming at the end of an epoch, in a later one, twice", "the same rest"),
-        36: ("another number of processes with the same global batch", "the same order"),
+        36: ("another number of processes with the same global batch", "the same order, nothing lost or doubled"),
         37: ("batches that were read ahead when the state was saved", "counted as not consumed"),
         38: ("the state of another cache or seed", "refused"),
         39: ("SIGKILL while a checkpoint is saved", "the one before loads"),
@@ -74,9 +74,9 @@ ROWS: dict[str, dict[int, tuple[str, str]]] = {
         41: ("one of several processes cannot save", "all fail together"),
         42: ("the newest checkpoint has flipped bits", "a warning, and the one before"),
         43: ("an interrupted run beside an undisturbed one", "equal bit by bit (CPU, float32, dropout on)"),
-        44: ("the random state is missing", "an error"),
-        45: ("SIGTERM, also to one of several processes", "a checkpoint is saved; the run continues from it"),
-        46: ("a loss that is not finite on one of several processes", "all agree"),
+        44: ("another random state, or none", "none is needed; a state without its step is an error"),
+        45: ("SIGTERM, also to one of several processes or in validation", "all save the same step and end"),
+        46: ("a loss that is not finite on one of several processes", "all skip it; ten in a row end all"),
     },
     "Hostile files": {
         47: ("links, virtual datasets, external storage in a shard", "refused before they are followed"),
@@ -92,14 +92,8 @@ ROWS: dict[str, dict[int, tuple[str, str]]] = {
 }  # fmt: skip
 # Why a row has no test yet.
 UNTESTED = {
-    30: "there are no loader processes: batches are made in the training process",
-    31: "as row 30",
     32: "there are no remote shards yet",
     33: "as row 32",
-    36: "training runs in one process so far",
-    37: "nothing is read ahead of the optimizer step",
-    41: "as row 36",
-    46: "as row 36; one process skips the step and gives up after ten in a row",
 }
 _HEAD = """\
 # Reliability

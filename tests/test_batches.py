@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache import batches, ragged
-from kdcache.batches import Section, Selection, TextSections, collate, epoch_order, window_batches
+from kdcache.batches import Section, Selection, TextSections, collate, epoch_order, micro_bounds, window_batches
 from kdcache.errors import UsageError
 from kdcache.softlabels import TopK
 from kdcache.tokens import EncodedPairs, SpecialIds
@@ -100,6 +100,26 @@ def test_fault_34_order_resumes_at_every_batch(monkeypatch: pytest.MonkeyPatch, 
     for consumed in range(len(whole) + 2):
         rest = [(one.index, pair_numbers(one)) for one in epoch_order(sections, 120, 5, 2, consumed)]
         assert rest == whole[consumed:]
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(3, 40), st.integers(1, 40)), min_size=1, max_size=40),
+    micro_tokens=st.integers(1, 400),
+    count=st.integers(1, 5),
+)
+def test_micro_batches_divide_a_step(lengths: list[tuple[int, int]], micro_tokens: int, count: int) -> None:
+    """Micro-batches hold each row of a step once, in order, keep to --micro-tokens, and suffice for all processes."""
+    pairs = encoded(lengths)
+    (rows,) = window_batches(pairs, 1 << 20, np.random.default_rng(0))
+    bounds = micro_bounds(Selection(Section(pairs), rows, 0, 0), micro_tokens, count)
+    assert [row for start, stop in bounds for row in range(start, stop)] == list(range(len(rows)))
+    assert len(bounds) % count == 0 or len(bounds) == len(rows)
+    sizes = [stop - start for start, stop in bounds]
+    assert max(sizes) - min(sizes) <= 1
+    for start, stop in bounds:
+        longest = [max(lengths[row][side] for row in rows[start:stop]) for side in (0, 1)]
+        assert stop - start == 1 or (stop - start) * sum(longest) <= micro_tokens
 
 
 def test_windows_bound_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

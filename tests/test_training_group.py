@@ -172,3 +172,10 @@ def test_only_the_first_process_writes(first: Told) -> None:
     assert len({(line["step"], "valid_nll" in line) for line in lines}) == len(lines)
     steps = [int(path.name[5:]) for path in checkpoint.saved(first.folder / "whole" / "checkpoints")]
     assert steps == sorted(set(steps), reverse=True)
+
+
+def test_processes_that_differ_are_refused(first: Told) -> None:
+    """Processes whose models are not the same from the start do not train."""
+    for found in first.both("different"):
+        assert "start from different checkpoints or models" in found["ended"]
+        assert found["calls"] == 0

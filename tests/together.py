@@ -101,6 +101,9 @@ def first_half(trainer: Trainer, output: Path, teacher: Path) -> dict[str, objec
     run("spoiled", functools.partial(spoil, first=3, stop=6))
     run("hopeless", functools.partial(spoil, first=2, stop=12), epochs=None, max_steps=25)
     run("unsaved", block)
+    seed = 1 + trainer.group.process.rank
+    other = replace(trainer, config=replace(trainer.config, training=replace(trainer.config.training, seed=seed)))
+    found["different"] = attempt(other, Disturbed(other.task()), output / "different")
     return found
 
 
