@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,7 @@ def concatenate(parts: list[TopK]) -> TopK:
     """
     token_ids, log_probs = [part.token_ids for part in parts], [part.log_probs for part in parts]
     parts.clear()
-    joined = np.concatenate(token_ids)
+    joined: Any = np.concatenate(token_ids)
     token_ids.clear()
-    return TopK(joined, np.concatenate(log_probs))
+    values: Any = np.concatenate(log_probs)
+    return TopK(joined, values)
