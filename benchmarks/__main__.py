@@ -8,9 +8,11 @@ import importlib
 from kdcache.cli.console import quiet_transformers
 
 NAMES = {
+    "peers": "training steps beside other toolkits",
     "dump": "dumping over the bare forward pass; two processes over one",
     "read": "reading a cache into batches, and three other ways to store the same",
     "size": "bytes per target in each encoding, and what rounding costs",
+    "train": "soft labels, chunks and the loader in a training step; a cache against a live teacher",
     "scale": "growth of memory from 100 thousand pairs to more",
     "seeds": "the demo's comparison with longer training and several seeds",
 }

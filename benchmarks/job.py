@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
-from kdcache import vocabulary
-from kdcache.corpus import Corpus, TextFiles
+from benchmarks.synthetic import text_tokenizer
+from kdcache.corpus import TextFiles
 from kdcache.device import autocast
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare
@@ -26,9 +27,7 @@ SHAPES = {"minilm": (6, 384, 12), "base": (12, 768, 12)}
 
 def save_teacher(folder: Path, text: TextFiles, shape: str = "minilm") -> None:
     """A random BERT with a vocabulary of the text: speed does not depend on what it says."""
-    corpus = Corpus(text)
-    lines = (line for pair in corpus.read() if pair is not None for line in (pair.source, pair.target))
-    tokenizer = vocabulary.from_corpus(lines)
+    tokenizer = text_tokenizer(text)
     torch.manual_seed(1)
     layers, width, heads = SHAPES[shape]
     config = BertConfig(
@@ -58,7 +57,7 @@ def forward(job: Job, batches: list[MaskedViews]) -> None:
         raise TypeError("this arm needs the real teacher")
     for views in batches:
         with autocast(job.device, job.plan.precision):
-            teacher.output_layer.logits(teacher.hidden(views, job.device))
+            functional.linear(teacher.hidden(views, job.device), teacher.output_layer.weight, teacher.output_layer.bias)
     if job.device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -82,20 +82,9 @@ def work_alone(work: str, folder: Path, n_pairs: int) -> None:
 
 
 def _dump(folder: Path, n_pairs: int) -> None:
-    import torch
+    from benchmarks.synthetic import label_text, make_tokenizer, write_text
 
-    from benchmarks.synthetic import InstantTeacher, make_tokenizer, write_text
-    from kdcache.corpus import Corpus
-    from kdcache.dump.config import DumpConfig
-    from kdcache.dump.job import Job, make_plan
-    from kdcache.dump.run import dump_job
-    from kdcache.processes import Process
-
-    text = write_text(folder, n_pairs)
-    config = DumpConfig("instant", text, device="cpu")
-    teacher, corpus, device = InstantTeacher(make_tokenizer()), Corpus(text), torch.device("cpu")
-    plan = make_plan(config, teacher, corpus, device)
-    dump_job(Job(config, teacher, corpus, plan, device), folder / f"cache-{n_pairs}", Process())
+    label_text(folder / f"cache-{n_pairs}", write_text(folder, n_pairs), make_tokenizer())
 
 
 def _read(folder: Path, n_pairs: int) -> None:

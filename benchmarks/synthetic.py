@@ -16,8 +16,12 @@ from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
-from kdcache.corpus import TextFiles
+from kdcache.corpus import Corpus, TextFiles
+from kdcache.dump.config import DumpConfig
+from kdcache.dump.job import Job, make_plan
+from kdcache.dump.run import dump_job
 from kdcache.masking import MaskedViews
+from kdcache.processes import Process
 from kdcache.softlabels import TopK
 from kdcache.teacher.model import Predictions
 from kdcache.tokens import EncodedPairs, Tokenizer
@@ -53,7 +57,7 @@ class InstantTeacher:
     """Answers like a teacher, at once: the written word first, then the ids after it."""
 
     tokenizer: Tokenizer
-    positions: int = 128
+    positions: int = 512
 
     @property
     def vocabulary(self) -> int:
@@ -69,6 +73,19 @@ class InstantTeacher:
     def fingerprint(self) -> str:
         """A name."""
         return "instant"
+
+
+def text_tokenizer(text: TextFiles) -> Tokenizer:
+    """A tokenizer with a vocabulary of this text."""
+    pairs = (pair for pair in Corpus(text).read() if pair is not None)
+    return vocabulary.from_corpus(line for pair in pairs for line in (pair.source, pair.target))
+
+
+def label_text(cache: Path, text: TextFiles, tokenizer: Tokenizer) -> None:
+    """Dump the text with a teacher that costs nothing and whose distributions mean nothing."""
+    corpus, teacher = Corpus(text), InstantTeacher(tokenizer)
+    config, device = DumpConfig("instant", text, device="cpu", max_unknown=1.0), torch.device("cpu")
+    dump_job(Job(config, teacher, corpus, make_plan(config, teacher, corpus, device), device), cache, Process())
 
 
 def write_cache(folder: Path, n_pairs: int, shard_pairs: int = 4_096, seed: int = 1) -> None:

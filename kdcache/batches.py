@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -81,6 +82,8 @@ def epoch_order(sections: Sections, max_tokens: int, seed: int, epoch: int, cons
             if index >= consumed:
                 yield Selection(section, rows, epoch, index)
             index += 1
+        # Otherwise it would stay in memory beside the next one.
+        del section
 
 
 def _windows(shuffled: npt.NDArray[np.integer], sizes: list[int]) -> Iterator[list[int]]:
@@ -100,10 +103,10 @@ def _windows(shuffled: npt.NDArray[np.integer], sizes: list[int]) -> Iterator[li
 def _join(parts: list[Section]) -> Section:
     if len(parts) == 1:
         return parts[0]
+    pairs = tokens.concatenate([part.pairs for part in parts])
     labels = [part.topk for part in parts if part.topk is not None]
-    return Section(
-        tokens.concatenate([part.pairs for part in parts]), softlabels.concatenate(labels) if labels else None
-    )
+    parts.clear()
+    return Section(pairs, softlabels.concatenate(labels) if labels else None)
 
 
 def window_batches(pairs: EncodedPairs, max_tokens: int, generator: np.random.Generator) -> list[ragged.Ints]:
@@ -125,6 +128,19 @@ def window_batches(pairs: EncodedPairs, max_tokens: int, generator: np.random.Ge
         batches.append(rows[start:stop])
         start = stop
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def micro_bounds(selection: Selection, micro_tokens: int, count: int) -> list[tuple[int, int]]:
+    """Cut the rows of a step into micro-batches (start, stop) of at most `micro_tokens` padded tokens each.
+
+    Their number is a multiple of `count`, the number of processes that share them, as long as there are rows; a pair
+    that is longer is a micro-batch of its own. Rows are in order of length, so neighbours stay together.
+    """
+    pairs, rows = selection.window.pairs, selection.rows
+    longest = int(pairs.source_lengths[rows].max() + pairs.target_lengths[rows].max())
+    needed = -(-len(rows) // max(1, micro_tokens // longest))
+    parts = min(len(rows), -(-needed // count) * count)
+    return list(pairwise(len(rows) * i // parts for i in range(parts + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +166,10 @@ class Batch:
     topk_log_probs: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device, copied asynchronously out of pinned memory."""
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
         soft = (self.topk_ids, self.topk_log_probs)
         hard = (self.source_ids, self.source_mask, self.decoder_ids, self.positions, self.labels)

@@ -116,7 +116,7 @@ def make_cache(folder: Path) -> None:
 
 def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -> Path:
     """Train a student from the cache in `folder` into `output`; return the file of what it writes for the test text."""
-    steps, rate = config.student_steps, default_rate("tiny", "linear")
+    steps, rate = config.student_steps, default_rate("transformer", "tiny", "linear")
     training = TrainingConfig(rate, "linear", TOKENS, max_steps=steps, seed=config.seed, valid_every=max(1, steps // 4))
     objective, valid = ObjectiveConfig(alpha=alpha), _text(folder, "valid")
     train_student(StudentConfig(str(folder / "cache"), objective, training, valid), output)
@@ -186,13 +186,15 @@ cache/               what it says at every target position
 {HARD}/             the same student with --alpha 1: plain training
 *.txt                what the students wrote for the test text; *.txt.run.json how
 */run.json           configuration, versions and result of each run; */kdcache.log what it said
-*/metrics.jsonl      loss, accuracy and learning rate along the way
+*/metrics.jsonl      loss, accuracy and learning rate along the way; kdcache curves draws them
+*/tensorboard/       the same for TensorBoard, where that is installed
 
 Things to try:
 
   kdcache inspect {folder}/cache
   kdcache inspect {folder}/cache --pair 3
   kdcache verify {folder}/cache
+  kdcache curves {folder}/{SOFT} {folder}/{HARD}
   kdcache score --student {folder}/{SOFT} --source {folder}/{TEXT}/test.src \\
       --reference {folder}/{TEXT}/test.tgt --metric bleu --metric rouge
   kdcache student-train --cache {folder}/cache --output {folder}/another --alpha 0.2 --temperature 2 --max-steps 600

@@ -13,12 +13,17 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means on this machine; of several GPUs that of number `local_rank`.
 
     Raises:
-        UsageError: "cuda" was asked for and there is none.
+        UsageError: "cuda" was asked for and there is none, or there are fewer than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no CUDA device. Use --device cpu, or install a CUDA build.")
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"Process {local_rank} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()}. Start as many "
+            "processes as there are GPUs, or use --device cpu."
+        )
     return torch.device("cuda", local_rank)
 
 

@@ -11,7 +11,7 @@ from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate
 from kdcache.interrupt import stop_on_signals
 from kdcache.score import Score, score_corpus
-from kdcache.student.transformer import load_student
+from kdcache.student.model import load_student
 from kdcache.tokens import Tokenizer
 
 

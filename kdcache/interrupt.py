@@ -23,14 +23,18 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; a second signal of either kind stops at once."""
+def stop_on_signals(*, repeated: bool = False) -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM inside the block; a second signal of either kind stops at once.
+
+    Not so where signals come `repeated`: torchrun hands on to its processes what the terminal has sent them already,
+    and kills them if they take too long.
+    """
     request = StopRequest()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if request.number is not None:
+        if request.number is not None and not repeated:
             raise StoppedError(number)
-        request.number = number
+        request.number = number if request.number is None else request.number
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -33,10 +33,12 @@ def duration(seconds: float) -> str:
 class Progress:
     """Progress of `total` units of work, written to standard error.
 
-    `done` units were finished by an earlier run: they count as progress, not in the rate.
+    `done` units were finished by an earlier run: they count as progress, not in the rate. One that is not `shown`
+    only counts.
     """
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, *, shown: bool = True) -> None:
+        self._shown_at_all = shown
         self._what, self._total, self._unit = what, total, unit
         self._first = self._done = done
         self._start = self._shown = time.monotonic()
@@ -61,7 +63,7 @@ class Progress:
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        if quiet:
+        if quiet or not self._shown_at_all:
             return
         if self._terminal:
             filled = _BAR_CELLS * self._done // max(1, self._total)
@@ -73,7 +75,7 @@ class Progress:
 
     def clear(self) -> None:
         """Take the line off the terminal, so that something else can be printed there."""
-        if self._terminal and not quiet:
+        if self._terminal and self._shown_at_all and not quiet:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)
 

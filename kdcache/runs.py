@@ -19,9 +19,10 @@ from kdcache.records import read_json, readable_json
 PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
 RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
+METRICS_FILE = "metrics.jsonl"
 
 # What may differ when a run is continued: where it runs, not what it computes.
-_FREE = frozenset({"device"})
+_FREE = frozenset({"device", "micro_tokens"})
 
 log = logging.getLogger("kdcache")
 

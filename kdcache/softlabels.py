@@ -57,5 +57,13 @@ class TopK:
 
 
 def concatenate(parts: list[TopK]) -> TopK:
-    """Put several runs of positions one after the other."""
-    return TopK(np.concatenate([part.token_ids for part in parts]), np.concatenate([part.log_probs for part in parts]))
+    """Put several runs of positions one after the other.
+
+    `parts` is emptied, so that what nobody else holds is freed on the way: ids and log-probabilities are not in memory
+    twice at the same time.
+    """
+    token_ids, log_probs = [part.token_ids for part in parts], [part.log_probs for part in parts]
+    parts.clear()
+    joined = np.concatenate(token_ids)
+    token_ids.clear()
+    return TopK(joined, np.concatenate(log_probs))

@@ -166,7 +166,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / FILES[0], readable_json(self.definition))
+        replace_file(folder / FILES[0], canonical_json(self.definition))
         replace_file(folder / FILES[1], readable_json(config))
 
     @property

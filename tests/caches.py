@@ -155,7 +155,7 @@ def image(plan: Plan, index: int, arrays: ShardArrays) -> bytes:
 
 def attributes(plan: Plan, index: int) -> dict[str, str | int]:
     """What a shard says about itself."""
-    return {"format": "kdcache", "version": 1, "plan": plan.fingerprint, "shard": index}
+    return {"format": "kdcache", "version": layout.VERSION, "plan": plan.fingerprint, "shard": index}
 
 
 def forge(folder: Path, index: int, data: bytes) -> None:

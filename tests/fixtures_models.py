@@ -105,15 +105,11 @@ def elsewhere(
 @pytest.fixture
 def trainer(small_cache: Path, small_valid: TextFiles, nano: str) -> Trainer:
     """Two epochs of a small student with dropout and validation, to be run as often as a test likes."""
-    from loops import EPOCHS, Trainer
-    from models import steps
+    from loops import Trainer
 
-    from kdcache.objective import ObjectiveConfig
-    from kdcache.student.config import StudentConfig
+    from kdcache.training.group import Group
 
-    training = steps(1, max_tokens=1_100, max_steps=None, epochs=EPOCHS, valid_every=4)
-    objective = ObjectiveConfig(temperature=2.0)
-    return Trainer(StudentConfig(str(small_cache), objective, training, small_valid, size=nano, dropout=0.3))
+    return Trainer.on(small_cache, small_valid, nano, Group())
 
 
 @pytest.fixture

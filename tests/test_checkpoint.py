@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from models import parameters, same_parameters, wait_until
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from kdcache.errors import TrainingError
@@ -25,7 +25,7 @@ from kdcache.records import canonical_json
 from kdcache.training import checkpoint
 from kdcache.training.checkpoint import Position, Tally
 from kdcache.training.config import TrainingConfig
-from kdcache.training.loop import make_optimizer
+from kdcache.training.step import make_optimizer, seed_streams
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -50,7 +50,10 @@ class Run:
         checkpoint.save(folder, position, "run", self.model, self.optimizer)
 
     def restore(self, folder: Path, run: str = "run") -> Position | None:
-        return checkpoint.restore(folder, run, self.model, self.optimizer)
+        position = checkpoint.restore(folder, run, self.model, self.optimizer)
+        if position is not None:
+            checkpoint.set_aside_after(folder, position)
+        return position
 
 
 def saved_run(folder: Path, steps: int) -> tuple[Run, list[dict[str, torch.Tensor]]]:
@@ -75,16 +78,18 @@ def flip(path: Path, bit: int) -> None:
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    """Parameters, moments, random state and position are restored so that the next steps are bitwise the same."""
+    """Parameters, moments and position are restored so that the next steps are bitwise the same."""
     first = Run()
     first.step()
-    position = Position(7, 1, 2, 5, 5, 0.1 + 0.2, (Tally("loss", 1 / 3), Tally("n_tokens", 12.0)))
+    position = Position(7, 1, 2, 5, 5, 0.1 + 0.2, unlogged=(Tally("loss", 1 / 3), Tally("n_tokens", 12.0)))
     checkpoint.save(tmp_path, position, "run", first.model, first.optimizer)
-    for _ in range(3):
+    for step in range(8, 11):
+        seed_streams(1, step, 0)
         first.step()
     other = Run(seed=9)
     assert other.restore(tmp_path) == position
-    for _ in range(3):
+    for step in range(8, 11):
+        seed_streams(1, step, 0)
         other.step()
     assert same_parameters(parameters(first.model), parameters(other.model))
     assert Run().restore(tmp_path / "absent") is None
@@ -95,7 +100,7 @@ def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
     saved_run(tmp_path, 1)
     assert names(tmp_path) == ["step-00000001"]
     assert names(tmp_path / "step-00000001") == sorted(FILES)
-    assert "random.cpu" in load_file(tmp_path / "step-00000001" / "optimizer.safetensors")
+    assert "0.exp_avg" in load_file(tmp_path / "step-00000001" / "optimizer.safetensors")
     assert json.loads((tmp_path / "step-00000001" / "state.json").read_text())["position"]["step"] == 1
 
 
@@ -107,6 +112,20 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
         run.save(tmp_path, step, best_step=best)
         kept.append([int(path.name[5:]) for path in checkpoint.saved(tmp_path)])
     assert kept == [[1], [2, 1], [3, 2], [4, 3, 2], [5, 4, 2], [6, 5], [7, 6, 5]]
+
+
+def test_checkpoints_to_be_averaged_are_kept(tmp_path: Path) -> None:
+    """The steps of `recent` stay until neither of the two newest checkpoints names them, and their mean is a mean."""
+    run, history, kept = Run(), [], []
+    for step, recent in ((1, (1,)), (2, (1, 2)), (3, (1, 2)), (4, (2, 4)), (5, (2, 4)), (6, (4, 6)), (7, (4, 6))):
+        run.step()
+        run.save(tmp_path, step, recent=recent)
+        history.append(parameters(run.model))
+        kept.append([int(path.name[5:]) for path in checkpoint.saved(tmp_path)])
+    assert kept == [[1], [2, 1], [3, 2, 1], [4, 3, 2, 1], [5, 4, 2], [6, 5, 4, 2], [7, 6, 4]]
+    checkpoint.load_mean(tmp_path, [4, 6], run.model)
+    for name, found in parameters(run.model).items():
+        torch.testing.assert_close(found, (history[3][name] + history[5][name]) / 2)
 
 
 def test_the_same_step_again_only_moves_the_position(tmp_path: Path) -> None:
@@ -146,7 +165,7 @@ sys.path.insert(0, sys.argv[1])
 from kdcache.training import checkpoint
 from kdcache.training.checkpoint import Position
 from kdcache.training.config import TrainingConfig
-from kdcache.training.loop import make_optimizer
+from kdcache.training.step import make_optimizer
 
 def save_for_ever(folder):
     model = torch.nn.Linear(500, 500)
@@ -154,7 +173,6 @@ def save_for_ever(folder):
     model(torch.ones(1, 500)).sum().backward()
     optimizer.step()
     for step in range(1, 1_000_000):
-        torch.manual_seed(step)
         with torch.no_grad():
             model.weight.fill_(step)
             model.bias.fill_(-step)
@@ -204,9 +222,6 @@ def _check_killed(folder: Path) -> None:
     assert position.step == newest
     assert torch.equal(model.weight, torch.full_like(model.weight, newest))
     assert torch.equal(model.bias, torch.full_like(model.bias, -newest))
-    found = torch.get_rng_state()
-    torch.manual_seed(newest)
-    assert torch.equal(found, torch.get_rng_state())
     # What the dead process left lying is in nobody's way.
     checkpoint.save(folder, Position(step=newest + 1), "run", model, optimizer)
     assert names(folder) == [f"step-{newest:08d}", f"step-{newest + 1:08d}"]
@@ -311,31 +326,29 @@ def test_fault_42_no_sound_checkpoint(tmp_path: Path) -> None:
 def test_fault_42_damaged_best_checkpoint(tmp_path: Path) -> None:
     """The parameters of a damaged best step are not exported."""
     run, history = saved_run(tmp_path, 2)
-    checkpoint.load_parameters(tmp_path, 1, run.model)
+    checkpoint.load_mean(tmp_path, [1], run.model)
     assert same_parameters(parameters(run.model), history[0])
     flip(tmp_path / "step-00000001" / "model.safetensors", 4_000)
-    with pytest.raises(TrainingError, match="best checkpoint cannot be used"):
-        checkpoint.load_parameters(tmp_path, 1, run.model)
+    with pytest.raises(TrainingError, match="that is to be exported cannot be used"):
+        checkpoint.load_mean(tmp_path, [1], run.model)
 
 
-def test_fault_44_missing_random_state(tmp_path: Path) -> None:
-    """A checkpoint that is sound in every way but holds no random state is an error, not a guess."""
+def test_fault_44_missing_position(tmp_path: Path) -> None:
+    """Random streams follow from the step, so a state that is sound in every way but lacks its step is refused."""
     saved_run(tmp_path, 1)
-    path = tmp_path / "step-00000001"
-    moments = load_file(path / "optimizer.safetensors")
-    save_file({name: value for name, value in moments.items() if name != "random.cpu"}, path / "optimizer.safetensors")
-    state = json.loads((path / "state.json").read_text())
-    state["optimizer_sha256"] = sha256((path / "optimizer.safetensors").read_bytes())
+    path = tmp_path / "step-00000001" / "state.json"
+    state = json.loads(path.read_text())
+    del state["position"]["step"]
     state["seal"] = sha256(canonical_json({name: value for name, value in state.items() if name != "seal"}))
-    (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(TrainingError, match="no state of the random number generator"):
+    path.write_text(json.dumps(state))
+    with pytest.raises(TrainingError, match="none of its 1 checkpoints is sound"):
         Run().restore(tmp_path)
 
 
 def test_position_survives_json(tmp_path: Path) -> None:
     """Every field of a position, awkward floats included, is read back as it was."""
     run = Run()
-    position = Position(3, 2, 1, 3, 3, 1e-300, (Tally("soft", -0.1), Tally("n_tokens", float(1 << 52))))
+    position = Position(3, 2, 1, 3, 3, 1e-300, 2, (1, 3), (Tally("soft", -0.1), Tally("n_tokens", float(1 << 52))))
     checkpoint.save(tmp_path, position, "run", run.model, run.optimizer)
     assert dataclasses.asdict(run.restore(tmp_path)) == dataclasses.asdict(position)
     assert os.listdir(tmp_path) == ["step-00000003"]

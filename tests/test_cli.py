@@ -10,7 +10,7 @@ from conftest import run_cli
 
 from kdcache.corpus import TextFiles
 
-COMMANDS = ("teacher-train", "dump-logits", "student-train", "generate", "score", "inspect", "verify", "demo")
+COMMANDS = ("teacher-train", "dump-logits", "student-train", "generate", "score", "curves", "inspect", "verify", "demo")
 # (arguments, exit code, what the message must hold)
 MISTAKES = [
     (["teacher-train", "--bert", "scratch:tiny", "--output", "t"], 2, "--source F and --target F"),
@@ -30,7 +30,6 @@ MISTAKES = [
     (["dump-logits", "--teacher", "none", "--pairs", "p.tsv"], 2, "--output"),
     (["dump-logits", "--teacher", "none", "--pairs", "p.tsv", "--output", "c", "--topk", "0"], 2, "at least 1"),
     (["student-train", "--cache", "none", "--output", "s"], 1, "none: not a cache"),
-    (["student-train", "--cache", "none", "--output", "s", "--arch", "rnn"], 2, "rnn is not built yet"),
     (["student-train", "--cache", "none", "--output", "s", "--alpha", "2"], 2, "between 0 and 1, not 2.0"),
     (["student-train", "--cache", "none", "--output", "s", "--temperature", "0"], 2, "above 0"),
     (
@@ -46,6 +45,8 @@ MISTAKES = [
     (["inspect", "none"], 1, "none: not a cache"),
     (["verify", "none"], 1, "none: not a cache"),
     (["verify"], 2, "Missing argument"),
+    (["curves"], 2, "Missing argument"),
+    (["curves", "none"], 1, "none/metrics.jsonl: no such file"),
     (["train"], 2, "No such command"),
 ]
 

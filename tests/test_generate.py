@@ -13,7 +13,8 @@ from kdcache.errors import DataError, ModelError, StoppedError, UsageError
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate, generate_file
 from kdcache.interrupt import StopRequest
-from kdcache.student.transformer import POSITIONS, Student, load_student
+from kdcache.student.config import POSITIONS
+from kdcache.student.model import Student, load_student
 
 
 @pytest.fixture(scope="module")

@@ -27,10 +27,10 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate
 from kdcache.objective import ObjectiveConfig
-from kdcache.student.config import StudentConfig, default_rate
+from kdcache.student.config import POSITIONS, StudentConfig, default_rate
+from kdcache.student.model import Student, build_student, load_student
 from kdcache.student.pilot import forecast
 from kdcache.student.train import CacheSections, make_task, train_student
-from kdcache.student.transformer import POSITIONS, Student, build_transformer, load_student
 
 # Layers on each side, width, feed-forward, heads.
 DIMENSIONS = {"tiny": (4, 128, 256, 4), "small": (3, 256, 1024, 4), "base": (6, 512, 2048, 8)}
@@ -39,7 +39,7 @@ DIMENSIONS = {"tiny": (4, 128, 256, 4), "small": (3, 256, 1024, 4), "base": (6, 
 def make(cache: Path, size: str, **settings: Any) -> Student:
     reader = CacheReader(cache)
     chosen = {"dropout": 0.1, "seed": 1, **settings}
-    return build_transformer(size, reader.tokenizer(), reader.plan.vocabulary, **chosen)
+    return build_student("transformer", size, reader.tokenizer(), reader.plan.vocabulary, **chosen)
 
 
 @pytest.mark.parametrize("size", DIMENSIONS)
@@ -233,10 +233,10 @@ def test_fewer_words_than_stored(small_cache: Path, nano: str) -> None:
     selection = next(epoch_order(CacheSections(reader, soft=True), 400, 1, 0))
     batch = collate(selection, task.student.tokenizer.special, None)
     with torch.no_grad():
-        log_probs = torch.log_softmax(task.student.output_layer.logits(task.student.hidden(batch)), dim=1)
+        log_probs = torch.log_softmax(task.student.output_layer.exact_logits(task.student.hidden(batch)), dim=1)
         weights = torch.softmax(batch.topk_log_probs[:, :2].float(), dim=1)
         expected = -(weights * log_probs.gather(1, batch.topk_ids[:, :2].long())).sum()
-        torch.testing.assert_close(task.loss(selection, 1, torch.device("cpu")).total, expected)
+        torch.testing.assert_close(task.loss(task.collate(selection, [(0, len(selection.rows))])[0], 1).total, expected)
 
 
 def test_forecast_writes_nothing_and_counts_right(small_cache: Path, small_valid: TextFiles, nano: str) -> None:
@@ -258,7 +258,6 @@ def test_forecast_writes_nothing_and_counts_right(small_cache: Path, small_valid
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "rnn"}, "--arch rnn is not built yet"),
         ({"arch": "cnn"}, "--arch must be one of"),
         ({"size": "huge"}, "--size must be one of tiny, small, base"),
         ({"dropout": 1.0}, "--dropout"),
@@ -274,8 +273,9 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
 
 def test_default_rates() -> None:
     """With linear the size decides the peak; with noam the factor is 1."""
-    assert [default_rate(size, "linear") for size in DIMENSIONS] == [2e-3, 1e-3, 5e-4]
-    assert {default_rate(size, "noam") for size in DIMENSIONS} == {1.0}
+    assert [default_rate("transformer", size, "linear") for size in DIMENSIONS] == [2e-3, 1e-3, 5e-4]
+    assert [default_rate("rnn", size, "linear") for size in DIMENSIONS] == [2e-3, 2e-3, 1e-3]
+    assert {default_rate(arch, size, "noam") for arch in ("rnn", "transformer") for size in DIMENSIONS} == {1.0}
     assert NANO.width < DIMENSIONS["tiny"][1]
 
 

@@ -27,7 +27,7 @@ from kdcache.files import sha256
 from kdcache.records import canonical_json, from_json, read_json
 
 FORMAT = "kdcache"
-VERSION = 1
+VERSION = 2
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"

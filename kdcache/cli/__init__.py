@@ -7,6 +7,7 @@ import click
 import kdcache
 from kdcache.cli.cache import dump_logits, inspect, verify
 from kdcache.cli.console import Group
+from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
 from kdcache.cli.text import generate, score
 from kdcache.cli.train import student_train, teacher_train
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (teacher_train, dump_logits, student_train, generate, score, inspect, verify, demo):
+for command in (teacher_train, dump_logits, student_train, generate, score, curves, inspect, verify, demo):
     main.add_command(command)

@@ -15,6 +15,7 @@ import click
 
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
+from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.training.config import PRECISIONS, SCHEDULES, TrainingConfig
 
 Decorator = Callable[[Any], Any]
@@ -109,6 +110,66 @@ precision = click.option(
 )
 
 
+def _ramp(_context: click.Context, option: click.Parameter, value: str) -> float | Ramp:
+    return parse_ramp(value, option.opts[0])
+
+
+def _objective(objective: str, **values: Any) -> ObjectiveConfig:
+    return ObjectiveConfig(name=objective, **values)
+
+
+objective = gathered(
+    "objective",
+    _objective,
+    click.option(
+        "--objective",
+        type=click.Choice(tuple(OBJECTIVES)),
+        default=default_of(ObjectiveConfig, "name"),
+        show_default=True,
+        help="The soft term: how the teacher's top-k is compared with the student; see docs/method.md.",
+    ),
+    click.option(
+        "--alpha",
+        metavar="A",
+        callback=_ramp,
+        default=str(default_of(ObjectiveConfig, "alpha")),
+        show_default=True,
+        help="Weight of the hard labels; 1 is plain training; START:STOP:STEPS changes it over the first steps. Chen "
+        "et al. write it on the soft ones.",
+    ),
+    click.option(
+        "--temperature",
+        metavar="T",
+        callback=_ramp,
+        default=str(default_of(ObjectiveConfig, "temperature")),
+        show_default=True,
+        help="T that flattens the teacher's top-k; START:STOP:STEPS too.",
+    ),
+    click.option("--topk", type=int, help="Stored words that are used.  [default: all]"),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        default=default_of(ObjectiveConfig, "label_smoothing"),
+        show_default=True,
+        help="Of the hard labels only.",
+    ),
+    click.option(
+        "--gate",
+        type=click.Choice(GATES),
+        default=default_of(ObjectiveConfig, "gate"),
+        show_default=True,
+        help="Soft labels only where the teacher is confident, or knows the written word; hard ones alone elsewhere.",
+    ),
+    click.option(
+        "--gate-threshold",
+        type=float,
+        default=default_of(ObjectiveConfig, "gate_threshold"),
+        show_default=True,
+        help="Probability of the teacher's best word that counts as confident.",
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
     """The training options as they were given."""
@@ -116,10 +177,13 @@ class TrainingOptions:
     epochs: int | None
     max_steps: int | None
     max_tokens: int
+    micro_tokens: int | None
     learning_rate: float | None
     schedule: str
     warmup: int | None
     valid_every: int | None
+    patience: int | None
+    average: int | None
     seed: int
     device: str
     precision: str
@@ -130,6 +194,7 @@ class TrainingOptions:
             learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
             schedule=self.schedule,
             max_tokens=self.max_tokens,
+            micro_tokens=self.micro_tokens,
             warmup=self.warmup,
             max_steps=self.max_steps,
             epochs=epochs if self.epochs is None and self.max_steps is None else self.epochs,
@@ -138,6 +203,8 @@ class TrainingOptions:
             precision=self.precision,
             beta2=beta2,
             valid_every=self.valid_every,
+            patience=self.patience,
+            average=self.average,
         )
 
 
@@ -153,7 +220,12 @@ def training(*, epochs: int, max_tokens: int, rate_help: str) -> Decorator:
             type=int,
             default=max_tokens,
             show_default=True,
-            help="Padded tokens of one step, source and target together.",
+            help="Padded tokens of one step over all processes, source and target together.",
+        ),
+        click.option(
+            "--micro-tokens",
+            type=int,
+            help="Padded tokens of one forward pass; less takes less memory.  [default: --max-tokens]",
         ),
         click.option("--learning-rate", type=float, help=rate_help),
         click.option(
@@ -167,6 +239,14 @@ def training(*, epochs: int, max_tokens: int, rate_help: str) -> Decorator:
             "--warmup", type=int, help="Steps until the learning rate is highest.  [default: a tenth, at most 4000]"
         ),
         click.option("--valid-every", type=int, help="Steps between validations.  [default: once an epoch]"),
+        click.option(
+            "--patience", type=int, help="Stop after this many validations without a lower loss.  [default: never]"
+        ),
+        click.option(
+            "--average",
+            type=int,
+            help="Export the mean of the last N validated checkpoints instead of the best one.",
+        ),
         click.option(
             "--seed",
             type=int,

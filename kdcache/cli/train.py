@@ -79,28 +79,7 @@ def teacher_train(
     "--arch", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True, help="Kind of student."
 )
 @click.option("--size", type=click.Choice(tuple(SIZES)), default="tiny", show_default=True, help="Its dimensions.")
-@click.option(
-    "--alpha",
-    type=float,
-    default=options.default_of(ObjectiveConfig, "alpha"),
-    show_default=True,
-    help="Weight of the hard labels; 1 is plain training. Chen et al. write it on the soft ones.",
-)
-@click.option(
-    "--temperature",
-    type=float,
-    default=options.default_of(ObjectiveConfig, "temperature"),
-    show_default=True,
-    help="T that flattens the teacher's top-k.",
-)
-@click.option("--topk", type=int, help="Stored words that are used.  [default: all]")
-@click.option(
-    "--label-smoothing",
-    type=float,
-    default=options.default_of(ObjectiveConfig, "label_smoothing"),
-    show_default=True,
-    help="Of the hard labels only.",
-)
+@options.objective
 @click.option(
     "--dropout", type=float, default=options.default_of(StudentConfig, "dropout"), show_default=True, help="Dropout."
 )
@@ -108,7 +87,7 @@ def teacher_train(
 @options.training(
     epochs=student_defaults.DEFAULT_EPOCHS,
     max_tokens=4_096,
-    rate_help="[default: tiny 0.002, small 0.001, base 0.0005; with noam 1]",
+    rate_help="[default: tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1]",
 )
 @click.option("--dry-run", is_flag=True, help="Say how long it would take and how much memory; write nothing.")
 @options.verbosity
@@ -119,10 +98,7 @@ def student_train(
     text: TextFiles | None,
     arch: str,
     size: str,
-    alpha: float,
-    temperature: float,
-    topk: int | None,
-    label_smoothing: float,
+    objective: ObjectiveConfig,
     dropout: float,
     skip_bad: bool,
     training: TrainingOptions,
@@ -140,9 +116,9 @@ def student_train(
     """
     config = StudentConfig(
         cache=cache,
-        objective=ObjectiveConfig(alpha, temperature, topk, label_smoothing),
+        objective=objective,
         training=training.config(
-            learning_rate=student_defaults.default_rate(size, training.schedule),
+            learning_rate=student_defaults.default_rate(arch, size, training.schedule),
             epochs=student_defaults.DEFAULT_EPOCHS,
             beta2=options.default_of(TrainingConfig, "beta2"),
         ),

@@ -15,7 +15,8 @@ from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.progress import Progress
 from kdcache.runs import file_run, log
-from kdcache.student.transformer import POSITIONS, Student, load_student
+from kdcache.student.config import POSITIONS
+from kdcache.student.model import Student, load_student
 
 
 def generate_file(config: GenerateConfig, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kdcache.corpus import TextFiles
@@ -10,6 +11,7 @@ from kdcache.objective import ObjectiveConfig
 from kdcache.training.config import TrainingConfig
 
 ARCHITECTURES = ("transformer", "rnn")
+POSITIONS = 1_024
 DEFAULT_EPOCHS = 30
 NOAM_FACTOR = 1.0
 
@@ -33,6 +35,22 @@ SIZES = {
 
 
 @dataclass(frozen=True, slots=True)
+class RnnSize:
+    """Dimensions of an RNN, and the learning rate that suits them with a linear schedule."""
+
+    layers: int
+    width: int
+    learning_rate: float
+
+
+RNN_SIZES = {
+    "tiny": RnnSize(layers=1, width=256, learning_rate=2e-3),
+    "small": RnnSize(layers=2, width=256, learning_rate=2e-3),
+    "base": RnnSize(layers=2, width=512, learning_rate=1e-3),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class StudentConfig:
     """How a student is built and trained.
 
@@ -40,7 +58,7 @@ class StudentConfig:
         cache: the folder of soft labels and text.
         valid: validation text, or None.
         text: the training text, to be compared with the one in the cache; None compares nothing.
-        arch: "transformer"; "rnn" is not built yet.
+        arch: "transformer", or "rnn", an encoder and a decoder of LSTMs with attention.
         size: "tiny", "small" or "base".
         dropout: 0 … 1 (exclusive), of embeddings, residual branches and attention.
         objective: what is minimised.
@@ -60,18 +78,21 @@ class StudentConfig:
 
     def check(self) -> None:
         """Raise UsageError if a value is outside its range."""
-        if self.arch == "rnn":
-            raise UsageError("--arch rnn is not built yet; use --arch transformer.")
         if self.arch not in ARCHITECTURES:
             raise UsageError(f"--arch must be one of {', '.join(ARCHITECTURES)}, not {self.arch}.")
-        if self.size not in SIZES:
-            raise UsageError(f"--size must be one of {', '.join(SIZES)}, not {self.size}.")
+        if self.size not in (sizes := _sizes(self.arch)):
+            raise UsageError(f"--size must be one of {', '.join(sizes)}, not {self.size}.")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout must be at least 0 and below 1, not {self.dropout}.")
         self.objective.check()
         self.training.check()
 
 
-def default_rate(size: str, schedule: str) -> float:
-    """The learning rate of a size when none is given."""
-    return NOAM_FACTOR if schedule == "noam" or size not in SIZES else SIZES[size].learning_rate
+def _sizes(arch: str) -> Mapping[str, Size | RnnSize]:
+    return RNN_SIZES if arch == "rnn" else SIZES
+
+
+def default_rate(arch: str, size: str, schedule: str) -> float:
+    """The learning rate of an architecture and size when none is given."""
+    sizes = _sizes(arch)
+    return NOAM_FACTOR if schedule == "noam" or size not in sizes else sizes[size].learning_rate

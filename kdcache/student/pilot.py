@@ -10,12 +10,15 @@ from pathlib import Path
 
 import torch
 
-from kdcache.batches import epoch_order
 from kdcache.cache.reader import CacheReader
 from kdcache.device import resolve_device
 from kdcache.student.config import StudentConfig
 from kdcache.student.train import CacheSections, make_task
-from kdcache.training.loop import count_steps, gradients, make_optimizer
+from kdcache.training.checkpoint import Position
+from kdcache.training.group import Group
+from kdcache.training.loader import Prefetch, step_batches
+from kdcache.training.loop import count_steps
+from kdcache.training.step import Stepper, Wishes
 
 _WARM_STEPS = 2
 _PILOT_STEPS = 10
@@ -46,20 +49,20 @@ def forecast(config: StudentConfig) -> Forecast:
     reader = CacheReader(Path(config.cache))
     task = make_task(config, reader)
     training = config.training
-    sections = CacheSections(reader, soft=config.objective.alpha < 1)
+    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
     device = resolve_device(training.device)
     model = task.model.to(device).train()
-    optimizer = make_optimizer(model, training)
-    order = epoch_order(sections, training.max_tokens, training.seed, 0)
+    stepper = Stepper(model, training, device, Group())
     times = []
-    for step, selection in enumerate(islice(order, _WARM_STEPS + _PILOT_STEPS), 1):
-        start = time.perf_counter()
-        gradients(task, selection, step, device, training)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    with Prefetch(step_batches(task, sections, training, Position(), Group(), device), device) as stream:
+        # A pilot longer than an epoch goes on with the next.
+        steps = (one for one in stream if one is not None)
+        for step, batches in enumerate(islice(steps, _WARM_STEPS + _PILOT_STEPS), 1):
+            start = time.perf_counter()
+            stepper.take(task, batches.micros, step, 0.0, Wishes)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
     timed = times[_WARM_STEPS:] or times
     total = count_steps(sections, training)
     return Forecast(

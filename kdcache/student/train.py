@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,16 @@ from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.errors import UsageError
 from kdcache.files import sha256
-from kdcache.losses import LossSums, projected_loss
+from kdcache.losses.projection import SoftLabels, projected_loss
+from kdcache.losses.sums import LossSums
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
-from kdcache.student.config import StudentConfig
+from kdcache.student.config import POSITIONS, StudentConfig
+from kdcache.student.model import Student, build_student
 from kdcache.student.text import check_text
-from kdcache.student.transformer import POSITIONS, Student, build_transformer
 from kdcache.tokens import concatenate
+from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
 _PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
@@ -64,19 +66,30 @@ class StudentTask:
         """Size of the hidden states."""
         return self.student.width
 
-    def loss(self, selection: Selection, _step: int, device: torch.device) -> LossSums:
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Batch]:
+        """Pad each part of the selection."""
+        special, topk = self.student.tokenizer.special, self.objective.topk
+        parts = [replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds]
+        return [collate(part, special, topk) for part in parts]
+
+    def move(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on the device."""
+        return batch.to(device)
+
+    def loss(self, batch: Batch, step: int) -> LossSums:
         """The configured objective over all target positions of the batch."""
-        batch = collate(selection, self.student.tokenizer.special, self.objective.topk)
-        return self._loss(batch.to(device), self.objective)
+        return self._loss(batch, self.objective, step)
 
-    def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
-        """Plain cross entropy over the validation text."""
-        return None if self.valid is None else (self._loss(batch.to(device), _PLAIN) for batch in self.valid)
+    def valid_loss(self, batch: Batch) -> LossSums:
+        """Plain cross entropy."""
+        return self._loss(batch, _PLAIN, 1)
 
-    def _loss(self, batch: Batch, objective: ObjectiveConfig) -> LossSums:
-        hidden = self.student.hidden(batch)
-        layer = self.student.output_layer
-        return projected_loss(hidden, layer, batch.labels, batch.topk_ids, batch.topk_log_probs, objective)
+    def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
+        ids, log_probs = batch.topk_ids, batch.topk_log_probs
+        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs)
+        return projected_loss(
+            self.student.hidden(batch), self.student.output_layer, batch.labels, soft, objective, step
+        )
 
 
 def train_student(config: StudentConfig, output: Path) -> None:
@@ -89,11 +102,17 @@ def train_student(config: StudentConfig, output: Path) -> None:
         StoppedError: a signal asked to stop.
     """
     config.check()
+    with training_group(config.training.device) as group:
+        _train(config, output, group)
+
+
+def _train(config: StudentConfig, output: Path, group: Group) -> None:
     reader = CacheReader(Path(config.cache))
     _check_topk(config.objective.topk, reader.plan.topk)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
-    run = folder_run(output, "student-train", config, inputs)
+    run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
+    group.check_visible(run.record)
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
@@ -103,20 +122,21 @@ def train_student(config: StudentConfig, output: Path) -> None:
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
-    sections = CacheSections(reader, soft=config.objective.alpha < 1)
-    identity = sha256(canonical_json(inputs))
-    result = fit(task, sections, config.training, output, identity)
-    task.student.model.cpu()
-    task.student.save(output)
-    run.finish({"steps": result.steps, "exported_step": result.exported_step, "valid_nll": result.best_loss})
-    log.info("%s: the student of step %s is saved.", output, f"{result.exported_step:,}")
+    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
+    result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
+    with group.all_or_none():
+        if group.leads:
+            task.student.model.cpu()
+            task.student.save(output)
+            run.finish(result.record())
+    log.info("%s: the student of step %s is saved.", output, result.exported)
 
 
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
     """A fresh student of this configuration, with the batches of the validation text, if there is one."""
     tokenizer = reader.tokenizer()
     seed = config.training.seed
-    student = build_transformer(config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
+    student = build_student(config.arch, config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
     batches = None if valid is None else _valid_batches(valid, config, student)
     return StudentTask(student, config.objective, batches)
 

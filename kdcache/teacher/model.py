@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM
 
 from kdcache.device import autocast
 from kdcache.errors import ModelError
-from kdcache.losses import OutputLayer
+from kdcache.losses.projection import OutputLayer
 from kdcache.masking import MaskedViews
 from kdcache.records import canonical_json, read_json
 from kdcache.softlabels import TopK
@@ -119,15 +119,15 @@ class Teacher:
 
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
-        inputs = {"input_ids": _move(views.input_ids, device)}
+        inputs = {"input_ids": to_device(views.input_ids, device)}
         length = views.input_ids.shape[1]
         if int(views.lengths.min()) < length:
             # Without padding no mask is passed, which leaves the fastest attention open.
             mask = np.arange(length) < views.lengths[:, None]
-            inputs["attention_mask"] = _move(mask.astype(np.int64), device)
+            inputs["attention_mask"] = to_device(mask.astype(np.int64), device)
         if self.segments:
-            inputs["token_type_ids"] = _move(views.segment_ids, device)
-        self._masked = _move(views.masked, device)
+            inputs["token_type_ids"] = to_device(views.segment_ids, device)
+        self._masked = to_device(views.masked, device)
         with self._head_on_masked_only():
             output = self.model(**inputs)
         hidden: Tensor = output.logits[0]
@@ -141,7 +141,7 @@ class Teacher:
             logits = self.output_layer.exact_logits(hidden)
         log_probs = torch.log_softmax(logits, dim=-1)
         best, ids = log_probs.topk(k, dim=-1)
-        written = log_probs.gather(1, _move(views.labels, device)[:, None])[:, 0]
+        written = log_probs.gather(1, to_device(views.labels, device)[:, None])[:, 0]
         return Predictions(ids.int(), best, written)
 
     def fingerprint(self) -> str:
@@ -167,7 +167,7 @@ class Teacher:
         every = np.arange(_PROBE_LENGTH)
         views = MaskedViews(ids, np.zeros_like(ids), np.array([_PROBE_LENGTH]), every, every, every)
         device = next(self.model.parameters()).device
-        inputs = {"input_ids": _move(ids, device)}
+        inputs = {"input_ids": to_device(ids, device)}
         expected = self.model(**inputs).logits[0].float()
         found = self.output_layer.exact_logits(self.hidden(views, device))
         # A model that computes not-a-number is no stranger to us: the dump says at which line it does.
@@ -208,7 +208,8 @@ def _hand_on(hidden: Tensor) -> Tensor:
     return hidden
 
 
-def _move(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """An array as a tensor on the device; to a GPU it is copied asynchronously out of pinned memory."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 

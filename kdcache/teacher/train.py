@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,18 @@ from kdcache.batches import Selection, TextSections, window_batches
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.files import sha256
-from kdcache.losses import LossSums, projected_loss
+from kdcache.losses.projection import projected_loss
+from kdcache.losses.sums import LossSums
 from kdcache.masking import MaskedViews, random_views
 from kdcache.objective import ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
 from kdcache.teacher.config import TeacherConfig
-from kdcache.teacher.model import Teacher
+from kdcache.teacher.model import Teacher, to_device
 from kdcache.teacher.prepare import prepare_teacher
 from kdcache.textcheck import examine, tokenizer_warnings
 from kdcache.tokens import concatenate
+from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
 _PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
@@ -50,20 +52,26 @@ class TeacherTask:
         """Size of the hidden states."""
         return self.teacher.width
 
-    def loss(self, selection: Selection, _step: int, device: torch.device) -> LossSums:
-        """Cross entropy at target positions masked at random, a pure function of seed, epoch and batch."""
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[MaskedViews]:
+        """Target positions masked at random, a pure function of seed, epoch, step and pair; then the parts of that."""
         generator = np.random.default_rng((self.seed, selection.epoch, selection.index, 1))
         views = random_views(selection.window.pairs, selection.rows, generator, self.teacher.tokenizer.special)
-        return self._loss(views, device)
+        return [views.rows(start, stop) for start, stop in bounds]
 
-    def valid_losses(self, device: torch.device) -> Iterator[LossSums] | None:
-        """The same over the validation text, always with the same masks."""
-        return None if self.valid is None else (self._loss(views, device) for views in self.valid)
+    def move(self, batch: MaskedViews, _device: torch.device) -> MaskedViews:
+        """The views as they are: the teacher moves what it reads."""
+        return batch
 
-    def _loss(self, views: MaskedViews, device: torch.device) -> LossSums:
-        hidden = self.teacher.hidden(views, device)
-        labels = torch.from_numpy(views.labels).to(device, non_blocking=True)
-        return projected_loss(hidden, self.teacher.output_layer, labels, None, None, _PLAIN)
+    def loss(self, batch: MaskedViews, _step: int) -> LossSums:
+        """Cross entropy at the masked positions."""
+        device = self.teacher.output_layer.weight.device
+        hidden = self.teacher.hidden(batch, device)
+        labels = to_device(batch.labels, device)
+        return projected_loss(hidden, self.teacher.output_layer, labels, None, _PLAIN)
+
+    def valid_loss(self, batch: MaskedViews) -> LossSums:
+        """The same."""
+        return self.loss(batch, 0)
 
 
 def train_teacher(config: TeacherConfig, output: Path) -> None:
@@ -76,9 +84,16 @@ def train_teacher(config: TeacherConfig, output: Path) -> None:
         StoppedError: a signal asked to stop.
     """
     config.training.check()
+    with training_group(config.training.device) as group:
+        _train(config, output, group)
+
+
+def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    run = folder_run(output, "teacher-train", config, fingerprints(text=corpus, valid=valid))
+    inputs = fingerprints(text=corpus, valid=valid)
+    run = group.by_leader(lambda: folder_run(output, "teacher-train", config, inputs))
+    group.check_visible(run.record)
     if run.finished:
         log.info("%s: this teacher is finished; nothing to do.", output)
         return
@@ -86,7 +101,9 @@ def train_teacher(config: TeacherConfig, output: Path) -> None:
         log.info("%s", line)
     teacher = prepare_teacher(config.bert, corpus, trim_vocab=config.trim_vocab, seed=config.training.seed)
     # Saved before training, so that whatever was trained has its tokenizer beside it.
-    teacher.tokenizer.save(output, max_length=teacher.positions, segments=teacher.segments)
+    with group.all_or_none():
+        if group.leads:
+            teacher.tokenizer.save(output, max_length=teacher.positions, segments=teacher.segments)
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
     sections = TextSections(
@@ -94,11 +111,13 @@ def train_teacher(config: TeacherConfig, output: Path) -> None:
     )
     task = TeacherTask(teacher, config.training.seed, None if valid is None else _valid_views(valid, teacher, config))
     identity = [corpus.fingerprint, valid and valid.fingerprint, teacher.tokenizer.fingerprint]
-    result = fit(task, sections, config.training, output, sha256(canonical_json(identity)))
-    teacher.model.cpu()
-    teacher.save(output)
-    run.finish({"steps": result.steps, "exported_step": result.exported_step, "valid_nll": result.best_loss})
-    log.info("%s: the teacher of step %s is saved.", output, f"{result.exported_step:,}")
+    result = fit(task, sections, config.training, output, sha256(canonical_json(identity)), group)
+    with group.all_or_none():
+        if group.leads:
+            teacher.model.cpu()
+            teacher.save(output)
+            run.finish(result.record())
+    log.info("%s: the teacher of step %s is saved.", output, result.exported)
 
 
 def _valid_views(valid: Corpus, teacher: Teacher, config: TeacherConfig) -> list[MaskedViews]:

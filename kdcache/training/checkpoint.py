@@ -3,8 +3,10 @@
 ::
 
     OUTPUT/checkpoints/step-00000100/model.safetensors       parameters
-    OUTPUT/checkpoints/step-00000100/optimizer.safetensors   moments, and the states of random number generators
+    OUTPUT/checkpoints/step-00000100/optimizer.safetensors   moments
     OUTPUT/checkpoints/step-00000100/state.json              position, SHA-256 of the two others and of itself
+
+There is no state of random number generators: all random streams begin anew at each step, from seed and step.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +31,6 @@ from kdcache.runs import log
 
 FOLDER = "checkpoints"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_RANDOM = "random."
 _SEAL = "seal"
 _TEMPORARY = ".tmp-"
 
@@ -51,6 +53,8 @@ class Position:
         consumed: batches of that epoch that went into optimizer steps.
         validated: the step of the last validation; 0 before the first.
         best_step, best_loss: of the best validation, or None.
+        stale: validations since the best one.
+        recent: the steps of the last validations, oldest first, whose checkpoints will be averaged.
         unlogged: sums over the steps since the last line of the metrics, so that the curve goes on as it would have.
     """
 
@@ -60,6 +64,8 @@ class Position:
     validated: int = 0
     best_step: int | None = None
     best_loss: float | None = None
+    stale: int = 0
+    recent: tuple[int, ...] = ()
     unlogged: tuple[Tally, ...] = ()
 
 
@@ -72,14 +78,14 @@ class _State:
 
 
 def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Commit a checkpoint under `folder` and remove all but the last two and what these call the best.
+    """Commit a checkpoint under `folder` and remove all but the last two and what these need: the best and the recent.
 
     `run` identifies data and configuration; `restore` refuses another one.
 
     Raises:
         OutputError: the disk refused; earlier checkpoints are untouched.
     """
-    target = folder / f"step-{position.step:08d}"
+    target = folder / _name(position.step)
     if target.exists():
         # The same step, with what its validation said.
         replace_file(target / _STATE, _sealed(replace(_read_state(target), position=position)))
@@ -91,7 +97,7 @@ def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer
             shutil.rmtree(abandoned)
         temporary.mkdir()
     parameters = save_tensors({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()})
-    moments = save_tensors(_optimizer_tensors(optimizer) | _random_tensors())
+    moments = save_tensors(_optimizer_tensors(optimizer))
     state = _State(position, run, sha256(parameters), sha256(moments))
     replace_file(temporary / _MODEL, parameters)
     replace_file(temporary / _OPTIMIZER, moments)
@@ -104,18 +110,22 @@ def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer
 
 def _remove_old(folder: Path) -> None:
     newest, older = saved(folder)[:2], saved(folder)[2:]
-    keep = {_best_name(path) for path in newest}
+    keep = {_name(step) for path in newest for step in _needed(path)}
     for path in older:
         if path.name not in keep:
             shutil.rmtree(path)
 
 
-def _best_name(path: Path) -> str | None:
+def _needed(path: Path) -> set[int]:
     try:
-        best = _read_state(path).position.best_step
+        position = _read_state(path).position
     except CorruptError:
-        return None
-    return None if best is None else f"step-{best:08d}"
+        return set()
+    return {*position.recent, *(() if position.best_step is None else (position.best_step,))}
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _sealed(state: _State) -> bytes:
@@ -138,9 +148,7 @@ def saved(folder: Path) -> list[Path]:
 
 
 def restore(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
-    """Load the newest sound checkpoint into `model`, `optimizer` and the random number generators.
-
-    Damaged ones that are newer are set aside, so that their steps can be saved again.
+    """Load the newest sound checkpoint into `model` and `optimizer`.
 
     Returns:
         Where it stood, or None if there is no checkpoint.
@@ -149,39 +157,46 @@ def restore(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Opt
         TrainingError: it belongs to other data or another configuration, or all checkpoints are damaged.
     """
     paths = saved(folder)
-    damaged = []
     for path in paths:
         try:
             state, parameters, moments = _read(path)
         except CorruptError as error:
             log.warning("A damaged checkpoint is passed over: %s", error)
-            damaged.append(path)
             continue
         if state.run != run:
             raise TrainingError(f"{path}: belongs to other data or settings. Choose another --output.")
         copy_parameters(model, parameters, path)
         _load_optimizer(optimizer, moments)
-        _load_random(moments, path)
-        with storage_errors(folder):
-            for other in damaged:
-                other.rename(folder / f"damaged-{other.name}-{secrets.token_hex(4)}")
         return state.position
     if paths:
         raise TrainingError(f"{folder}: none of its {len(paths)} checkpoints is sound. Delete it to begin anew.")
     return None
 
 
-def load_parameters(folder: Path, step: int, model: nn.Module) -> None:
-    """Load the parameters of one step's checkpoint into `model`.
+def set_aside_after(folder: Path, position: Position) -> None:
+    """Rename the checkpoints of later steps than `position`, which are damaged, so that these can be saved again."""
+    with storage_errors(folder):
+        for path in saved(folder):
+            if path.name > _name(position.step):
+                path.rename(folder / f"damaged-{path.name}-{secrets.token_hex(4)}")
+
+
+def load_mean(folder: Path, steps: Sequence[int], model: nn.Module) -> None:
+    """Load the mean of the parameters of some steps' checkpoints into `model`; of one step, exactly these.
 
     Raises:
-        TrainingError: it is missing or damaged.
+        TrainingError: one is missing or damaged.
     """
-    path = folder / f"step-{step:08d}"
-    try:
-        copy_parameters(model, _read(path)[1], path)
-    except CorruptError as error:
-        raise TrainingError(f"The best checkpoint cannot be used: {error}") from error
+    sums: dict[str, Tensor] = {}
+    for step in steps:
+        path = folder / _name(step)
+        try:
+            tensors = _read(path)[1]
+        except CorruptError as error:
+            raise TrainingError(f"A checkpoint that is to be exported cannot be used: {error}") from error
+        for name, tensor in tensors.items():
+            sums[name] = sums[name] + tensor if name in sums else tensor.double()
+    copy_parameters(model, {name: total / len(steps) for name, total in sums.items()}, folder)
 
 
 def _read(path: Path) -> tuple[_State, dict[str, Tensor], dict[str, Tensor]]:
@@ -225,22 +240,6 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if not key.startswith(_RANDOM):
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _random_tensors() -> dict[str, Tensor]:
-    states = {f"{_RANDOM}cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _load_random(tensors: dict[str, Tensor], path: Path) -> None:
-    if f"{_RANDOM}cpu" not in tensors:
-        raise TrainingError(f"{path}: holds no state of the random number generator; training cannot go on exactly.")
-    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
-    if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])

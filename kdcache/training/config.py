@@ -19,7 +19,8 @@ class TrainingConfig:
     Attributes:
         learning_rate: with `linear` the peak; with `noam` the factor before d^-0.5, about 1.
         schedule: "noam" (Vaswani et al. 2017, section 5.3) or "linear" (up, then down to 0).
-        max_tokens: padded tokens of one optimizer step, source and target together.
+        max_tokens: padded tokens of one optimizer step over all processes, source and target together.
+        micro_tokens: padded tokens of one forward pass at most, a matter of memory; None: max_tokens.
         warmup: steps until the learning rate is highest; None: a tenth of all, at most 4,000.
         max_steps: optimizer steps; None: `epochs` decides.
         epochs: passes over the data, where max_steps is None.
@@ -30,11 +31,14 @@ class TrainingConfig:
         beta2, weight_decay: of AdamW; its other moment's decay is 0.9.
         valid_every: steps between validations; None: once an epoch.
         save_seconds: time between checkpoints.
+        patience: validations in a row without a lower loss that end training; None: none do.
+        average: how many of the last validated checkpoints are averaged; None: the best one is taken.
     """
 
     learning_rate: float
     schedule: str
     max_tokens: int
+    micro_tokens: int | None = None
     warmup: int | None = None
     max_steps: int | None = None
     epochs: int | None = None
@@ -46,6 +50,8 @@ class TrainingConfig:
     weight_decay: float = 0.01
     valid_every: int | None = None
     save_seconds: float = 120.0
+    patience: int | None = None
+    average: int | None = None
 
     def check(self) -> None:
         """Raise UsageError if values contradict each other or are outside their range."""
@@ -55,7 +61,10 @@ class TrainingConfig:
             ("--max-steps", self.max_steps),
             ("--epochs", self.epochs),
             ("--max-tokens", self.max_tokens),
+            ("--micro-tokens", self.micro_tokens),
             ("--valid-every", self.valid_every),
+            ("--patience", self.patience),
+            ("--average", self.average),
         ):
             if value is not None and value < 1:
                 raise UsageError(f"{option} must be at least 1, not {value}.")

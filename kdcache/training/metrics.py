@@ -1,4 +1,4 @@
-"""The record of a training run: one JSON object a line."""
+"""The record of a training run: one JSON object a line, and events for TensorBoard where that is installed."""
 
 from __future__ import annotations
 
@@ -7,45 +7,55 @@ import math
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kdcache.files import replace_file
-from kdcache.losses import LossSums
 from kdcache.training.checkpoint import Position, Tally
+from kdcache.training.tensorboard import Events
 
-METRICS_FILE = "metrics.jsonl"
 _LOG_EVERY = 20
 
 
 class Metrics:
-    """The JSON-lines record of a run, continued at `position`, and the note beside its progress bar."""
+    """The JSON-lines record of a run, continued at `position`, and the note beside its progress bar.
 
-    def __init__(self, path: Path, position: Position) -> None:
+    Without a path (in processes that do not lead) nothing is written.
+    """
+
+    def __init__(self, path: Path | None, position: Position) -> None:
         self._path = path
         self.note = ""
-        self._steps: list[LossSums] = []
+        self._steps: list[tuple[tuple[str, ...], Tensor]] = []
         self._sums = {tally.name: tally.value for tally in position.unlogged}
-        self._since = time.monotonic()
-        self._n_tokens = 0
-        if path.exists():
+        self._since, self._waited = time.monotonic(), 0.0
+        self._n_tokens_before = self._sums.get("n_tokens", 0.0)
+        if path is not None and path.exists():
             lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
             replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+        self._events = None if path is None else Events(path.parent, position.step, position.validated)
 
-    def add(self, step: int, sums: LossSums | None, rate: float, norm: float) -> None:
-        """Count one step, None if it was skipped; now and then write the means of those since the last line."""
-        if sums is not None:
-            self._steps.append(LossSums(sums.total.detach(), sums.parts, sums.n_tokens))
-            self._n_tokens += sums.n_tokens
+    def add(self, step: int, names: tuple[str, ...], sums: Tensor, rate: float, norm: Tensor, waited: float) -> None:
+        """Count one step by its named sums [names], zeros if it was skipped; now and then write the means since then.
+
+        Tensors are read when a line is written, so that a GPU is not waited for in between. `waited` are the seconds
+        that this process has waited for batches so far.
+        """
+        self._steps.append((names, sums))
         if step % _LOG_EVERY and step > 1:
             return
         self._add_up()
-        if self._sums:
-            n_tokens = self._sums.pop("n_tokens")
+        n_tokens = self._sums.pop("n_tokens")
+        if n_tokens:
             means = {name: value / n_tokens for name, value in self._sums.items()}
-            speed = self._n_tokens / (time.monotonic() - self._since)
+            seconds = time.monotonic() - self._since
+            speed = (n_tokens - self._n_tokens_before) / seconds
             self.note = f"loss {means['loss']:.3f}, {speed:,.0f} targets/s"
-            self.write({"step": step, **means, "learning_rate": rate, "gradient_norm": norm})
-        self._sums, self._n_tokens, self._since = {}, 0, time.monotonic()
+            wait = (waited - self._waited) / seconds
+            self.write(
+                {"step": step, **means, "learning_rate": rate, "gradient_norm": float(norm), "loader_wait": wait}
+            )
+        self._sums, self._n_tokens_before, self._since, self._waited = {}, 0.0, time.monotonic(), waited
 
     def unlogged(self) -> tuple[Tally, ...]:
         """Sums over the steps since the last line."""
@@ -53,20 +63,21 @@ class Metrics:
         return tuple(Tally(name, value) for name, value in self._sums.items())
 
     def _add_up(self) -> None:
-        for one in self._steps:
-            for name, value in _sums_of(one).items():
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        if self._steps:
+            names = [name for some, _ in self._steps for name in some]
+            # One copy for all of them.
+            for name, value in zip(names, torch.cat([sums for _, sums in self._steps]).tolist(), strict=True):
+                self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps = []
 
     def write(self, values: dict[str, float]) -> None:
         """Append one line; JSON knows no infinity, so what is not finite becomes null."""
+        if self._path is None or self._events is None:
+            return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(known) + "\n")
-
-
-def _sums_of(one: LossSums) -> dict[str, Tensor | int]:
-    return {"n_tokens": one.n_tokens, "loss": one.total, **one.parts}
+        self._events.write(known)
 
 
 def _happened(line: str, position: Position) -> bool:

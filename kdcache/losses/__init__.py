@@ -1,0 +1,1 @@
+"""What teacher and student minimise: `objectives` has the equations, `projection` the product with the vocabulary."""

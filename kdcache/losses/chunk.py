@@ -1,0 +1,160 @@
+"""The loss of some positions and its gradient in their logits, which takes the logits' place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdcache.losses.objectives import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class SoftTargets:
+    """What the soft term needs: `ids` int64 `[n, k]`, no word twice; `teacher` as `teacher_log_probs` gives it."""
+
+    ids: Tensor
+    teacher: Tensor
+    objective: Objective
+
+    def rows(self, rows: slice) -> SoftTargets:
+        """Some of the positions."""
+        return SoftTargets(self.ids[rows], self.teacher[rows], self.objective)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What positions are held against.
+
+    Attributes:
+        labels: the written words, int64 `[n]`.
+        alpha: weight of the hard labels at each position, `[n]`.
+        smoothing: ε.
+        soft: the soft side, or None where α is 1 everywhere.
+    """
+
+    labels: Tensor
+    alpha: Tensor
+    smoothing: float
+    soft: SoftTargets | None
+
+    def rows(self, rows: slice) -> Targets:
+        """Some of the positions."""
+        soft = None if self.soft is None else self.soft.rows(rows)
+        return Targets(self.labels[rows], self.alpha[rows], self.smoothing, soft)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSums:
+    """Sums over some positions, 0-dimensional, and the gradient in the logits `[n, vocabulary]`.
+
+    The part −(ε/V) Σ_w z_w of label smoothing is in neither: it needs no logits.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    correct: Tensor
+    soft: Tensor | None
+    gradient: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _SoftTerm:
+    """The soft loss `[n]`, and its gradient in the logits.
+
+    The gradient is `factor` `[n]` times the exponentials, and at the k words `head` `[n, k]` in its place.
+    """
+
+    loss: Tensor
+    factor: Tensor | None
+    head: Tensor | None
+
+
+def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums:
+    """α · hard + (1 − α) · soft over some positions; see `kdcache.losses.projected_loss`.
+
+    *Shape:* logits `[n, vocabulary]` in float32 or float64, which are overwritten.
+    """
+    best, guess = logits.max(dim=-1, keepdim=True)
+    written = logits.gather(1, targets.labels[:, None])
+    soft, temperature = targets.soft, 1.0
+    head = None
+    if soft is not None:
+        temperature = soft.objective.student_temperature
+        head = (logits.gather(1, soft.ids) - best) / temperature
+    # One sum of exponentials serves both terms, unless the soft one tempers the student.
+    apart = ((logits - best) / temperature).exp_() if temperature != 1 else None
+    exponentials = logits.sub_(best).exp_()
+    total = exponentials.sum(dim=-1, keepdim=True)
+    log_written = written - best - total.log()
+    alpha = targets.alpha[:, None]
+    hard = total.log() + best - (1 - targets.smoothing) * written
+    loss, soft_sum, term = (alpha * hard).sum(), None, None
+    if soft is not None and head is not None:
+        term = (
+            _soft_term(exponentials, total, head, soft, gradient=gradient)
+            if apart is None
+            else _soft_term(apart, apart.sum(dim=-1, keepdim=True), head, soft, gradient=gradient)
+        )
+        loss = loss + ((1 - alpha[:, 0]) * term.loss).sum()
+        soft_sum = term.loss.sum()
+    if gradient:
+        _into_gradient(exponentials, total, targets, term, apart)
+    correct = (guess[:, 0] == targets.labels).sum()
+    return ChunkSums(loss, -log_written.sum(), correct, soft_sum, exponentials if gradient else None)
+
+
+def _soft_term(exponentials: Tensor, total: Tensor, head: Tensor, soft: SoftTargets, *, gradient: bool) -> _SoftTerm:
+    """The soft loss from exp(z/T − its maximum) `[n, vocabulary]`, their sum, and their logarithms at the k words."""
+    objective, log_total = soft.objective, total.log()
+    student = head - log_total
+    if objective.bucket:
+        # 1 less the head's mass would lose its digits where the student is sure: the others are added up themselves.
+        exponentials.scatter_(1, soft.ids, 0)
+        rest = exponentials.sum(dim=-1, keepdim=True)
+        exponentials.scatter_(1, soft.ids, head.exp())
+        tail = rest.clamp(min=torch.finfo(rest.dtype).tiny).log() - log_total
+        student = torch.cat([student, tail], dim=-1)
+    if not gradient:
+        return _SoftTerm(objective.scale * objective.loss(student, soft.teacher), None, None)
+    with torch.enable_grad():
+        leaf = student.detach().requires_grad_()
+        values = objective.loss(leaf, soft.teacher)
+        (slopes,) = torch.autograd.grad(values.sum(), leaf)
+    return _SoftTerm(objective.scale * values.detach(), *_in_logits(student, slopes, log_total, objective))
+
+
+def _in_logits(student: Tensor, slopes: Tensor, log_total: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """From the gradient in log-probabilities to that in logits, which all share one normalizer.
+
+    With G the sum of the slopes, a word of the k gets g_i − G·P_i, any other (g_0/P_0 − G)·P_j.
+    """
+    k = slopes.shape[-1] - objective.bucket
+    together = slopes.sum(dim=-1, keepdim=True)
+    scale = objective.scale / objective.student_temperature
+    head = scale * (slopes[:, :k] - together * student[:, :k].exp())
+    others = -together
+    if objective.bucket:
+        tail = student[:, k:].exp()
+        others = others + torch.where(tail > 0, slopes[:, k:] / tail, 0)
+    return scale * others * torch.exp(-log_total), head
+
+
+def _into_gradient(
+    exponentials: Tensor, total: Tensor, targets: Targets, term: _SoftTerm | None, apart: Tensor | None
+) -> None:
+    """Turn exp(z − its maximum) into the gradient of the loss in z, in place."""
+    alpha = targets.alpha[:, None]
+    factor = alpha / total
+    if term is not None and term.factor is not None and term.head is not None and targets.soft is not None:
+        ids, softly, head = targets.soft.ids, (1 - alpha) * term.factor, (1 - alpha) * term.head
+        if apart is None:
+            head = head + factor * exponentials.gather(1, ids)
+            exponentials.mul_(factor + softly).scatter_(1, ids, head)
+        else:
+            apart.mul_(softly).scatter_(1, ids, head)
+            torch.addcmul(apart, exponentials, factor, out=exponentials)
+    else:
+        exponentials.mul_(factor)
+    exponentials.scatter_add_(1, targets.labels[:, None], -(1 - targets.smoothing) * alpha)

@@ -1,0 +1,123 @@
+"""The soft terms: what a student's distribution is compared with at one position, and how.
+
+With z = W h + b the logits, P_θ = softmax(z), p_i the teacher's probability of its i-th best word (i ≤ k, at
+temperature 1, over the whole vocabulary), p_0 = 1 − Σ_i p_i its tail, u_i = log P_θ(w_i), u_0 = log(1 − Σ_i e^{u_i}),
+and q = softmax((log p_1 … log p_k)/T):
+
+- `chen2020`: −Σ_i q_i u_i; the student is not tempered (Chen et al. 2020, equation 7, as their code has it);
+- `hinton`: −T² Σ_i q_i log softmax(z/T)_i (Hinton, Vinyals and Dean 2015, section 2);
+- `bucket`: −Σ_i p_i u_i − p_0 u_0 (Anshumann et al. 2025, "ghost token");
+- `forward-kl`: Σ_{i≥0} p_i (log p_i − u_i) (Kullback and Leibler 1951);
+- `reverse-kl`: Σ_{i≥0} e^{u_i} (u_i − log p_i), the same with its arguments exchanged;
+- `jensen-shannon`: ½ KL(p, m) + ½ KL(e^u, m) with m = ½ (p + e^u) (Lin 1991);
+- `exact-tail`: −T² (Σ_i p_{T,i} u_{T,i} + p_{T,0} u_{T,0}), where p_{T,i} = p_i^{1/T} / Z_T: Hinton's form, all of it;
+- `sampled`: −Σ_i (c_i / N) u_i, c_i of N draws from the teacher (Anshumann et al. 2025).
+
+`bucket` and `forward-kl` differ by the teacher's entropy, so their gradients are equal. Z_T = Σ_w p_w^{1/T} over the
+whole vocabulary is what `log_normalizer` holds the logarithm of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdcache.objective import BUCKETED
+
+# A probability below e^-25 (1.4e-11) counts as that, where its logarithm is a factor.
+_LEAST = -25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A soft term as a function of the student's log-probabilities of the k words, and of the rest.
+
+    Attributes:
+        loss: `[n, m]` student's and `[n, m]` teacher's log-probabilities to `[n]`, without the factor `scale`; m is
+            k, or k + 1 where `bucket`.
+        bucket: whether the last column is the rest of the vocabulary.
+        student_temperature: what divides the student's logits first.
+        scale: factor before the term.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    bucket: bool
+    student_temperature: float
+    scale: float
+
+
+def make_objective(name: str, temperature: float) -> Objective:
+    """The soft term `name` at a temperature T; names as in `kdcache.objective.OBJECTIVES`."""
+    tempered = name in ("hinton", "exact-tail")
+    return Objective(
+        _LOSSES.get(name, cross_entropy),
+        bucket=name in BUCKETED or name == "exact-tail",
+        student_temperature=temperature if tempered else 1.0,
+        scale=temperature**2 if tempered else 1.0,
+    )
+
+
+def teacher_log_probs(name: str, log_probs: Tensor, temperature: float, log_normalizer: Tensor | None) -> Tensor:
+    """What the soft term `name` compares the student with.
+
+    *Shape:* log_probs `[n, k]` at temperature 1 over the whole vocabulary (for `sampled`: of the counts' shares);
+    log_normalizer `[n]`, for `exact-tail` only; to `[n, k]`, or `[n, k + 1]` with the rest in the last column; in
+    float32 (float64 for float64).
+    """
+    wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    if name in ("chen2020", "hinton"):
+        return torch.log_softmax(wide / temperature, dim=-1)
+    if name == "sampled":
+        return wide
+    if log_normalizer is not None:
+        wide = wide / temperature - log_normalizer.to(wide.dtype)[:, None]
+    # Rounding can lift the k words' mass a little above 1: then there is no rest.
+    rest = (1 - wide.exp().sum(dim=-1, keepdim=True)).clamp(min=0)
+    return torch.cat([wide, rest.log()], dim=-1)
+
+
+def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """−Σ_i p_i u_i; `[n, m]` twice to `[n]`. Words without probability do not count, whatever the student says."""
+    weights = teacher.exp()
+    return -torch.where(weights > 0, weights * student, 0).sum(dim=-1)
+
+
+def forward_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Σ_i p_i (log p_i − u_i); `[n, m]` twice to `[n]`."""
+    weights = teacher.exp()
+    return torch.where(weights > 0, weights * (teacher - student), 0).sum(dim=-1)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Σ_i e^{u_i} (u_i − log p_i), p_i at least e^−25; `[n, m]` twice to `[n]`."""
+    weights = student.exp()
+    return torch.where(weights > 0, weights * (student - teacher.clamp(min=_LEAST)), 0).sum(dim=-1)
+
+
+def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
+    """½ KL(p, m) + ½ KL(e^u, m) with m their mean; `[n, m]` twice to `[n]`, between 0 and log 2."""
+    mean = torch.logaddexp(student, teacher.clamp(min=10 * _LEAST)) - math.log(2)
+    return (forward_kl(mean, teacher) + forward_kl(mean, student)) / 2
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "forward-kl": forward_kl,
+    "reverse-kl": reverse_kl,
+    "jensen-shannon": jensen_shannon,
+}
+
+
+def gate(name: str, threshold: float, log_probs: Tensor, ids: Tensor, labels: Tensor) -> Tensor | None:
+    """At which positions there is a soft term: bool `[n]`, or None for all. See `ObjectiveConfig.gate`.
+
+    *Shape:* log_probs and ids `[n, k]`, labels `[n]`.
+    """
+    if name == "confident":
+        return log_probs[:, 0].float().exp() >= threshold
+    if name == "known":
+        return (ids == labels[:, None]).any(dim=-1)
+    return None

@@ -1,0 +1,201 @@
+"""The loss of hidden states, without ever holding the logits of all positions.
+
+The product with the vocabulary matrix dominates a small student, and [tokens, vocabulary] logits would fill its memory
+several times over. So positions are taken some at a time: their logits are computed, turned into their own gradient in
+place, and multiplied back into the gradients of hidden states, matrix and bias, all in the forward pass. The backward
+pass only scales; computing the logits there once more would cost a fourth product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdcache.errors import UsageError
+from kdcache.losses.chunk import ChunkSums, SoftTargets, Targets, chunk_loss
+from kdcache.losses.objectives import gate, make_objective, teacher_log_probs
+from kdcache.losses.sums import LossSums
+from kdcache.objective import ObjectiveConfig
+
+# Logits held at once, and how few positions would make the sums into the matrix's gradient the larger part.
+_CHUNK_LOGITS = 1 << 22
+_CHUNK_POSITIONS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLayer:
+    """The last layer of a model: logits = hidden @ weight.T + bias.
+
+    *Shape:* weight `[vocabulary, width]`, bias `[vocabulary]` or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def exact_logits(self, hidden: Tensor) -> Tensor:
+        """Logits computed in float32 even under autocast: a log-softmax after bfloat16 logits is too late.
+
+        *Shape:* hidden `[tokens, width]` to float32 `[tokens, vocabulary]`.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return functional.linear(hidden.float(), self.weight.float(), bias)
+
+
+@dataclass(frozen=True, slots=True)
+class SoftLabels:
+    """What the teacher says at n positions.
+
+    Attributes:
+        ids: of any whole type `[n, k]`.
+        log_probs: `[n, k]`, natural logarithms at temperature 1 (for "sampled": of the shares of the draws).
+        log_normalizer: `[n]`, log Σ_w p_w^{1/T} over the whole vocabulary; for "exact-tail" only.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_normalizer: Tensor | None = None
+
+
+def projected_loss(
+    hidden: Tensor,
+    layer: OutputLayer,
+    labels: Tensor,
+    soft: SoftLabels | None,
+    config: ObjectiveConfig,
+    step: int = 1,
+) -> LossSums:
+    """α · hard + (1 − α) · soft, summed over positions: α weighs the hard labels.
+
+    The hard term is −log P_θ(y), with label smoothing ε: (1−ε)·(−log P_θ(y)) − ε/V Σ_w log P_θ(w). The soft terms are
+    in `kdcache.losses.objectives`. Under autocast the products run in its precision, all else in float32 at least.
+
+    *Shape:* hidden `[n, width]`; labels int64 `[n]`. `soft` may be None where α is 1; `step` counts from 1.
+
+    Raises:
+        UsageError: α is below 1 and there are no soft labels.
+    """
+    targets = _targets(labels, soft, config, step)
+    tensors = [hidden, layer.weight, *([] if layer.bias is None else [layer.bias])]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        total, *parts = _ProjectedLoss.apply(hidden, layer.weight, layer.bias, targets)  # type: ignore[no-untyped-call]
+    else:
+        found = _run(hidden, layer.weight, layer.bias, targets, (False, False, False))
+        total, parts = found.loss, found.parts
+    names = ("nll", "correct") if targets.soft is None else ("nll", "correct", "soft")
+    return LossSums(total, dict(zip(names, parts, strict=True)), len(labels))
+
+
+def _targets(labels: Tensor, soft: SoftLabels | None, config: ObjectiveConfig, step: int) -> Targets:
+    weights = config.at(step)
+    wide = torch.float32
+    if weights.alpha == 1:
+        return Targets(labels, torch.ones(len(labels), dtype=wide, device=labels.device), config.label_smoothing, None)
+    if soft is None:
+        raise UsageError("alpha below 1 needs soft labels.")
+    ids = soft.ids.long()
+    teacher = teacher_log_probs(config.name, soft.log_probs, weights.temperature, soft.log_normalizer)
+    alpha = torch.full((len(labels),), weights.alpha, dtype=teacher.dtype, device=labels.device)
+    open_at = gate(config.gate, config.gate_threshold, soft.log_probs, ids, labels)
+    if open_at is not None:
+        alpha = torch.where(open_at, alpha, 1)
+    softly = SoftTargets(ids, teacher, make_objective(config.name, weights.temperature))
+    return Targets(labels, alpha, config.label_smoothing, softly)
+
+
+class _ProjectedLoss(torch.autograd.Function):
+    """The loss and its parts; gradients are computed together with them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Targets) -> tuple[Tensor, ...]:
+        """The loss, and the parts without gradient."""
+        sums = _run(hidden, weight, bias, targets, ctx.needs_input_grad[:3])
+        ctx.save_for_backward(sums.hidden, sums.weight, sums.bias)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
+        ctx.mark_non_differentiable(*sums.parts)
+        return (sums.loss, *sums.parts)
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor, *_parts: Tensor) -> tuple[Tensor | None, ...]:
+        """What was computed, times what the loss is multiplied by."""
+        gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*(None if one is None else (one * scale).to(dtype) for one, dtype in gradients), None)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of all chunks: the loss and its parts (0-dimensional), and the gradients that are needed."""
+
+    loss: Tensor
+    parts: tuple[Tensor, ...]
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def _run(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Targets, needed: tuple[bool, bool, bool]
+) -> _Sums:
+    """Take the positions some at a time; `needed` says of which of the first three the gradient is computed."""
+    device = hidden.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    wanted = [
+        torch.zeros_like(tensor, dtype=wide) if need and tensor is not None else None
+        for tensor, need in zip((hidden, weight, bias), needed, strict=True)
+    ]
+    sums = _Sums(torch.zeros((), dtype=wide, device=hidden.device), (), *wanted)
+    targets = replace(targets, alpha=targets.alpha.to(wide))
+    size = max(_CHUNK_POSITIONS, _CHUNK_LOGITS // weight.shape[0])
+    # Explicitly, since without gradients autocast would convert the matrix anew for every chunk.
+    with torch.autocast(device, enabled=False):
+        states, matrix = hidden.to(low), weight.to(low)
+        for start in range(0, max(1, len(hidden)), size):
+            rows = slice(start, start + size)
+            found = chunk_loss(_logits(states[rows], matrix, bias, wide), targets.rows(rows), gradient=any(needed))
+            _add(sums, found, states, matrix, rows)
+        if targets.smoothing > 0:
+            _smooth(sums, hidden.to(wide), weight.to(wide), bias, targets)
+    return sums
+
+
+def _logits(states: Tensor, matrix: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
+    product = functional.linear(states, matrix).to(wide)
+    return product if bias is None else product.add_(bias)
+
+
+def _add(sums: _Sums, found: ChunkSums, states: Tensor, matrix: Tensor, rows: slice) -> None:
+    sums.loss = sums.loss + found.loss
+    parts = (found.nll, found.correct, *(() if found.soft is None else (found.soft,)))
+    sums.parts = tuple(a + b for a, b in zip(sums.parts, parts, strict=True)) if sums.parts else parts
+    if found.gradient is None:
+        return
+    low = found.gradient.to(states.dtype)
+    if sums.hidden is not None:
+        sums.hidden[rows] = low @ matrix
+    if sums.weight is not None:
+        if low.dtype == sums.weight.dtype:
+            sums.weight.addmm_(low.t(), states[rows])
+        else:
+            sums.weight += low.t() @ states[rows]
+    if sums.bias is not None:
+        sums.bias += found.gradient.sum(dim=0)
+
+
+def _smooth(sums: _Sums, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Targets) -> None:
+    """The part −(ε/V) Σ_t α_t Σ_w z_tw of the loss: the matrix's mean row gives it without the logits."""
+    share, alpha = targets.smoothing / weight.shape[0], targets.alpha
+    row, states = weight.sum(dim=0), alpha @ hidden
+    sums.loss = sums.loss - share * (states @ row)
+    if bias is not None:
+        sums.loss = sums.loss - share * alpha.sum() * bias.sum()
+    if sums.hidden is not None:
+        sums.hidden.addr_(alpha, row, alpha=-share)
+    if sums.weight is not None:
+        sums.weight.sub_(share * states)
+    if sums.bias is not None:
+        sums.bias.sub_(share * alpha.sum())

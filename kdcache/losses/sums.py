@@ -1,0 +1,23 @@
+"""What a loss comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """Sums over target positions; whoever takes the optimizer step divides by the number of positions.
+
+    Attributes:
+        total: what is minimised, a scalar with gradient.
+        parts: named sums without gradient, for the records: `nll` (−log P_θ(y), nats), `correct` (positions whose
+            best word is the written one), `soft` (the soft term, where there is one).
+        n_tokens: number of target positions.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    n_tokens: int

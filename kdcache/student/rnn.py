@@ -1,0 +1,285 @@
+"""The RNN student: a bidirectional LSTM encoder and an LSTM decoder with attention and input feeding.
+
+With x_t the embedding of the decoder's input word, h̃_{t-1} the attentional vector before it and h̄_s the encoder's
+states:
+
+- h_t = LSTM([x_t; h̃_{t-1}])                       (input feeding, section 3.3)
+- a_t(s) = softmax_s(h_tᵀ W_a h̄_s)                 (general score, equation 8)
+- h̃_t = tanh(W_c [Σ_s a_t(s) h̄_s; h_t])           (equation 5)
+- P(w) = softmax(E h̃_t), E the embeddings, which encoder, decoder and output share
+
+after Luong, Pham and Manning, *Effective Approaches to Attention-based Neural Machine Translation*, EMNLP 2015. The
+decoder starts from what the encoder ended with. The library has no such model, so a saved folder opens with
+`AutoModelForSeq2SeqLM` once `kdcache.student.rnn` was imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+
+from kdcache.student.config import RnnSize
+from kdcache.tokens import SpecialIds
+
+
+class RnnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """Dimensions of an `RnnForConditionalGeneration`.
+
+    Attributes:
+        vocab_size: words.
+        d_model: width of embeddings and of the decoder's states; each direction of the encoder has half of it.
+        num_hidden_layers: LSTM layers on each side.
+        dropout: of embeddings, between layers, and of the attentional vector.
+    """
+
+    model_type = "kdcache-rnn"
+    vocab_size: int = 8_000
+    d_model: int = 512
+    num_hidden_layers: int = 2
+    dropout: float = 0.1
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+
+
+@dataclass
+class DecoderState:
+    """What the decoder remembers, for each row of a batch.
+
+    *Shape:* hidden and cell `[layers, rows, width]`, attentional `[rows, width]`.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    attentional: Tensor
+    length: int = 0
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Keep the given rows, in that order: what beam search asks of a cache."""
+        self.hidden, self.cell = self.hidden.index_select(1, rows), self.cell.index_select(1, rows)
+        self.attentional = self.attentional.index_select(0, rows)
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        """Words that were read."""
+        return self.length
+
+
+class RnnEncoder(nn.Module):
+    """Embeddings and a bidirectional LSTM."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: RnnConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        self.embed_tokens = embed_tokens
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(
+            config.d_model,
+            config.d_model // 2,
+            config.num_hidden_layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+        )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_ignored: Any) -> BaseModelOutput:
+        """States of both directions side by side: `[rows, S]` to `[rows, S, width]`; padding becomes 0."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        embedded = self.dropout(self.embed_tokens(input_ids))
+        # The backward direction must begin at the last word, not at padding.
+        packed = pack_padded_sequence(embedded, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1])
+        return BaseModelOutput(last_hidden_state=states)
+
+
+class RnnDecoder(nn.Module):
+    """LSTM cells, attention over the encoder's states, and the attentional vectors that they give."""
+
+    def __init__(self, config: RnnConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        width = config.d_model
+        self.embed_tokens = embed_tokens
+        self.dropout = nn.Dropout(config.dropout)
+        inputs = [2 * width, *[width] * (config.num_hidden_layers - 1)]
+        self.cells = nn.ModuleList(nn.LSTMCell(size, width) for size in inputs)
+        self.bridge = nn.Linear(width, 2 * width * config.num_hidden_layers)
+        self.score = nn.Linear(width, width, bias=False)
+        self.combine = nn.Linear(2 * width, width, bias=False)
+
+    def start(self, states: Tensor, mask: Tensor) -> DecoderState:
+        """The state before the first word, from the mean of the encoder's states."""
+        weights = mask.to(states.dtype)
+        mean = (states * weights[:, :, None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+        layers, width = len(self.cells), states.shape[-1]
+        hidden, cell = self.bridge(mean).view(-1, 2, layers, width).permute(1, 2, 0, 3)
+        return DecoderState(torch.tanh(hidden), cell, torch.zeros_like(mean))
+
+    def forward(
+        self, input_ids: Tensor, states: Tensor, mask: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState]:
+        """Attentional vectors after each word `[rows, N]`: `[rows, N, width]`, and the state after the last."""
+        keys = self.score(states)
+        padding = torch.zeros(mask.shape, device=keys.device).masked_fill(mask == 0, -torch.inf)
+        embedded = self.dropout(self.embed_tokens(input_ids))
+        hidden, cell = list(state.hidden), list(state.cell)
+        attentional, found = state.attentional, []
+        for step in range(input_ids.shape[1]):
+            below = torch.cat([embedded[:, step], attentional], dim=-1)
+            for layer, lstm in enumerate(self.cells):
+                hidden[layer], cell[layer] = lstm(below, (hidden[layer], cell[layer]))
+                below = self.dropout(hidden[layer])
+            scores = torch.bmm(keys, below[:, :, None])[:, :, 0]
+            weights = functional.softmax(scores + padding, dim=-1, dtype=torch.float32).to(states.dtype)
+            context = torch.bmm(weights[:, None], states)[:, 0]
+            attentional = self.dropout(torch.tanh(self.combine(torch.cat([context, below], dim=-1))))
+            found.append(attentional)
+        length = state.length + input_ids.shape[1]
+        return torch.stack(found, dim=1), DecoderState(torch.stack(hidden), torch.stack(cell), attentional, length)
+
+
+class RnnModel(nn.Module):
+    """Encoder and decoder with shared embeddings."""
+
+    def __init__(self, config: RnnConfig) -> None:
+        super().__init__()
+        self.shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        self.encoder = RnnEncoder(config, self.shared)
+        self.decoder = RnnDecoder(config, self.shared)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: DecoderState | None = None,
+    ) -> Seq2SeqModelOutput:
+        """The decoder's attentional vectors for `decoder_input_ids` `[rows, N]`: `[rows, N, width]`."""
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask)
+        states: Any = encoder_outputs.last_hidden_state
+        mask = torch.ones(states.shape[:2], device=states.device) if attention_mask is None else attention_mask
+        before = self.decoder.start(states, mask) if past_key_values is None else past_key_values
+        vectors, after = self.decoder(decoder_input_ids, states, mask, before)
+        return Seq2SeqModelOutput(last_hidden_state=vectors, past_key_values=after, encoder_last_hidden_state=states)
+
+
+class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """The model with its output layer; `generate` works as for any model of the library."""
+
+    config_class = RnnConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _tied_weights_keys = {  # noqa: RUF012
+        "model.encoder.embed_tokens.weight": "model.shared.weight",
+        "model.decoder.embed_tokens.weight": "model.shared.weight",
+        "lm_head.weight": "model.shared.weight",
+    }
+
+    def __init__(self, config: RnnConfig) -> None:
+        super().__init__(config)
+        self.model = RnnModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_encoder(self, *_modality: Any) -> nn.Module:
+        """The encoder, which `generate` runs once."""
+        encoder: nn.Module = self.model.encoder
+        return encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The shared embeddings."""
+        shared: nn.Module = self.model.shared
+        return shared
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer."""
+        layer: nn.Module = self.lm_head
+        return layer
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: DecoderState | None = None,
+        **_ignored: Any,
+    ) -> Seq2SeqLMOutput:
+        """Logits `[rows, N, vocabulary]` of the words after `decoder_input_ids` `[rows, N]`."""
+        found = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, past_key_values)
+        return Seq2SeqLMOutput(
+            logits=self.lm_head(found.last_hidden_state),
+            past_key_values=found.past_key_values,
+            encoder_last_hidden_state=found.encoder_last_hidden_state,
+        )
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        past_key_values: DecoderState | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        **_ignored: Any,
+    ) -> dict[str, Any]:
+        """Once there is a state, only the last word is new."""
+        return {
+            "decoder_input_ids": input_ids if past_key_values is None else input_ids[:, -1:],
+            "past_key_values": past_key_values,
+            "attention_mask": attention_mask,
+            "encoder_outputs": encoder_outputs,
+        }
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        # The library would otherwise prepare a cache for keys and values of self-attention.
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Embeddings with deviation d^-0.5, Glorot-uniform matrices, forget gates open (Jozefowicz et al. 2015)."""
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.Linear) and module is not self.lm_head:
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LSTM | nn.LSTMCell):
+            for name, parameter in module.named_parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+                else:
+                    nn.init.zeros_(parameter)
+                    if "bias_ih" in name:
+                        quarter = len(parameter) // 4
+                        nn.init.ones_(parameter[quarter : 2 * quarter])
+
+
+def build_rnn(shape: RnnSize, special: SpecialIds, vocabulary: int, dropout: float) -> RnnForConditionalGeneration:
+    """A fresh model; the state of the random number generator decides its parameters."""
+    config = RnnConfig(
+        vocab_size=vocabulary,
+        d_model=shape.width,
+        num_hidden_layers=shape.layers,
+        dropout=dropout,
+        pad_token_id=special.pad,
+        bos_token_id=special.start,
+        eos_token_id=special.end,
+        decoder_start_token_id=special.start,
+    )
+    return RnnForConditionalGeneration(config)
+
+
+AutoConfig.register(RnnConfig.model_type, RnnConfig)
+AutoModelForSeq2SeqLM.register(RnnConfig, RnnForConditionalGeneration)

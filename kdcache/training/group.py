@@ -1,0 +1,177 @@
+"""The processes that train one model together: they add up their gradients, agree, and fail together.
+
+Gradients and flags go through one flat sum for each step; what is rare (validation sums, outcomes of writing) is
+gathered as Python objects over the CPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kdcache.device import resolve_device
+from kdcache.errors import TrainingError, UsageError
+from kdcache.processes import Process, this_process
+from kdcache.runs import log
+
+# Longer than any honest wait (a large checkpoint on a slow disk), short enough to notice a machine that is gone.
+TIMEOUT = datetime.timedelta(minutes=10)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The processes that train one model; by default this one alone.
+
+    Attributes:
+        process: which of them this one is.
+    """
+
+    process: Process = field(default_factory=Process)
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.process.count
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.process.rank == 0
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over all processes; the result has the same bits in each.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
+        if self.count > 1:
+            with _peers_may_die():
+                dist.all_reduce(tensor)
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's value, in the order of ranks.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
+        if self.count == 1:
+            return [value]
+        values: list[T | None] = [None] * self.count
+        with _peers_may_die():
+            dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """If the block fails in one process it fails in all of them.
+
+        Raises:
+            TrainingError: it failed in another process.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.gather(f"{type(error).__name__}: {error}")
+            raise
+        for rank, failure in enumerate(self.gather("")):
+            if failure:
+                raise TrainingError(f"Process {rank} of {self.count} failed, so all stop. There: {failure}")
+
+    def by_leader(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the leading process, which alone calls it. If it fails there, all fail."""
+        values: list[T] = []
+        with self.all_or_none():
+            if self.leads:
+                values.append(work())
+        return self.gather(values)[0][0]
+
+    def check_visible(self, path: Path) -> None:
+        """Refuse to go on unless all processes see what the leading one wrote.
+
+        Raises:
+            TrainingError: one does not.
+        """
+        with self.all_or_none():
+            if not path.exists():
+                raise TrainingError(
+                    f"{path}: process {self.process.rank} does not see it. All processes of a training must share the "
+                    "--output folder."
+                )
+
+    def check_equal(self, value: str, what: str) -> None:
+        """Refuse to go on unless all processes have the same `value`.
+
+        Raises:
+            TrainingError: they differ.
+        """
+        if len(set(self.gather(value))) > 1:
+            raise TrainingError(
+                f"The processes start from different {what}. All of them must see the same --output folder, the same "
+                "inputs and the same versions of the packages."
+            )
+
+
+@contextmanager
+def _peers_may_die() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"Another process of this training is gone or does not answer: {reason} Its own message says why. Run the "
+            "same command again: it continues from the last checkpoint."
+        ) from error
+
+
+@contextmanager
+def training_group(device: str) -> Iterator[Group]:
+    """The group of the processes that `torchrun` started; without it this process alone.
+
+    Inside, processes that do not lead log errors only. `device` is that of the configuration.
+
+    Raises:
+        UsageError: RANK and WORLD_SIZE say that there are several, and nothing says where they meet.
+    """
+    process = this_process()
+    if process.count == 1:
+        yield Group()
+        return
+    where = resolve_device(device, process.local)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if not dist.is_initialized():
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)
+        except ValueError as error:
+            raise UsageError(
+                f"WORLD_SIZE is {process.count}, but the processes cannot meet: {error} Start training with torchrun, "
+                "or unset RANK and WORLD_SIZE."
+            ) from error
+    group = Group(process)
+    with _only_the_leader_talks(group):
+        yield group
+    # After a failure the others may be stuck in NCCL; then the end of the process must not wait for them.
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _only_the_leader_talks(group: Group) -> Iterator[None]:
+    def is_new(record: logging.LogRecord) -> bool:
+        return group.leads or record.levelno >= logging.ERROR
+
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)

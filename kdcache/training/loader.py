@@ -1,0 +1,116 @@
+"""Batches made ahead of the optimizer step, in a thread of their own.
+
+Where training stands is counted by the optimizer's steps, so what was made ahead when the state was saved counts as
+not consumed. The thread draws nothing from PyTorch's random streams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import torch
+
+from kdcache.batches import Sections, epoch_order, micro_bounds
+from kdcache.errors import TrainingError
+from kdcache.training.checkpoint import Position
+from kdcache.training.config import TrainingConfig
+from kdcache.training.group import Group
+from kdcache.training.task import B, Task
+
+DEPTH = 2
+THREAD_NAME = "kdcache-loader"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Micro(Generic[B]):
+    """One forward pass; `number` counts those of its step over all processes, from 0."""
+
+    number: int
+    batch: B
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches(Generic[B]):
+    """This process's share of one optimizer step, the `index`-th of its epoch; it may be empty."""
+
+    index: int
+    micros: list[Micro[B]]
+
+
+def step_batches(
+    task: Task[B], sections: Sections, config: TrainingConfig, position: Position, group: Group, device: torch.device
+) -> Generator[StepBatches[B] | None, None, None]:
+    """Yield this process's share of each step after `position`, and None after each epoch, for ever.
+
+    Raises:
+        TrainingError: an epoch has no step.
+        CorruptError: a shard is damaged or missing.
+    """
+    epoch, consumed = position.epoch, position.consumed
+    micro_tokens = config.max_tokens if config.micro_tokens is None else config.micro_tokens
+    while True:
+        empty = consumed == 0
+        for selection in epoch_order(sections, config.max_tokens, config.seed, epoch, consumed):
+            empty = False
+            bounds = micro_bounds(selection, micro_tokens, group.count)
+            own = range(group.process.rank, len(bounds), group.count)
+            batches = task.collate(selection, [bounds[number] for number in own])
+            micros = [Micro(number, task.move(one, device)) for number, one in zip(own, batches, strict=True)]
+            ready = StepBatches(selection.index, micros)
+            # What this generator still names while the next window is loaded would hold the last window in memory.
+            del selection, batches, micros
+            yield ready
+            del ready
+        if empty:
+            raise TrainingError("The training text has no usable pair.")
+        yield None
+        epoch, consumed = epoch + 1, 0
+
+
+class Prefetch(Generic[T]):
+    """Takes items out of a generator ahead of whoever asks for them; what it raises reaches whoever asks.
+
+    Leaving the block ends the thread.
+
+    Attributes:
+        waited: seconds that askers have waited.
+    """
+
+    def __init__(self, items: Generator[T, None, None], device: torch.device) -> None:
+        self.waited = 0.0
+        self._items = items
+        self._pool = ThreadPoolExecutor(1, THREAD_NAME, initializer=_use, initargs=(device,))
+        self._ahead: deque[Future[T]] = deque(self._pool.submit(next, items) for _ in range(DEPTH))
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        start = time.perf_counter()
+        item = self._ahead.popleft().result()
+        self.waited += time.perf_counter() - start
+        self._ahead.append(self._pool.submit(next, self._items))
+        return item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._items.close()
+
+
+def _use(device: torch.device) -> None:
+    # A thread begins on the first GPU, where pinning memory would open a context that nobody needs.
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

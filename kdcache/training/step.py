@@ -1,0 +1,187 @@
+"""One optimizer step: forward and backward passes, one sum over all processes, one update. The host waits for nothing.
+
+All gradients are views of one flat buffer, behind which the sums of the loss and the flags ride, so that one
+all-reduce brings everybody everything. A step whose loss or gradient is not finite is skipped by the device itself.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdcache.device import autocast, resolve_precision
+from kdcache.losses.sums import LossSums
+from kdcache.training.config import TrainingConfig
+from kdcache.training.group import Group
+from kdcache.training.loader import Micro
+from kdcache.training.task import B, Task
+
+# Behind the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
+_TAIL = 16
+_ALIGNMENT = 16
+_N_TOKENS, _LOSS, _SIGINT, _SIGTERM, _SAVE, _PARTS = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What this process would like to happen after the step: the signal that it got, and whether to save."""
+
+    signal: int | None = None
+    save: bool = False
+
+
+Ask = Callable[[], Wishes]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What all processes read about a step.
+
+    Attributes:
+        step: which one it was, from 1.
+        skipped: its loss or gradient was not finite, so that it changed nothing.
+        signal: one that some process got, or None.
+        save: whether a checkpoint is due.
+    """
+
+    step: int
+    skipped: bool
+    signal: int | None
+    save: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out of a step, on the device.
+
+    Attributes:
+        step: which one, from 1.
+        names: of `sums`, "n_tokens" and "loss" first.
+        sums: over all processes, [names]; zeros if the step was skipped.
+        norm: of the gradient of the mean loss before clipping, a scalar.
+    """
+
+    step: int
+    names: tuple[str, ...]
+    sums: Tensor
+    norm: Tensor
+    _flags: Tensor
+    _ready: torch.cuda.Event | None
+
+    def verdict(self) -> Verdict:
+        """Read the flags; on a GPU this waits for the step to end."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        sigint, sigterm, save, skipped = self._flags.tolist()
+        number = signal.SIGTERM if sigterm > 0 else signal.SIGINT if sigint > 0 else None
+        return Verdict(self.step, skipped > 0, None if number is None else int(number), save > 0)
+
+
+class Stepper:
+    """Takes the optimizer steps of one process of a group.
+
+    Attributes:
+        gradients: of all parameters, flat, a view of the buffer that is summed.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, group: Group) -> None:
+        self._config, self._device, self._group = config, device, group
+        self._precision = resolve_precision(config.precision, device)
+        self.optimizer = make_optimizer(model, config)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        size = sum(_aligned(parameter.numel()) for parameter in parameters)
+        self._buffer = torch.zeros(size + _TAIL, dtype=parameters[0].dtype, device=device)
+        self.gradients, self._tail = self._buffer[:size], self._buffer[size:]
+        start = 0
+        for parameter in parameters:
+            # Backward passes add to a gradient that is there, so they fill the buffer.
+            parameter.grad = self.gradients[start : start + parameter.numel()].view_as(parameter)
+            start += _aligned(parameter.numel())
+        self._names: tuple[str, ...] = ("n_tokens", "loss")
+
+    def take(self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, ask: Ask) -> Report:
+        """Step `step` (from 1) with learning rate `rate`; returns before a GPU has done it.
+
+        `ask` is called as late as can be, just before the sum over all processes.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        norm = self.compute(task, micros, step, ask)
+        skipped = ~(torch.isfinite(norm) & torch.isfinite(self._tail[_LOSS]))
+        # What PyTorch's gradient scaler sets: the fused update leaves parameters and moments alone where it is 1.
+        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        return self._report(step, norm, skipped)
+
+    def compute(self, task: Task[B], micros: Sequence[Micro[B]], step: int, ask: Ask) -> Tensor:
+        """Leave clipped gradients of the mean over the target positions of all processes; return their norm before."""
+        self._buffer.zero_()
+        for micro in micros:
+            seed_streams(self._config.seed, step, micro.number)
+            with autocast(self._device, self._precision):
+                sums = task.loss(micro.batch, step)
+            sums.total.backward()  # type: ignore[no-untyped-call]
+            self._count(sums)
+        wishes = ask()
+        for slot, wished in (
+            (_SIGINT, wishes.signal == signal.SIGINT),
+            (_SIGTERM, wishes.signal == signal.SIGTERM),
+            (_SAVE, wishes.save),
+        ):
+            self._tail[slot] = float(wished)
+        self._group.add_up(self._buffer)
+        n_tokens = self._tail[_N_TOKENS]
+        norm: Tensor = torch.linalg.vector_norm(self.gradients) / n_tokens
+        self.gradients.mul_(torch.clamp(self._config.clip / (norm + 1e-6), max=1.0) / n_tokens)
+        return norm
+
+    def _count(self, sums: LossSums) -> None:
+        parts = torch.stack([part.to(self._tail) for part in sums.parts.values()])
+        self._tail[_N_TOKENS] += sums.n_tokens
+        self._tail[_LOSS] += sums.total.detach()
+        self._tail[_PARTS : _PARTS + len(parts)] += parts
+        self._names = ("n_tokens", "loss", *sums.parts)
+
+    def _report(self, step: int, norm: Tensor, skipped: Tensor) -> Report:
+        n_parts = len(self._names) - 2
+        sums = torch.cat([self._tail[:_SIGINT], self._tail[_PARTS : _PARTS + n_parts]])
+        sums = torch.where(skipped, torch.zeros_like(sums), sums)
+        flags = torch.cat([self._tail[_SIGINT:_PARTS], skipped[None].to(self._tail)])
+        ready = None
+        if self._device.type == "cuda":
+            flags = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True).copy_(flags, non_blocking=True)
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+        return Report(step, self._names, sums, norm, flags, ready)
+
+
+def _aligned(size: int) -> int:
+    # Kernels read several numbers at once where these begin at multiples of 16 bytes.
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def seed_streams(seed: int, step: int, number: int) -> None:
+    """Begin the random streams of micro-batch `number` of optimizer step `step`: dropout is a function of the three.
+
+    So no state of a generator needs to be saved, and another number of processes changes nothing.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, number)).generate_state(1, np.uint64)[0]))
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019); the schedule sets its learning rate before each step."""
+    # Biases and normalisation weights are vectors; decay is for matrices.
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-9, fused=True)

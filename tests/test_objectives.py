@@ -1,0 +1,325 @@
+"""Every named objective against dense float64 formulas over the whole vocabulary, and against numbers by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kdcache.errors import UsageError
+from kdcache.losses import projection as module
+from kdcache.losses.objectives import cross_entropy, jensen_shannon, reverse_kl
+from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
+from kdcache.objective import BUCKETED, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
+
+TEMPERED = ("chen2020", "hinton", "exact-tail")
+
+
+@dataclass
+class Case:
+    """Hidden states, an output layer, labels, and a teacher's whole distribution, in float64."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+    labels: Tensor
+    teacher: Tensor  # log-probabilities over the whole vocabulary
+    ids: Tensor
+
+    def soft(self, name: str, temperature: float) -> SoftLabels:
+        log_probs = self.teacher.gather(1, self.ids)
+        if name == "sampled":
+            return SoftLabels(self.ids, torch.log_softmax(log_probs, dim=1))
+        normalizer = torch.logsumexp(self.teacher / temperature, dim=1) if name == "exact-tail" else None
+        return SoftLabels(self.ids, log_probs, normalizer)
+
+    def ours(self, config: ObjectiveConfig, temperature: float = 1.0) -> Tensor:
+        layer = OutputLayer(self.weight, self.bias)
+        return projected_loss(self.hidden, layer, self.labels, self.soft(config.name, temperature), config).total
+
+    def leaves(self) -> list[Tensor]:
+        return [one.requires_grad_() for one in (self.hidden, self.weight, self.bias)]
+
+
+def make_case(seed: int, n: int = 6, vocabulary: int = 13, k: int = 4, width: int = 5, spread: float = 2.0) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    teacher = torch.log_softmax(spread * draw(n, vocabulary), dim=1)
+    labels = torch.randint(vocabulary, (n,), generator=generator)
+    return Case(draw(n, width), draw(vocabulary, width), draw(vocabulary), labels, teacher, teacher.topk(k).indices)
+
+
+def merged(log_probs: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of the chosen words and of all others together, from those of the whole vocabulary."""
+    rows = []
+    for row, chosen in zip(log_probs, ids.tolist(), strict=True):
+        others = [i for i in range(len(row)) if i not in chosen]
+        rest = torch.logsumexp(row[others], dim=0) if others else row.new_tensor(-torch.inf)
+        rows.append(torch.stack([*(row[i] for i in chosen), rest]))
+    return torch.stack(rows)
+
+
+def dense_soft(case: Case, logits: Tensor, name: str, temperature: float) -> Tensor:
+    """The soft term at each position, written from the formulas with whole-vocabulary softmaxes."""
+    student = torch.log_softmax(logits, dim=1)
+    tempered = torch.log_softmax(logits / temperature, dim=1)
+    top = case.teacher.gather(1, case.ids)
+    q = torch.softmax(top / temperature, dim=1)
+    if name == "chen2020":
+        return -(q * student.gather(1, case.ids)).sum(dim=1)
+    if name == "hinton":
+        return -(temperature**2) * (q * tempered.gather(1, case.ids)).sum(dim=1)
+    if name == "sampled":
+        return -(torch.softmax(top, dim=1) * student.gather(1, case.ids)).sum(dim=1)
+    if name == "exact-tail":
+        p = merged(torch.log_softmax(case.teacher / temperature, dim=1), case.ids).exp()
+        u = merged(tempered, case.ids)
+        return -(temperature**2) * torch.where(p > 0, p * u, 0).sum(dim=1)
+    p, u = merged(case.teacher, case.ids), merged(student, case.ids)
+    if name == "bucket":
+        return -torch.where(p.exp() > 0, p.exp() * u, 0).sum(dim=1)
+    if name == "forward-kl":
+        return torch.where(p.exp() > 0, p.exp() * (p - u), 0).sum(dim=1)
+    if name == "reverse-kl":
+        return torch.where(u.exp() > 0, u.exp() * (u - p.clamp(min=-25)), 0).sum(dim=1)
+    m = ((p.exp() + u.exp()) / 2).log()
+    return sum(torch.where(one.exp() > 0, one.exp() * (one - m), 0).sum(dim=1) for one in (p, u)) / 2
+
+
+def dense(case: Case, config: ObjectiveConfig, temperature: float) -> Tensor:
+    """The whole objective with dense logits; alpha weighs the hard labels."""
+    logits = case.hidden @ case.weight.T + case.bias
+    student = torch.log_softmax(logits, dim=1)
+    total = logits.new_zeros(())
+    soft, threshold = dense_soft(case, logits, config.name, temperature), config.gate_threshold
+    for t, label in enumerate(case.labels.tolist()):
+        alpha = config.at(1).alpha
+        if config.gate == "confident" and case.soft(config.name, temperature).log_probs[t].max() < math.log(threshold):
+            alpha = 1.0
+        if config.gate == "known" and label not in case.ids[t].tolist():
+            alpha = 1.0
+        e = config.label_smoothing
+        total = total + alpha * (-(1 - e) * student[t, label] - e * student[t].mean()) + (1 - alpha) * soft[t]
+    return total
+
+
+def compare(case: Case, config: ObjectiveConfig, temperature: float, *, tolerance: float = 1e-9) -> None:
+    """Value, and gradients in hidden states, matrix and bias."""
+    leaves = case.leaves()
+    found, expected = case.ours(config, temperature), dense(case, config, temperature)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(case.ours(config, temperature), expected, rtol=1e-10, atol=1e-10)
+    for one, other in zip(
+        torch.autograd.grad(3 * found, leaves), torch.autograd.grad(3 * expected, leaves), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def config_of(name: str, temperature: float, **more: object) -> ObjectiveConfig:
+    return ObjectiveConfig(name=name, temperature=temperature, **{"alpha": 0.3, "label_smoothing": 0.1, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("k", [1, 4, 13])
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_every_objective_equals_its_dense_formula(name: str, k: int, temperature: float) -> None:
+    """Values and gradients are those of whole-vocabulary formulas, also at k = 1 and k = vocabulary."""
+    used = temperature if name in TEMPERED else 1.0
+    compare(make_case(1, k=k), config_of(name, used), used)
+    compare(make_case(2, k=k), config_of(name, used, alpha=0.0, label_smoothing=0.0), used)
+
+
+@pytest.mark.parametrize("name", ["chen2020", "bucket", "hinton"])
+@pytest.mark.parametrize("gate", ["confident", "known"])
+def test_gates_leave_the_hard_term_alone_elsewhere(name: str, gate: str) -> None:
+    """Where the gate is shut, the position has the plain hard loss; where it is open, the mixture."""
+    case = make_case(3, n=40)
+    config = config_of(name, 2.0 if name == "hinton" else 1.0, gate=gate, gate_threshold=0.6)
+    compare(case, config, 2.0 if name == "hinton" else 1.0)
+    values = {case.ours(one).item() for one in (config, replace(config, gate="none"), replace(config, alpha=1.0))}
+    assert len(values) == 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 7),
+    vocabulary=st.integers(2, 12),
+    share=st.floats(0, 1),
+    name=st.sampled_from(sorted(OBJECTIVES)),
+    gate=st.sampled_from(["none", "confident", "known"]),
+    positions=st.integers(1, 4),
+    temperature=st.sampled_from([1.0, 2.5]),
+)
+def test_chunks_change_nothing(
+    seed: int, n: int, vocabulary: int, share: float, name: str, gate: str, positions: int, temperature: float
+) -> None:
+    """However the positions are cut into chunks, value and gradients are those of the dense form."""
+    used = temperature if name in TEMPERED else 1.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK_POSITIONS", positions)
+        patch.setattr(module, "_CHUNK_LOGITS", 1)
+        case = make_case(seed, n, vocabulary, k=max(1, round(share * vocabulary)))
+        compare(case, config_of(name, used, gate=gate), used, tolerance=1e-7)
+
+
+def test_no_more_logits_than_a_chunk_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest tensor that the loss makes has the size of a chunk of logits, not of all."""
+    monkeypatch.setattr(module, "_CHUNK_POSITIONS", 8)
+    monkeypatch.setattr(module, "_CHUNK_LOGITS", 1)
+    case = make_case(4, n=100, vocabulary=50)
+    case.leaves()
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for one in out if isinstance(out, tuple) else (out,):
+                largest = max(largest, one.numel() if isinstance(one, Tensor) else 0)
+            return out
+
+    with Watch():
+        case.ours(config_of("bucket", 1.0)).backward()
+    assert 8 * 50 <= largest < 100 * 50 / 5
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_extreme_logits_stay_finite(name: str) -> None:
+    """A student that is sure, rightly or wrongly, a teacher that is sure, and equal logits give finite gradients."""
+    case = make_case(5, n=4, vocabulary=9, k=3, spread=60.0)
+    with torch.no_grad():
+        case.hidden[0] *= 200
+        case.hidden[1] *= -200
+        case.hidden[2] = 0
+        case.bias.zero_()
+    case.hidden, case.weight, case.bias = (one.float() for one in (case.hidden, case.weight, case.bias))
+    case.teacher = case.teacher.half()
+    leaves = case.leaves()
+    total = case.ours(config_of(name, 1.0))
+    assert math.isfinite(total.item())
+    assert all(bool(torch.isfinite(one).all()) for one in torch.autograd.grad(total, leaves))
+
+
+def test_words_without_probability_do_not_count() -> None:
+    """A log-probability of -inf is a word that the teacher rules out, and 0 · -inf is 0."""
+    teacher = torch.tensor([[math.log(0.75), math.log(0.25), -torch.inf]], dtype=torch.float64)
+    student = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log()
+    assert float(cross_entropy(student, teacher)) == pytest.approx(math.log(2))
+    # 0.5 · ln(0.5/0.75) + 0.5 · ln(0.5/0.25)
+    assert float(reverse_kl(student, teacher)) == pytest.approx(0.143841036)
+    # With m = (0.625, 0.375): ½ (0.75 ln(0.75/0.625) + 0.25 ln(0.25/0.375)) + ½ (0.5 ln(0.8) + 0.5 ln(0.5/0.375))
+    assert float(jensen_shannon(student, teacher)) == pytest.approx(0.033822076, rel=1e-6)
+
+
+def test_the_bucket_by_hand() -> None:
+    """K = 1 of a vocabulary of four: the tail's mass is compared with the three other words' together."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64).log()
+    soft = SoftLabels(torch.tensor([[0]]), torch.tensor([[0.7]], dtype=torch.float64).log())
+    layer = OutputLayer(torch.eye(4, dtype=torch.float64), None)
+
+    def loss(name: str) -> float:
+        config = ObjectiveConfig(alpha=0.0, name=name)
+        return float(projected_loss(logits, layer, torch.tensor([2]), soft, config).total)
+
+    # -0.7 · ln 0.4 - 0.3 · ln 0.6
+    assert loss("bucket") == pytest.approx(0.794651199)
+    # less the teacher's entropy, -0.7 · ln 0.7 - 0.3 · ln 0.3
+    assert loss("forward-kl") == pytest.approx(0.794651199 - 0.610864302)
+    # Alone, the k words draw all mass to themselves: -ln 0.4.
+    assert loss("chen2020") == pytest.approx(0.916290732)
+
+
+def test_bfloat16_products_come_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast value and gradients are those of float32 up to the rounding of the products."""
+    monkeypatch.setattr(module, "_CHUNK_POSITIONS", 7)
+    monkeypatch.setattr(module, "_CHUNK_LOGITS", 1)
+    case = make_case(6, n=30, vocabulary=40, k=8, width=16)
+    case.hidden, case.weight, case.bias = (one.float() / 4 for one in (case.hidden, case.weight, case.bias))
+    case.teacher = case.teacher.float()
+    leaves = case.leaves()
+    config = config_of("chen2020", 1.0)
+    exact = torch.autograd.grad(case.ours(config), leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = case.ours(config)
+    rounded = torch.autograd.grad(total, leaves)
+    assert total.dtype == torch.float32
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).norm() / other.norm()) < 0.02
+    assert not torch.equal(rounded[1], exact[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_gpu_gives_the_same(name: str) -> None:
+    """Value and gradients on a GPU equal those on the CPU in float64."""
+    case = make_case(7)
+    config = config_of(name, 1.0)
+    leaves = case.leaves()
+    expected = torch.autograd.grad(case.ours(config), leaves)
+    moved = Case(*(getattr(case, field).detach().cuda() for field in Case.__dataclass_fields__))
+    for one, other in zip(torch.autograd.grad(moved.ours(config), moved.leaves()), expected, strict=True):
+        torch.testing.assert_close(one.cpu(), other)
+
+
+def test_ramps_by_hand() -> None:
+    """A ramp is at its start in step 1, halfway at half its steps, and stays at its end."""
+    ramp = Ramp(1.0, 0.5, 100)
+    assert [ramp.at(step) for step in (1, 51, 101, 5_000)] == [1.0, 0.75, 0.5, 0.5]
+    config = ObjectiveConfig(alpha=ramp, temperature=Ramp(1.0, 3.0, 2))
+    assert (config.at(2).alpha, config.at(2).temperature) == (0.995, 2.0)
+    assert config.needs_soft_labels
+    assert not ObjectiveConfig(alpha=1.0).needs_soft_labels
+    assert parse_ramp("0.5", "--alpha") == 0.5
+    assert parse_ramp("1:0.5:100", "--alpha") == ramp
+    for bad in ("", "x", "1:2", "1:2:0", "1:2:3:4", "1:2:1.5"):
+        with pytest.raises(UsageError, match="--alpha takes a number"):
+            parse_ramp(bad, "--alpha")
+
+
+def test_a_ramp_is_followed_step_by_step() -> None:
+    """The loss of a step is that of the constant value that the ramp has there."""
+    case = make_case(8)
+    layer, soft = OutputLayer(case.weight, case.bias), case.soft("hinton", 1.0)
+    config = ObjectiveConfig(alpha=Ramp(0.9, 0.1, 10), temperature=Ramp(1.0, 4.0, 10), name="hinton")
+    for step in (1, 4, 20):
+        alpha, temperature = config.at(step).alpha, config.at(step).temperature
+        constant = ObjectiveConfig(alpha=alpha, temperature=temperature, name="hinton")
+        one, other = (projected_loss(case.hidden, layer, case.labels, soft, c, step).total for c in (config, constant))
+        assert float(one) == float(other)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"name": "kd"}, "--objective must be one of chen2020"),
+        ({"name": "exact-tail"}, "needs normalizers"),
+        ({"name": "sampled"}, "needs sampled targets"),
+        ({"alpha": Ramp(1.0, -0.1, 5)}, "--alpha must be between 0 and 1, not 1.0:-0.1:5"),
+        ({"temperature": Ramp(1.0, 0.0, 5)}, "--temperature must be above 0"),
+        ({"gate": "open"}, "--gate must be one of"),
+        ({"gate_threshold": 1.5}, "--gate-threshold"),
+    ],
+)
+def test_settings_are_checked(given: dict[str, object], words: str) -> None:
+    """A name or value outside its range is refused with the option's name."""
+    with pytest.raises(UsageError, match=words):
+        ObjectiveConfig(**given).check()  # type: ignore[arg-type]
+
+
+def test_the_tail_is_known_at_temperature_1_only() -> None:
+    """Objectives that count the tail refuse another temperature, and take T = 1."""
+    for name in BUCKETED:
+        ObjectiveConfig(name=name).check()
+        with pytest.raises(UsageError, match="tail is known at temperature 1 only"):
+            ObjectiveConfig(name=name, temperature=2.0).check()

@@ -1,0 +1,174 @@
+"""Several processes train one model: the same as one would, stopping, failing and going on together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import together
+import torch
+from conftest import ROOT
+from loops import EPOCHS, Disturbed, Trainer, metrics, terminate
+from together import attempt, gradients
+
+from kdcache.batches import epoch_order
+from kdcache.corpus import TextFiles
+from kdcache.training import checkpoint
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def torchrun(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TORCHRUN, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=timeout,
+        check=False,
+    )
+
+
+@dataclass
+class Told:
+    """What both processes of `together.py` saw, by the name of the run, and where their files are."""
+
+    runs: list[dict[str, Any]]
+    folder: Path
+
+    def both(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.runs[0][name], self.runs[1][name]
+
+
+def start(half: str, text: TextFiles, cache: Path, teacher: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return torchrun(together.__file__, half, cache, *text.paths(), teacher, folder)
+
+
+def told(half: str, folder: Path) -> Told:
+    return Told([json.loads((folder / f"{half}-{rank}.json").read_text()) for rank in range(2)], folder)
+
+
+@pytest.fixture(scope="module")
+def first(
+    small_cache: Path, small_valid: TextFiles, small_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Told:
+    """One start of two processes, which several tests look at."""
+    folder = tmp_path_factory.mktemp("together")
+    done = start("first", small_valid, small_cache, small_teacher, folder)
+    assert done.returncode == 0, done.stderr
+    return told("first", folder)
+
+
+def test_two_processes_compute_the_gradients_of_one(first: Told, trainer: Trainer, small_teacher: Path) -> None:
+    """Two processes, small micro-batches and processes without a pair give the gradients of one, to 1e-6 (float64)."""
+    expected = gradients(trainer, small_teacher)
+    assert len(expected) == 18
+    for student_or_teacher in (0, 9):
+        for (gradient, norm), (wanted, wanted_norm) in zip(
+            expected[student_or_teacher + 3 :][:3], expected[student_or_teacher:][:3], strict=True
+        ):
+            torch.testing.assert_close(gradient, wanted, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(norm, wanted_norm, rtol=1e-6, atol=0)
+    for rank in range(2):
+        found = torch.load(first.folder / f"gradients-{rank}.pt")
+        for (gradient, norm), (wanted, wanted_norm) in zip(found, expected, strict=True):
+            assert wanted.abs().max() > 1e-3
+            assert norm > 0
+            torch.testing.assert_close(gradient, wanted, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(norm, wanted_norm, rtol=1e-6, atol=0)
+
+
+def test_processes_stay_the_same_and_dropout_differs(first: Told) -> None:
+    """Both end with the same bits, though each drops out its own units of its own pairs."""
+    one, other = first.both("whole")
+    assert one["ended"] == other["ended"] == "finished"
+    assert one["parameters"] == other["parameters"]
+    assert one["seen"] != other["seen"]
+
+
+def order_of(*processes: list[list[Any]]) -> list[tuple[int, int, int, list[int]]]:
+    """The pairs of each step over all processes."""
+    steps: dict[tuple[int, int, int], list[int]] = {}
+    for seen in processes:
+        for epoch, index, window, rows in seen:
+            steps.setdefault((epoch, index, window), []).extend(rows)
+    return [(*key, sorted(rows)) for key, rows in sorted(steps.items())]
+
+
+def global_order(trainer: Trainer) -> list[tuple[int, int, int, list[int]]]:
+    config = trainer.config.training
+    return [
+        (one.epoch, one.index, int(one.window.pairs.source_ids[:9].sum()), sorted(one.rows.tolist()))
+        for epoch in range(EPOCHS)
+        for one in epoch_order(trainer.sections, config.max_tokens, config.seed, epoch)
+    ]
+
+
+def test_fault_36_two_processes_one_two_again(
+    first: Told, trainer: Trainer, small_cache: Path, small_valid: TextFiles, small_teacher: Path
+) -> None:
+    """Two processes, then one, then two train on the pairs of each step once, in the order of a run of one process.
+
+    In the last start one process is killed in a step: the other ends soon with an error and does not wait for ever.
+    """
+    folder = first.folder
+    assert order_of(*(run["seen"] for run in first.both("whole"))) == global_order(trainer)
+    between = attempt(trainer, Disturbed(trainer.task(), {2: terminate}), folder / "mixed")
+    assert between["ended"].startswith("StoppedError")
+    done = start("second", small_valid, small_cache, small_teacher, folder)
+    assert done.returncode != 0
+    rest = json.loads((folder / "second-0.json").read_text())
+    assert rest["died"]["ended"].startswith("TrainingError: Another process of this training is gone")
+    parts = [*(run["seen"] for run in first.both("mixed")), between["seen"], rest["mixed"]["seen"], rest["other"]]
+    assert order_of(*parts) == global_order(trainer)
+    assert sum(len(rows) for part in parts for *_, rows in part) == EPOCHS * sum(trainer.sections.sizes)
+    steps = len(global_order(trainer))
+    assert [line["step"] for line in metrics(folder / "mixed") if "valid_nll" in line][-1] == steps
+
+
+def test_fault_41_one_process_cannot_save(first: Told) -> None:
+    """What one process cannot write fails in both, after the same step, with the reason."""
+    one, other = first.both("unsaved")
+    assert one["ended"].startswith("OutputError")
+    assert other["ended"].startswith("TrainingError: Process 0 of 2 failed, so all stop. There: OutputError")
+    assert one["parameters"] == other["parameters"]
+
+
+@pytest.mark.parametrize("moment", ["step", "validation"])
+def test_fault_45_sigterm_to_one_of_two(first: Told, moment: str) -> None:
+    """SIGTERM to one process, in a step or in a validation, stops both after the same step; the rest is the same."""
+    one, other = first.both(f"{moment}.1")
+    assert one["ended"].startswith("StoppedError: Stopped by SIGTERM")
+    assert other["ended"] == one["ended"]
+    assert one["parameters"] == other["parameters"]
+    assert {"step": 3, "validation": 4}[moment] == max(one["calls"], other["calls"])
+    for found, whole in zip(first.both(f"{moment}.2"), first.both("whole"), strict=True):
+        assert found["ended"] == "finished"
+        assert found["parameters"] == whole["parameters"]
+    assert metrics(first.folder / moment) == metrics(first.folder / "whole")
+
+
+def test_fault_46_a_loss_that_is_not_finite_on_one_of_two(first: Told) -> None:
+    """An infinite loss in one process is skipped by both; ten in a row end both with the same error."""
+    for run in first.both("spoiled"):
+        assert run["ended"] == "finished"
+    one, other = first.both("spoiled")
+    assert one["parameters"] == other["parameters"] != first.both("whole")[0]["parameters"]
+    assert "NaN" not in (first.folder / "spoiled" / "metrics.jsonl").read_text()
+    one, other = first.both("hopeless")
+    assert one["ended"] == other["ended"]
+    assert "10 steps in a row, up to step 11" in one["ended"]
+
+
+def test_only_the_first_process_writes(first: Told) -> None:
+    """Each line of the record is there once, and the checkpoints are those of one process."""
+    lines = metrics(first.folder / "whole")
+    assert len({(line["step"], "valid_nll" in line) for line in lines}) == len(lines)
+    steps = [int(path.name[5:]) for path in checkpoint.saved(first.folder / "whole" / "checkpoints")]
+    assert steps == sorted(set(steps), reverse=True)
