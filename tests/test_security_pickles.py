@@ -19,7 +19,7 @@ from kdcache.teacher.model import Teacher
 from kdcache.training import checkpoint
 from kdcache.training.checkpoint import Position
 from kdcache.training.config import TrainingConfig
-from kdcache.training.loop import make_optimizer
+from kdcache.training.step import make_optimizer
 
 
 class Bomb:
