@@ -27,6 +27,7 @@ _SOFTWARE = "kdcache curves"
 _ROWS = 17
 _COLUMNS_MIN = 20
 _INTERVALS = 4
+_SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ class Axis:
 
 def ticks(low: float, high: float) -> tuple[float, ...]:
     """Multiples of 1, 2 or 5 times a power of ten: the first at most `low`, the last at least `high`, two at least."""
-    size = max(abs(low), abs(high)) or 1.0
+    size = max(abs(low), abs(high))
+    # Smaller numbers lose their digits; they are drawn as 0.
+    size = size if size > _SMALLEST else 1.0
     if high - low < 1e-6 * size:
         low, high = low - size / 20, high + size / 20
     rough = (high - low) / _INTERVALS

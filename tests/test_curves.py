@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_cli
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdcache import report
@@ -180,6 +180,8 @@ def test_curves_that_meet_take_turns() -> None:
 
 
 @given(low=VALUES, high=VALUES)
+@example(low=0.0, high=5e-324)
+@example(low=0.0, high=1e-299)
 def test_ticks_span_what_is_drawn(low: float, high: float) -> None:
     """Ticks rise evenly, enclose both ends, and are few, however large, small or close the values are."""
     low, high = min(low, high), max(low, high)
