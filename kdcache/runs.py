@@ -21,8 +21,8 @@ RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
 METRICS_FILE = "metrics.jsonl"
 
-# What may differ when a run is continued: where it runs, not what it computes.
-_FREE = frozenset({"device", "micro_tokens"})
+# What may differ when a run is continued: where it runs, and what is only looked at; not what it computes.
+_FREE = frozenset({"device", "micro_tokens", "compared"})
 
 log = logging.getLogger("kdcache")
 
@@ -135,7 +135,7 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
     old, new = (_flat(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
     for field in sorted(old.keys() | new.keys()):
-        if field.split(".")[-1] not in _FREE and old.get(field) != new.get(field):
+        if _FREE.isdisjoint(field.split(".")) and old.get(field) != new.get(field):
             raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
 
 

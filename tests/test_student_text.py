@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import run_cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from models import steps
 
 from kdcache.cache.reader import CacheReader
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.errors import MismatchError
+from kdcache.objective import ObjectiveConfig
+from kdcache.student.config import StudentConfig
 from kdcache.student.text import check_text
+from kdcache.student.train import train_student
 
 
 def changed(text: TextFiles, folder: Path, line: int, side: int, word: str) -> TextFiles:
@@ -72,3 +77,16 @@ def test_student_train_refuses_another_text(small_cache: Path, small_text: TextF
     assert done.returncode == 1
     assert "line 45: pair differs" in done.stderr
     assert not (tmp_path / "s" / "model.safetensors").exists()
+
+
+def test_a_finished_student_can_be_held_against_a_text(
+    small_cache: Path, small_text: TextFiles, nano: str, tmp_path: Path
+) -> None:
+    """A text given to a finished run is compared, and neither refused as another setting nor trained again."""
+    config = StudentConfig(str(small_cache), ObjectiveConfig(), steps(1), size=nano)
+    train_student(config, tmp_path / "s")
+    made = (tmp_path / "s" / "model.safetensors").stat().st_mtime_ns
+    train_student(replace(config, compared=small_text), tmp_path / "s")
+    with pytest.raises(MismatchError, match="line 3: pair differs"):
+        train_student(replace(config, compared=changed(small_text, tmp_path, 2, 0, "za.")), tmp_path / "s")
+    assert (tmp_path / "s" / "model.safetensors").stat().st_mtime_ns == made

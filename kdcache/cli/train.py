@@ -123,7 +123,7 @@ def student_train(
             beta2=options.default_of(TrainingConfig, "beta2"),
         ),
         valid=valid,
-        text=text,
+        compared=text,
         arch=arch,
         size=size,
         dropout=dropout,

@@ -57,7 +57,7 @@ class StudentConfig:
     Attributes:
         cache: the folder of soft labels and text.
         valid: validation text, or None.
-        text: the training text, to be compared with the one in the cache; None compares nothing.
+        compared: a text that must be the one in the cache; None compares nothing.
         arch: "transformer", or "rnn", an encoder and a decoder of LSTMs with attention.
         size: "tiny", "small" or "base".
         dropout: 0 … 1 (exclusive), of embeddings, residual branches and attention.
@@ -70,7 +70,7 @@ class StudentConfig:
     objective: ObjectiveConfig
     training: TrainingConfig
     valid: TextFiles | None = None
-    text: TextFiles | None = None
+    compared: TextFiles | None = None
     arch: str = "transformer"
     size: str = "tiny"
     dropout: float = 0.1

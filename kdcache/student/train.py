@@ -98,7 +98,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     Raises:
         UsageError: a setting is outside its range, or more words are asked for than the cache holds.
         CorruptError: the cache is incomplete or damaged.
-        MismatchError: `output` belongs to a run with other settings, or `config.text` is not the text of the cache.
+        MismatchError: `output` belongs to a run with other settings, or `config.compared` is not the text of the cache.
         StoppedError: a signal asked to stop.
     """
     config.check()
@@ -113,12 +113,12 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
     run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
     group.check_visible(run.record)
+    if config.compared is not None:
+        check_text(reader, Corpus(config.compared, skip_bad=True))
+        log.info("The text is the one in the cache.")
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
-    if config.text is not None:
-        check_text(reader, Corpus(config.text, skip_bad=True))
-        log.info("The text is the one in the cache.")
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
