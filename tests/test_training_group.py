@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import together
 import torch
 from conftest import ROOT
 from loops import EPOCHS, Disturbed, Trainer, metrics, terminate
+from models import wait_until
 from together import attempt, gradients
 
 from kdcache.batches import epoch_order
@@ -158,6 +161,7 @@ def test_fault_46_a_loss_that_is_not_finite_on_one_of_two(first: Told) -> None:
     """An infinite loss in one process is skipped by both; ten in a row end both with the same error."""
     for run in first.both("spoiled"):
         assert run["ended"] == "finished"
+        assert run["finite"]
     one, other = first.both("spoiled")
     assert one["parameters"] == other["parameters"] != first.both("whole")[0]["parameters"]
     assert "NaN" not in (first.folder / "spoiled" / "metrics.jsonl").read_text()
@@ -179,3 +183,43 @@ def test_processes_that_differ_are_refused(first: Told) -> None:
     for found in first.both("different"):
         assert "start from different checkpoints or models" in found["ended"]
         assert found["calls"] == 0
+
+
+def workers(launcher: subprocess.Popen[str]) -> list[int]:
+    """The processes that a torchrun has started, in the order of their ranks."""
+    ranks = {}
+    for child in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
+        with suppress(OSError):
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            ranks.update({int(one.split(b"=")[1]): int(child) for one in variables if one.startswith(b"RANK=")})
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.mark.full
+def test_fault_45_the_commands_under_torchrun(small_bert: Path, small_text: TextFiles, tmp_path: Path) -> None:
+    """Under torchrun, SIGTERM to the second process of `teacher-train` saves once; the command again finishes it."""
+    output = tmp_path / "teacher"
+    source, target = small_text.paths()
+    options = ["--max-steps", 140, "--max-tokens", 600, "--micro-tokens", 200, "--device", "cpu"]
+    command = ["teacher-train", "--source", source, "--target", target, "--bert", small_bert, "--output", output]
+    with subprocess.Popen(
+        [*TORCHRUN, *map(str, [ROOT / "cli.py", *command, *options])],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as launcher:
+        assert wait_until(lambda: (output / "metrics.jsonl").exists() and len(metrics(output)) > 1, launcher)
+        os.kill(workers(launcher)[1], signal.SIGTERM)
+        _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    assert errors.count("Stopped by SIGTERM") >= 1
+    assert len(checkpoint.saved(output / "checkpoints")) == 1
+    assert not (output / "model.safetensors").exists()
+    again = torchrun(ROOT / "cli.py", *command, *options)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("Continuing after step") == 1
+    assert "exported_steps" in json.loads((output / "run.json").read_text())["result"]
+    assert (output / "kdcache.log").read_text().count("is saved.") == 1
+    assert (output / "model.safetensors").exists()
+    assert [line["step"] for line in metrics(output)] == [1, *range(20, 141, 20)]

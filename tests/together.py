@@ -63,7 +63,8 @@ def attempt(trainer: Trainer, task: Disturbed, output: Path, **changes: object) 
     except KDCacheError as error:
         ended = f"{type(error).__name__}: {error}"
     seen = [(one.epoch, one.index, int(one.window.pairs.source_ids[:9].sum()), one.rows.tolist()) for one in task.seen]
-    return {"ended": ended, "parameters": digest(task.model), "calls": task.calls, "seen": seen}
+    finite = all(bool(tensor.isfinite().all()) for tensor in parameters(task.model).values())
+    return {"ended": ended, "parameters": digest(task.model), "finite": finite, "calls": task.calls, "seen": seen}
 
 
 def first_half(trainer: Trainer, output: Path, teacher: Path) -> dict[str, object]:

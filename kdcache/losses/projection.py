@@ -154,18 +154,25 @@ def _run(
     # Explicitly, since without gradients autocast would convert the matrix anew for every chunk.
     with torch.autocast(device, enabled=False):
         states, matrix = hidden.to(low), weight.to(low)
+        # One buffer for all chunks: fresh memory costs more than the arithmetic in it.
+        room = torch.empty((min(size, len(hidden)), weight.shape[0]), dtype=wide, device=hidden.device)
         for start in range(0, max(1, len(hidden)), size):
             rows = slice(start, start + size)
-            found = chunk_loss(_logits(states[rows], matrix, bias, wide), targets.rows(rows), gradient=any(needed))
+            logits = _logits(states[rows], matrix, bias, room)
+            found = chunk_loss(logits, targets.rows(rows), gradient=any(needed))
             _add(sums, found, states, matrix, rows)
         if targets.smoothing > 0:
             _smooth(sums, hidden.to(wide), weight.to(wide), bias, targets)
     return sums
 
 
-def _logits(states: Tensor, matrix: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
-    product = functional.linear(states, matrix).to(wide)
-    return product if bias is None else product.add_(bias)
+def _logits(states: Tensor, matrix: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
+    logits = room[: len(states)]
+    if states.dtype == room.dtype:
+        torch.mm(states, matrix.t(), out=logits)
+    else:
+        logits.copy_(states @ matrix.t())
+    return logits if bias is None else logits.add_(bias)
 
 
 def _add(sums: _Sums, found: ChunkSums, states: Tensor, matrix: Tensor, rows: slice) -> None:
