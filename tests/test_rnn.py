@@ -252,7 +252,8 @@ def _mean_loss(config: StudentConfig, student: Student) -> Tensor:
     section = Section(reader.shard(0).pairs, reader.shard(0).topk)
     student.model.eval()
     rows = np.flatnonzero(section.pairs.target_lengths > 0)
-    found = task.loss(Selection(section, rows, 0, 0), 1, torch.device("cpu"))
+    (batch,) = task.collate(Selection(section, rows, 0, 0), [(0, len(rows))])
+    found = task.loss(batch, 1)
     return found.parts["nll"] / found.n_tokens
 
 
