@@ -41,6 +41,7 @@ bench: $(READY)  ## performance, as ratios
 	$(RUN) -m benchmarks read
 	$(RUN) -m benchmarks scale
 	$(RUN) -m benchmarks dump
+	$(RUN) -m benchmarks train
 
 clean:
 	rm -rf $(VENV) demo-run build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
