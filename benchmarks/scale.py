@@ -96,6 +96,8 @@ def _read(folder: Path, n_pairs: int) -> None:
     special = reader.tokenizer().special
     for selection in epoch_order(CacheSections(reader, soft=True), TOKENS, 1, 0):
         collate(selection, special, None)
+        # As in training: what is still named would stay in memory while the next window is read.
+        del selection
 
 
 if __name__ == "__main__":

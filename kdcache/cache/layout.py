@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import typing
 from dataclasses import dataclass
@@ -197,8 +198,13 @@ def _array_bytes(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> int
 
 
 def root_hash(records: typing.Sequence[ShardRecord]) -> str:
-    """SHA-256 over all records in order."""
-    return sha256(canonical_json([dataclasses.asdict(record) for record in records]))
+    """SHA-256 over the canonical JSON of the list of all records, in order."""
+    digest = hashlib.sha256(b"[")
+    # One after the other: thousands of records as dictionaries take more memory than a shard.
+    for number, record in enumerate(records):
+        digest.update((b"," if number else b"") + canonical_json(dataclasses.asdict(record)))
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def make_manifest(plan: Plan, records: typing.Sequence[ShardRecord]) -> Manifest:
