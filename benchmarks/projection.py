@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from benchmarks.memory import peak_mib
 from benchmarks.report import alternate, ratio, seconds, spread
+from kdcache.device import autocast, resolve_precision
 from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
 from kdcache.objective import ObjectiveConfig
 
@@ -36,17 +38,24 @@ class Layer:
     def chunked(self) -> None:
         """As students are trained."""
         layer = OutputLayer(self.weight, None)
-        self._back(projected_loss(self.hidden, layer, self.labels, self.soft, CONFIG).total)
+        with self._precision():
+            total = projected_loss(self.hidden, layer, self.labels, self.soft, CONFIG).total
+        self._back(total)
 
     def plain(self) -> None:
         """As one would write it with whole logits; one log-sum-exp serves all terms here too."""
-        logits = functional.linear(self.hidden, self.weight).float()
+        with self._precision():
+            logits = functional.linear(self.hidden, self.weight).float()
         normalizer = torch.logsumexp(logits, dim=1)
         nll = normalizer - logits.gather(1, self.labels[:, None])[:, 0]
         hard = 0.9 * nll + 0.1 * (normalizer - logits.mean(dim=1))
         q = torch.softmax(self.soft.log_probs.float(), dim=1)
         soft = normalizer - (q * logits.gather(1, self.soft.ids)).sum(dim=1)
         self._back((0.5 * hard + 0.5 * soft).sum())
+
+    def _precision(self) -> AbstractContextManager[None]:
+        device = self.hidden.device
+        return autocast(device, resolve_precision("auto", device))
 
     def _back(self, total: Tensor) -> None:
         (total / TOKENS).backward()  # type: ignore[no-untyped-call]

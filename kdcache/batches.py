@@ -23,6 +23,7 @@ from kdcache.tokens import EncodedPairs, SpecialIds
 
 WINDOW_PAIRS = 32_768
 _LOOKAHEAD = 4_096
+_VALID_TOKENS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ def micro_bounds(selection: Selection, micro_tokens: int, count: int) -> list[tu
     needed = -(-len(rows) // max(1, micro_tokens // longest))
     parts = min(len(rows), -(-needed // count) * count)
     return list(pairwise(len(rows) * i // parts for i in range(parts + 1)))
+
+
+def valid_selections(pairs: EncodedPairs, generator: np.random.Generator) -> list[Selection]:
+    """Batches of a validation text: the same whatever the training's are, so that losses of runs compare."""
+    batches = window_batches(pairs, _VALID_TOKENS, generator)
+    return [Selection(Section(pairs), rows, 0, index) for index, rows in enumerate(batches)]
 
 
 @dataclass(frozen=True, slots=True)

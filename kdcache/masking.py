@@ -48,8 +48,8 @@ class MaskedViews:
         first, last = np.searchsorted(self.masked, (start * width, stop * width))
         masked = self.masked[first:last] - start * width
         return MaskedViews(
-            self.input_ids[start:stop, :longest],
-            self.segment_ids[start:stop, :longest],
+            np.ascontiguousarray(self.input_ids[start:stop, :longest]),
+            np.ascontiguousarray(self.segment_ids[start:stop, :longest]),
             self.lengths[start:stop],
             masked // width * longest + masked % width,
             self.labels[first:last],

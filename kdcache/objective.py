@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
@@ -91,8 +92,8 @@ class ObjectiveConfig:
             )
         if not all(0 <= one <= 1 for one in _ends(self.alpha)):
             raise UsageError(f"--alpha must be between 0 and 1, not {_shown(self.alpha)}: it weighs the hard labels.")
-        if not all(one > 0 for one in _ends(self.temperature)):
-            raise UsageError(f"--temperature must be above 0, not {_shown(self.temperature)}.")
+        if not all(0 < one < math.inf for one in _ends(self.temperature)):
+            raise UsageError(f"--temperature must be a finite number above 0, not {_shown(self.temperature)}.")
         if self.name in BUCKETED and _ends(self.temperature) != (1.0, 1.0):
             raise UsageError(
                 f"--temperature {_shown(self.temperature)} with --objective {self.name}: the mass of the tail is known "

@@ -226,6 +226,17 @@ def test_fresh_models_depend_on_the_seed_alone(rnn: Student, small_cache: Path) 
     assert bias.view(4, -1).mean(dim=1).tolist() == [0, 1, 0, 0]
 
 
+@torch.no_grad()
+def test_the_encoder_stays_in_float32_under_autocast(rnn: Student, small_cache: Path) -> None:
+    """Autocast would hand the LSTM to float16 on a GPU; its states are the float32 ones, bit for bit."""
+    ids, mask = padded(SOURCES)
+    exact = rnn.model.model.encoder(ids, mask).last_hidden_state
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = rnn.model.model.encoder(ids, mask).last_hidden_state
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact)
+
+
 def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_text: TextFiles, tmp_path: Path) -> None:
     """A trained RNN lies in an ordinary folder: its card says how it opens, and another process gets the same words."""
     training = steps(60, max_tokens=1_500, learning_rate=1e-2)

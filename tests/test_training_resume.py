@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import run_cli
 from loops import EPOCHS, RUN, CrashError, Disturbed, Trainer, crash, metrics, terminate
@@ -17,13 +18,16 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.encode import encode_sections
-from kdcache.errors import MismatchError, StoppedError
+from kdcache.errors import MismatchError, OutputError, StoppedError
 from kdcache.student.train import train_student
 from kdcache.teacher.config import TeacherConfig
 from kdcache.teacher.prepare import prepare_teacher
-from kdcache.teacher.train import TeacherTask, train_teacher
+from kdcache.teacher.train import TeacherTask, _valid_views, train_teacher
+from kdcache.training import checkpoint
+from kdcache.training.checkpoint import Position
 from kdcache.training.config import TrainingConfig
 from kdcache.training.loop import count_steps, fit
+from kdcache.training.metrics import Metrics
 
 
 def test_fault_34_stopped_at_every_batch(trainer: Trainer, tmp_path: Path) -> None:
@@ -171,3 +175,32 @@ def test_fault_45_sigterm_saves_and_exits_143(small_bert: Path, small_text: Text
     train_teacher(TeacherConfig(small_text, str(small_bert), training=training), tmp_path / "here")
     assert (output / "model.safetensors").read_bytes() == (tmp_path / "here" / "model.safetensors").read_bytes()
     assert metrics(output) == metrics(tmp_path / "here")
+
+
+def test_timed_checkpoints_need_no_validation(trainer: Trainer, tmp_path: Path) -> None:
+    """Checkpoints are saved by the clock also where a validation is due in every step and there is no text for it."""
+    alone = replace(trainer, config=replace(trainer.config, valid=None))
+    with pytest.raises(CrashError):
+        alone.run(tmp_path, {5: crash}, valid_every=1, save_seconds=0.0)
+    assert checkpoint.saved(tmp_path / "checkpoints")[0].name == "step-00000004"
+
+
+def test_a_record_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    """Where the lines of the record cannot be written, training ends with the place and the reason."""
+    written = Metrics(tmp_path / "metrics.jsonl", Position())
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"metrics.jsonl: cannot be written.*No space left"):
+        written.write({"step": 1, "loss": 1.0})
+
+
+def test_validation_masks_do_not_depend_on_the_batches(teacher_config: TeacherConfig, small_bert: Path) -> None:
+    """Whatever --max-tokens and --micro-tokens are, the same validation positions are masked."""
+    corpus = Corpus(teacher_config.text, skip_bad=True)
+    teacher = prepare_teacher(str(small_bert), corpus, trim_vocab=True, seed=1)
+    found = []
+    for tokens in (150, 700, 100_000):
+        config = replace(teacher_config, training=replace(teacher_config.training, max_tokens=tokens))
+        views = _valid_views(corpus, teacher, config)
+        assert all(one.input_ids.size <= max(tokens, one.input_ids.shape[1]) for one in views)
+        found.append(np.concatenate([one.target_rows for one in views]).tolist())
+    assert found[0] == found[1] == found[2]

@@ -11,8 +11,15 @@ from kdcache.masking import MaskedViews
 from kdcache.runs import log
 from kdcache.teacher.model import Predictions
 
-# On a CPU PyTorch has no class of its own for this; oneDNN says only that it could not create something.
-_CPU_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive", "bad_alloc")
+# What comes without a class of its own: from the CPU's allocator, oneDNN, and the libraries beneath a full GPU.
+_MESSAGES = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",
+    "bad_alloc",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class PartwiseTeacher:
@@ -72,4 +79,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the device or the machine has too little memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)

@@ -14,7 +14,7 @@ class LossSums:
     Attributes:
         total: what is minimised, a scalar with gradient.
         parts: named sums without gradient, for the records: `nll` (−log P_θ(y), nats), `correct` (positions where
-            no word is more probable than the written one), `soft` (the soft term, where there is one).
+            no word is more probable than the written one), `soft` (the soft term, before α and gates).
         n_tokens: number of target positions.
     """
 

@@ -67,11 +67,9 @@ class Student:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Decoder states at the target positions: `[targets, width]`."""
-        # Padding of the decoder's input lies to the right, where a causal model does not look.
-        output = self.model.model(
-            input_ids=batch.source_ids, attention_mask=batch.source_mask, decoder_input_ids=batch.decoder_ids
-        )
-        states: Tensor = output.last_hidden_state
+        transformer_like = self.model.config.model_type == transformer.MODEL_TYPE
+        inputs = transformer.inputs(batch) if transformer_like else rnn.inputs(batch)
+        states: Tensor = self.model.model(**inputs).last_hidden_state
         return states.reshape(-1, states.shape[-1])[batch.positions]
 
     def save(self, folder: Path) -> None:

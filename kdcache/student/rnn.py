@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 
+from kdcache.batches import Batch
 from kdcache.student.config import RnnSize
 from kdcache.tokens import SpecialIds
 
@@ -97,8 +98,11 @@ class RnnEncoder(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embedded = self.dropout(self.embed_tokens(input_ids))
         # The backward direction must begin at the last word, not at padding.
-        packed = pack_padded_sequence(embedded, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1])
+        lengths = mask.sum(dim=1).cpu()
+        # On a GPU autocast would run the LSTM in float16, whatever precision was asked for, and gradients overflow.
+        with torch.autocast(embedded.device.type, enabled=False):
+            packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1])
         return BaseModelOutput(last_hidden_state=states)
 
 
@@ -264,6 +268,15 @@ class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     if "bias_ih" in name:
                         quarter = len(parameter) // 4
                         nn.init.ones_(parameter[quarter : 2 * quarter])
+
+
+def inputs(batch: Batch) -> dict[str, Any]:
+    """What the model's encoder and decoder take in training."""
+    return {
+        "input_ids": batch.source_ids,
+        "attention_mask": batch.source_mask,
+        "decoder_input_ids": batch.decoder_ids,
+    }
 
 
 def build_rnn(shape: RnnSize, special: SpecialIds, vocabulary: int, dropout: float) -> RnnForConditionalGeneration:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.batches import Batch, Section, Selection, collate, window_batches
+from kdcache.batches import Batch, Section, Selection, collate, micro_bounds, valid_selections
 from kdcache.cache.reader import CacheReader
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
@@ -68,9 +68,7 @@ class StudentTask:
 
     def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Batch]:
         """Pad each part of the selection."""
-        special, topk = self.student.tokenizer.special, self.objective.topk
-        parts = [replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds]
-        return [collate(part, special, topk) for part in parts]
+        return _collate_parts(selection, bounds, self.student, self.objective.topk)
 
     def move(self, batch: Batch, device: torch.device) -> Batch:
         """The batch on the device."""
@@ -152,6 +150,16 @@ def _thousands(reader: CacheReader, parameters: int) -> tuple[str, str, str]:
 
 def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:
     pairs = concatenate(list(encode_sections(corpus, student.tokenizer, POSITIONS, skip_bad=config.skip_bad)))
-    batches = window_batches(pairs, config.training.max_tokens, np.random.default_rng(0))
-    special = student.tokenizer.special
-    return [collate(Selection(Section(pairs), rows, 0, i), special, None) for i, rows in enumerate(batches)]
+    most = config.training.most_tokens
+    return [
+        batch
+        for selection in valid_selections(pairs, np.random.default_rng(0))
+        for batch in _collate_parts(selection, micro_bounds(selection, most, 1), student, None)
+    ]
+
+
+def _collate_parts(
+    selection: Selection, bounds: Sequence[tuple[int, int]], student: Student, topk: int | None
+) -> list[Batch]:
+    parts = (replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds)
+    return [collate(part, student.tokenizer.special, topk) for part in parts]

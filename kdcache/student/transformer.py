@@ -6,10 +6,13 @@ That class is the Transformer of the translation toolkits: pre-layer-norm, sinus
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
+from kdcache.batches import Batch
 from kdcache.student.config import POSITIONS, Size
 from kdcache.tokens import SpecialIds
 
@@ -44,6 +47,24 @@ def build_transformer(
     model = M2M100ForConditionalGeneration(config)
     _initialise(model)
     return model
+
+
+def inputs(batch: Batch) -> dict[str, Any]:
+    """What the model's encoder and decoder take in training.
+
+    Given masks of [pairs, S], the library asks the device whether they mask anything, and the host waits for the
+    answer. Those of four dimensions it takes as they are. Padding of the decoder's input lies to the right, where a
+    causal mask does not look.
+    """
+    n = batch.decoder_ids.shape[1]
+    causal = torch.ones((n, n), dtype=torch.bool, device=batch.decoder_ids.device).tril()
+    return {
+        "input_ids": batch.source_ids,
+        "attention_mask": batch.source_mask.bool()[:, None, None],
+        "decoder_input_ids": batch.decoder_ids,
+        "decoder_attention_mask": causal[None, None],
+        "use_cache": False,
+    }
 
 
 @torch.no_grad()

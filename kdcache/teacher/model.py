@@ -73,6 +73,7 @@ class Teacher:
         self.tokenizer = tokenizer
         self.positions = _positions(model)
         self.segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+        self._fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
         self._masked: Tensor | None = None
         self._decoder = model.get_output_embeddings()
         if not isinstance(self._decoder, nn.Linear):
@@ -123,8 +124,9 @@ class Teacher:
         length = views.input_ids.shape[1]
         if int(views.lengths.min()) < length:
             # Without padding no mask is passed, which leaves the fastest attention open.
-            mask = np.arange(length) < views.lengths[:, None]
-            inputs["attention_mask"] = to_device(mask.astype(np.int64), device)
+            mask = to_device(np.arange(length) < views.lengths[:, None], device)
+            # One of four dimensions is taken as it is; for others the host waits to hear whether they mask anything.
+            inputs["attention_mask"] = mask[:, None, None] if self._fused else mask.long()
         if self.segments:
             inputs["token_type_ids"] = to_device(views.segment_ids, device)
         self._masked = to_device(views.masked, device)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.batches import Selection, TextSections, window_batches
+from kdcache.batches import Selection, TextSections, micro_bounds, valid_selections
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.files import sha256
@@ -124,5 +124,8 @@ def _valid_views(valid: Corpus, teacher: Teacher, config: TeacherConfig) -> list
     parts = list(encode_sections(valid, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
     pairs = concatenate(parts)
     generator = np.random.default_rng(_VALID_SEED)
-    batches = window_batches(pairs, config.training.max_tokens, generator)
-    return [random_views(pairs, rows, generator, teacher.tokenizer.special) for rows in batches]
+    found = []
+    for selection in valid_selections(pairs, generator):
+        views = random_views(pairs, selection.rows, generator, teacher.tokenizer.special)
+        found += [views.rows(*bounds) for bounds in micro_bounds(selection, config.training.most_tokens, 1)]
+    return found

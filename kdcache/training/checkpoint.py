@@ -193,7 +193,9 @@ def load_mean(folder: Path, steps: Sequence[int], model: nn.Module) -> None:
         try:
             tensors = _read(path)[1]
         except CorruptError as error:
-            raise TrainingError(f"A checkpoint that is to be exported cannot be used: {error}") from error
+            raise TrainingError(
+                f"A checkpoint that is to be exported cannot be used: {error} Delete {folder} to train anew."
+            ) from error
         for name, tensor in tensors.items():
             sums[name] = sums[name] + tensor if name in sums else tensor.double()
     copy_parameters(model, {name: total / len(steps) for name, total in sums.items()}, folder)

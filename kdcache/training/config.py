@@ -53,6 +53,11 @@ class TrainingConfig:
     patience: int | None = None
     average: int | None = None
 
+    @property
+    def most_tokens(self) -> int:
+        """Padded tokens of one forward pass at most."""
+        return self.max_tokens if self.micro_tokens is None else min(self.micro_tokens, self.max_tokens)
+
     def check(self) -> None:
         """Raise UsageError if values contradict each other or are outside their range."""
         if (self.max_steps is None) == (self.epochs is None):

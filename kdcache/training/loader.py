@@ -55,12 +55,11 @@ def step_batches(
         CorruptError: a shard is damaged or missing.
     """
     epoch, consumed = position.epoch, position.consumed
-    micro_tokens = config.max_tokens if config.micro_tokens is None else config.micro_tokens
     while True:
         empty = consumed == 0
         for selection in epoch_order(sections, config.max_tokens, config.seed, epoch, consumed):
             empty = False
-            bounds = micro_bounds(selection, micro_tokens, group.count)
+            bounds = micro_bounds(selection, config.most_tokens, group.count)
             own = range(group.process.rank, len(bounds), group.count)
             batches = task.collate(selection, [bounds[number] for number in own])
             micros = [Micro(number, task.move(one, device)) for number, one in zip(own, batches, strict=True)]

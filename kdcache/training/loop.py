@@ -135,7 +135,7 @@ class _Loop(Generic[B]):
         self.bad_steps = 0
         self.asked: int | None = None
         self.save_due = False
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.position.step
 
     def _restore(self) -> Position:
         with self.group.all_or_none():
@@ -189,7 +189,7 @@ class _Loop(Generic[B]):
         every = self.config.valid_every
         if every is not None and step % every == 0:
             self._validate()
-        elif self.save_due:
+        if self.save_due:
             self._save()
         self._stop_if_asked()
 
@@ -202,7 +202,8 @@ class _Loop(Generic[B]):
         while len(self.reports) > late:
             verdict = self.reports.popleft().verdict()
             self.asked = verdict.signal if self.asked is None else self.asked
-            self.save_due |= verdict.save
+            # Where flags are read late, a wish is repeated before it is granted.
+            self.save_due |= verdict.save and verdict.step > self.saved_step
             self.bad_steps = self.bad_steps + 1 if verdict.skipped else 0
             if verdict.skipped:
                 log.warning("Step %s was skipped: its loss or gradient is not finite.", verdict.step)
@@ -253,12 +254,12 @@ class _Loop(Generic[B]):
         return {name: value / n_tokens for name, value in sums.items()}
 
     def _save(self) -> None:
-        self.save_due = False
-        self.saved_at = time.monotonic()
         with self.group.all_or_none():
             if self.group.leads:
                 self.position = replace(self.position, unlogged=self.metrics.unlogged())
                 checkpoint.save(self.checkpoints, self.position, self.run, self.model, self.stepper.optimizer)
+        self.save_due = False
+        self.saved_at, self.saved_step = time.monotonic(), self.position.step
 
     def _export(self) -> tuple[tuple[int, ...], float | None]:
         position = self.position

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdcache.files import replace_file
+from kdcache.files import replace_file, storage_errors
 from kdcache.training.checkpoint import Position, Tally
 from kdcache.training.tensorboard import Events
 
@@ -75,8 +75,9 @@ class Metrics:
         if self._path is None or self._events is None:
             return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(known) + "\n")
+        line = json.dumps(known) + "\n"
+        with storage_errors(self._path, len(line)), self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
         self._events.write(known)
 
 

@@ -171,7 +171,7 @@ def _aligned(size: int) -> int:
 def seed_streams(seed: int, step: int, number: int) -> None:
     """Begin the random streams of micro-batch `number` of optimizer step `step`: dropout is a function of the three.
 
-    So no state of a generator needs to be saved, and another number of processes changes nothing.
+    So no state of a generator needs to be saved, and processes with the same micro-batches draw what one draws.
     """
     torch.manual_seed(int(np.random.SeedSequence((seed, step, number)).generate_state(1, np.uint64)[0]))
 
