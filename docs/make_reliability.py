@@ -1,7 +1,8 @@
 """Write `docs/reliability.md`: every fault, and what its tests did when they ran last.
 
 `python docs/make_reliability.py` runs all tests whose name begins with `test_fault_` and a row's number, the long
-loops included, and writes the page. With `--quick` it leaves the long loops out. What `make_protections.py` found last
+loops included, and writes the page. With `--quick` it leaves the long loops out. Given a file
+that pytest wrote with `--junitxml`, it takes the outcomes from there. What `make_protections.py` found last
 is written beside it.
 """
 
@@ -118,7 +119,7 @@ but whether a disk obeys it is the disk's affair), NFS, and object stores.
 _PROTECTIONS = """\
 ## Without protection
 
-For each row of dumping, reading, hostile files and text, `python docs/make_protections.py` copies the checkout, removes
+For each row that has tests, `python docs/make_protections.py` copies the checkout, removes
 one protection from the source in the copy, as `docs/protections.toml` says, and runs the row's quick tests there until
 one fails. A protection that nothing notices would be an error. With everything in its place all of them pass.
 """
@@ -146,9 +147,13 @@ def run_tests(quick: bool) -> dict[int, Outcome]:
             env=environment,
             check=False,
         )
-        cases = list(ET.parse(report).iter("testcase"))  # noqa: S314
+        return outcomes(report)
+
+
+def outcomes(report: Path) -> dict[int, Outcome]:
+    """What a report of pytest says about the rows."""
     found: defaultdict[int, Outcome] = defaultdict(Outcome)
-    for case in cases:
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314
         row = _ROW.match(case.get("name", ""))
         if row is not None:
             one = found[int(row[1])]
@@ -183,11 +188,12 @@ def _result(number: int, one: Outcome | None) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run, write, return the exit code."""
-    if arguments not in ([], ["--quick"]):
-        print("usage: python docs/make_reliability.py [--quick]", file=sys.stderr)
+    quick = arguments[:1] == ["--quick"]
+    reports = arguments[quick:]
+    if len(reports) > 1 or any(name.startswith("-") for name in reports):
+        print("usage: python docs/make_reliability.py [--quick] [REPORT.xml]", file=sys.stderr)
         return 2
-    quick = arguments == ["--quick"]
-    found = run_tests(quick)
+    found = outcomes(Path(reports[0])) if reports else run_tests(quick)
     PAGE.write_text(page(found, quick), encoding="utf-8")
     return 1 if any(one.failed for one in found.values()) else 0
 
