@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcache import ragged, softlabels, tokens
+from kdcache.device import moved
 from kdcache.softlabels import TopK
 from kdcache.tokens import EncodedPairs, SpecialIds
 
@@ -174,13 +175,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device, copied asynchronously out of pinned memory."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
         soft = (self.topk_ids, self.topk_log_probs)
         hard = (self.source_ids, self.source_mask, self.decoder_ids, self.positions, self.labels)
-        return Batch(*map(move, hard), *(None if tensor is None else move(tensor) for tensor in soft))
+        return Batch(
+            *(moved(tensor, device) for tensor in hard),
+            *(None if tensor is None else moved(tensor, device) for tensor in soft),
+        )
 
 
 def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batch:

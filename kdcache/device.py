@@ -34,6 +34,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; to a GPU it is copied asynchronously out of pinned memory."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """A context in which matrix products run in `precision`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -107,6 +107,10 @@ class ObjectiveConfig:
             raise UsageError(f"--gate-threshold is a probability between 0 and 1, not {self.gate_threshold}.")
 
 
+# What validation measures, and what a teacher learns: the plain cross entropy of the written words.
+PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
+
+
 def _ends(value: float | Ramp) -> tuple[float, float]:
     return value.ends() if isinstance(value, Ramp) else (float(value), float(value))
 

@@ -18,7 +18,7 @@ from kdcache.errors import UsageError
 from kdcache.files import sha256
 from kdcache.losses.projection import SoftLabels, projected_loss
 from kdcache.losses.sums import LossSums
-from kdcache.objective import ObjectiveConfig
+from kdcache.objective import PLAIN, ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
 from kdcache.student.config import POSITIONS, StudentConfig
@@ -27,8 +27,6 @@ from kdcache.student.text import check_text
 from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
-
-_PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
 
 
 class CacheSections:
@@ -80,7 +78,7 @@ class StudentTask:
 
     def valid_loss(self, batch: Batch) -> LossSums:
         """Plain cross entropy."""
-        return self._loss(batch, _PLAIN, 1)
+        return self._loss(batch, PLAIN, 1)
 
     def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
         ids, log_probs = batch.topk_ids, batch.topk_log_probs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
-from kdcache.device import autocast
+from kdcache.device import autocast, moved
 from kdcache.errors import ModelError
 from kdcache.losses.projection import OutputLayer
 from kdcache.masking import MaskedViews
@@ -211,9 +211,8 @@ def _hand_on(hidden: Tensor) -> Tensor:
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """An array as a tensor on the device; to a GPU it is copied asynchronously out of pinned memory."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    """An array as a tensor on the device."""
+    return moved(torch.from_numpy(array), device)
 
 
 def _positions(model: Any) -> int:

@@ -17,7 +17,7 @@ from kdcache.files import sha256
 from kdcache.losses.projection import projected_loss
 from kdcache.losses.sums import LossSums
 from kdcache.masking import MaskedViews, random_views
-from kdcache.objective import ObjectiveConfig
+from kdcache.objective import PLAIN
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
 from kdcache.teacher.config import TeacherConfig
@@ -28,7 +28,6 @@ from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
-_PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
 # Validation always masks the same positions, so that its numbers compare.
 _VALID_SEED = 20_201
 
@@ -67,7 +66,7 @@ class TeacherTask:
         device = self.teacher.output_layer.weight.device
         hidden = self.teacher.hidden(batch, device)
         labels = to_device(batch.labels, device)
-        return projected_loss(hidden, self.teacher.output_layer, labels, None, _PLAIN)
+        return projected_loss(hidden, self.teacher.output_layer, labels, None, PLAIN)
 
     def valid_loss(self, batch: MaskedViews) -> LossSums:
         """The same."""
