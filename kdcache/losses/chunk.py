@@ -72,7 +72,7 @@ class _SoftTerm:
 
 
 def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums:
-    """α · hard + (1 − α) · soft over some positions; see `kdcache.losses.projected_loss`.
+    """α · hard + (1 − α) · soft over some positions; see `kdcache.losses.projection.projected_loss`.
 
     *Shape:* logits `[n, vocabulary]` in float32 or float64, which are overwritten.
     """
