@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 
 from kdcache import ragged, vocabulary
-from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import Corpus, TextFiles
@@ -94,7 +93,7 @@ def write_cache(folder: Path, n_pairs: int, shard_pairs: int = 4_096, seed: int 
     # Ids spread over a vocabulary of a usual size; the tokenizer only names some of them.
     size = 8_000
     plan = Plan(
-        layout.FORMAT, layout.VERSION, "synthetic", n_pairs, tokenizer.fingerprint, size, "synthetic",
+        FORMAT, VERSION, "synthetic", n_pairs, tokenizer.fingerprint, size, "synthetic",
         512, TOPK, 7, "float32", shard_pairs, Encoding.named("float16", size),
     )  # fmt: skip
     writer = CacheWriter(folder, plan, tokenizer)

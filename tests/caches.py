@@ -22,7 +22,8 @@ from kdcache import ragged
 from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.hdf5 import write_image
-from kdcache.cache.layout import Plan, ShardRecord
+from kdcache.cache.layout import ShardRecord
+from kdcache.cache.plan import FORMAT, VERSION, Plan, read_plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
@@ -52,8 +53,8 @@ def make_plan(n_pairs: int = 20, shard_pairs: int = 8, topk: int = 4, vocabulary
     """A plan of `tokenizer()`; with another `vocabulary` its ids are numbers without a meaning."""
     size = tokenizer().size if vocabulary is None else vocabulary
     return Plan(
-        format=layout.FORMAT,
-        version=layout.VERSION,
+        format=FORMAT,
+        version=VERSION,
         corpus=hashlib.sha256(b"corpus").hexdigest(),
         n_pairs=n_pairs,
         tokenizer=tokenizer().fingerprint,
@@ -155,12 +156,12 @@ def image(plan: Plan, index: int, arrays: ShardArrays) -> bytes:
 
 def attributes(plan: Plan, index: int) -> dict[str, str | int]:
     """What a shard says about itself."""
-    return {"format": "kdcache", "version": layout.VERSION, "plan": plan.fingerprint, "shard": index}
+    return {"format": "kdcache", "version": VERSION, "plan": plan.fingerprint, "shard": index}
 
 
 def forge(folder: Path, index: int, data: bytes) -> None:
     """Put `data` in the place of a shard and commit it in record and manifest, as an enemy who can hash would."""
-    plan, shards = layout.read_plan(folder), folder / layout.SHARDS_FOLDER
+    plan, shards = read_plan(folder), folder / layout.SHARDS_FOLDER
     records = list(layout.read_manifest(folder, plan).shards)
     records[index] = dataclasses.replace(records[index], bytes=len(data), sha256=sha256(data))
     (shards / layout.shard_name(index)).write_bytes(data)

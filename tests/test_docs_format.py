@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from kdcache import ragged, vocabulary
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import FORMAT, VERSION, Plan
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter

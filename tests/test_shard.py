@@ -20,9 +20,9 @@ from faults import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.cache import hdf5, layout
+from kdcache.cache import hdf5
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan, check_plan
 from kdcache.cache.shard import ShardArrays, check_arrays, decode_shard, encode_shard
 from kdcache.errors import CorruptError
 from kdcache.softlabels import TopK
@@ -288,12 +288,19 @@ def test_unshuffling_equals_hdf5(rows: int, dtype: str) -> None:
         ({"topk": 200, "vocabulary": 100}, "200 words of a vocabulary of 100"),
         ({"vocabulary": 65_537}, "uint16 cannot hold the ids of 65537 words"),
         ({"encoding": Encoding("uint8")}, "unknown encoding"),
+        ({"maskings": 0}, "0 maskings"),
+        ({"draws": 65_536}, "65536 draws"),
+        ({"seed": -1}, "seed -1"),
+        ({"draws": 50}, "50 draws in 4 columns"),
+        ({"temperatures": (5.0, 2.0)}, "they rise"),
+        ({"temperatures": (0.0,)}, "they rise"),
+        ({"temperatures": (1.0, 2.0)}, "1 is not among them"),
     ],
 )
 def test_plans_that_cannot_be_carried_out_are_refused(changes: dict[str, Any], message: str) -> None:
     """A plan with no pairs, more words than the vocabulary, or ids that do not fit their type is refused."""
     with pytest.raises(CorruptError, match=message):
-        layout.check_plan(dataclasses.replace(make_plan(), **changes), "here")
+        check_plan(dataclasses.replace(make_plan(), **changes), "here")
 
 
 def test_shard_boundaries_are_exact_for_any_number() -> None:

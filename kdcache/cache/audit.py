@@ -13,6 +13,7 @@ import numpy as np
 from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import ShardRecord
+from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CacheError, UsageError
@@ -89,7 +90,7 @@ def _own_files(cache: Path, n_shards: int) -> list[Path]:
     shards = cache / layout.SHARDS_FOLDER
     names = [name(i) for i in range(n_shards) for name in (layout.shard_name, layout.record_name)]
     tokenizer = cache / layout.TOKENIZER_FOLDER
-    return [cache / layout.PLAN_FILE, cache / layout.MANIFEST_FILE, *tokenizer.iterdir(), *(shards / n for n in names)]
+    return [cache / PLAN_FILE, cache / layout.MANIFEST_FILE, *tokenizer.iterdir(), *(shards / n for n in names)]
 
 
 def verify_shard(reader: CacheReader, index: int) -> list[str]:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import math
 import typing
@@ -22,14 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.encoding import LOG_PROB_DTYPES, Encoding
-from kdcache.errors import CorruptError, MismatchError
-from kdcache.files import sha256
+from kdcache.cache.encoding import LOG_PROB_DTYPES
+from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
+from kdcache.errors import CorruptError
 from kdcache.records import canonical_json, from_json, read_json
 
-FORMAT = "kdcache"
-VERSION = 2
-PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARDS_FOLDER = "shards"
@@ -40,59 +36,6 @@ SHARDS_MAX = 100_000
 # Honest shards stay far inside (their arrays take about twice their file); bytes made to fill the memory do not.
 RATIO = 16
 SLACK = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a cache will be; its identity.
-
-    Attributes:
-        format, version: "kdcache" and the version of the layout.
-        corpus: fingerprint of the line pairs.
-        n_pairs: number of line pairs.
-        tokenizer: fingerprint of the tokenizer.
-        vocabulary: size of the output vocabulary; every id is below it.
-        teacher: fingerprint of the teacher's tensors and configuration.
-        positions: how many positions the teacher has for source and target together.
-        topk: words stored at each target position.
-        passes: P; pass p masks target positions p, p+P, p+2P, ….
-        precision: of the matrix products in the forward pass, "float32" or "bfloat16".
-        shard_pairs: pairs in a shard; the last may hold fewer.
-        encoding: how numbers are stored.
-    """
-
-    format: str
-    version: int
-    corpus: str
-    n_pairs: int
-    tokenizer: str
-    vocabulary: int
-    teacher: str
-    positions: int
-    topk: int
-    passes: int
-    precision: str
-    shard_pairs: int
-    encoding: Encoding
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards."""
-        return -(-self.n_pairs // self.shard_pairs)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the plan, which every shard and record carries."""
-        return _fingerprint(self)
-
-    def bounds(self, index: int) -> tuple[int, int]:
-        """First pair of shard `index`, and the one after its last."""
-        return index * self.shard_pairs, min((index + 1) * self.shard_pairs, self.n_pairs)
-
-
-@functools.lru_cache(maxsize=8)
-def _fingerprint(plan: Plan) -> str:
-    return sha256(canonical_json(dataclasses.asdict(plan)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,40 +155,6 @@ def make_manifest(plan: Plan, records: typing.Sequence[ShardRecord]) -> Manifest
     return Manifest(FORMAT, VERSION, plan.fingerprint, tuple(records), root_hash(records))
 
 
-def read_plan(cache: Path) -> Plan:
-    """Read the plan of a cache.
-
-    Raises:
-        CorruptError: there is none, or it is damaged or of another format.
-    """
-    path = cache / PLAN_FILE
-    if not path.exists():
-        raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
-    value = read_json(path)
-    version = value.get("version") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CorruptError(f"{path}: not the plan of a kdcache cache.")
-    if version != VERSION:
-        raise CorruptError(
-            f"{path}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
-        )
-    plan = from_json(Plan, value, str(path))
-    check_plan(plan, str(path))
-    return plan
-
-
-def check_plan(plan: Plan, place: str) -> None:
-    """Raise CorruptError unless `plan` can be carried out."""
-    if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
-        raise CorruptError(f"{place}: a count is below 1.")
-    if plan.topk > plan.vocabulary:
-        raise CorruptError(f"{place}: {plan.topk} words of a vocabulary of {plan.vocabulary}.")
-    if not plan.encoding.known:
-        raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
-    if plan.vocabulary > np.iinfo(plan.encoding.ids).max + 1:
-        raise CorruptError(f"{place}: {plan.encoding.ids} cannot hold the ids of {plan.vocabulary} words.")
-
-
 def read_record(cache: Path, plan: Plan, index: int) -> ShardRecord:
     """Read the commit record of shard `index` and hold it against the plan.
 
@@ -296,17 +205,3 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
     for index, record in enumerate(manifest.shards):
         check_record(record, plan, index, f"{path}, shard {index}")
     return manifest
-
-
-def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
-    """Raise MismatchError for the first field in which two plans differ."""
-    for field in dataclasses.fields(Plan):
-        old, new = getattr(stored, field.name), getattr(given, field.name)
-        if old != new:
-            raise MismatchError(
-                str(cache),
-                field.name,
-                old,
-                new,
-                "A cache keeps its plan: repeat the first command exactly, or choose another --output.",
-            )

@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 from kdcache.cache import layout
+from kdcache.cache.plan import PLAN_FILE, read_plan
 from kdcache.cache.shard import ShardArrays, decode_shard
 from kdcache.errors import CorruptError
 from kdcache.files import sha256
@@ -31,7 +32,7 @@ class CacheReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.plan = layout.read_plan(path)
+        self.plan = read_plan(path)
         self.manifest = layout.read_manifest(path, self.plan)
         self.records = self.manifest.shards
 
@@ -59,7 +60,7 @@ class CacheReader:
         folder = self.path / layout.TOKENIZER_FOLDER
         tokenizer = Tokenizer.load(folder)
         if tokenizer.fingerprint != self.plan.tokenizer:
-            raise CorruptError(f"{folder}: not the tokenizer that {layout.PLAN_FILE} names.")
+            raise CorruptError(f"{folder}: not the tokenizer that {PLAN_FILE} names.")
         return tokenizer
 
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.hdf5 import open_image, require, write_image
-from kdcache.cache.layout import FORMAT, VERSION, Plan, ShardRecord, Sums, check_counts, schema
+from kdcache.cache.layout import ShardRecord, Sums, check_counts, schema
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.errors import CorruptError
 from kdcache.softlabels import LogProbs, TopK
 from kdcache.tokens import EncodedPairs

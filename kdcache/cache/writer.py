@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdcache.cache import layout
-from kdcache.cache.layout import Plan, ShardRecord
+from kdcache.cache.layout import ShardRecord
+from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_plan
 from kdcache.cache.reader import regular_bytes
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.errors import CorruptError, MismatchError, OutputError
@@ -42,7 +43,7 @@ class CacheWriter:
         self.plan = plan
         self._unknown = tokenizer.special.unk
         self._shards = cache / layout.SHARDS_FOLDER
-        layout.check_plan(plan, str(cache))
+        check_plan(plan, str(cache))
         if tokenizer.fingerprint != plan.tokenizer:
             raise MismatchError(str(cache), "tokenizer", plan.tokenizer, tokenizer.fingerprint, "Use the plan's own.")
         with storage_errors(cache):
@@ -59,7 +60,7 @@ class CacheWriter:
             remove_abandoned(self._shards)
 
     def _claim(self) -> None:
-        path = self.cache / layout.PLAN_FILE
+        path = self.cache / PLAN_FILE
         if not self.cache.is_dir():
             self.cache.mkdir(parents=True, exist_ok=True)
             sync_folder(self.cache.parent)
@@ -68,11 +69,11 @@ class CacheWriter:
             if foreign := self._foreign():
                 raise OutputError(f"{self.cache}: holds other files ({foreign}) and no cache. Choose another --output.")
             publish_file(path, readable_json(dataclasses.asdict(self.plan)))
-        layout.compare_plans(self.cache, layout.read_plan(self.cache), self.plan)
+        compare_plans(self.cache, read_plan(self.cache), self.plan)
 
     def _foreign(self) -> str | None:
         names = {path.name for path in self.cache.iterdir() if not path.name.startswith(".")}
-        if layout.PLAN_FILE in names:
+        if PLAN_FILE in names:
             return None  # another process claimed the folder in this moment
         return min(names - {layout.SHARDS_FOLDER, layout.TOKENIZER_FOLDER, "run.json", "kdcache.log"}, default=None)
 

@@ -13,7 +13,7 @@ import torch
 
 from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
 from kdcache.device import resolve_device, resolve_precision
@@ -172,8 +172,8 @@ def prepare(config: DumpConfig) -> Job:
 def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:
     """What the cache of this teacher and corpus will be."""
     return Plan(
-        format=layout.FORMAT,
-        version=layout.VERSION,
+        format=FORMAT,
+        version=VERSION,
         corpus=corpus.fingerprint,
         n_pairs=corpus.n_pairs,
         tokenizer=teacher.tokenizer.fingerprint,
