@@ -136,7 +136,7 @@ def test_more_generations_than_allowed_are_refused(tmp_path: Path, generations: 
         inner = oldest.replace(b'"sources":[]', b'"sources":[{"root":"r","plan":' + inner + b"}]")
     assert read_plan(tmp_path / "good").generations == 16
     (tmp_path / "good" / "plan.json").write_bytes(inner)
-    with pytest.raises(CorruptError, match="made from more caches in a row than the 16|nested too deeply"):
+    with pytest.raises(CorruptError, match=r"made from more caches in a row than the 16|nested too deeply"):
         read_plan(tmp_path / "good")
 
 
