@@ -110,9 +110,7 @@ student = options.gathered(
     click.option(
         "--arch", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True, help="Kind of student."
     ),
-    click.option(
-        "--size", type=click.Choice(tuple(SIZES)), default="tiny", show_default=True, help="Its dimensions."
-    ),
+    click.option("--size", type=click.Choice(tuple(SIZES)), default="tiny", show_default=True, help="Its dimensions."),
     options.objective,
     click.option(
         "--dropout",
