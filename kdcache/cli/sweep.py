@@ -33,15 +33,17 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
     from kdcache.sweep.grid import expand
     from kdcache.sweep.run import run_sweep
 
-    config = read_sweep(Path(file), {str(one.name): bool(getattr(one, "is_flag", False)) for one in _settings.params})
-    runs = expand(config, _read)
+    config = read_sweep(Path(file), student_options())
+    runs = expand(config, read_student)
+    quiet_transformers()
     if dry_run:
         from kdcache.sweep.forecast import forecast_runs
 
-        quiet_transformers()
         click.echo(tables.table(forecast_runs(config, runs, jobs)))
         return
-    click.echo(run_sweep(config, runs, jobs))
+    result = run_sweep(config, runs, jobs)
+    click.echo(result.table)
+    result.check()
 
 
 @click.command("student-train", add_help_option=False)
@@ -50,8 +52,17 @@ def _settings(config: StudentConfig) -> StudentConfig:
     return config
 
 
-def _read(arguments: Sequence[str]) -> StudentConfig:
-    """What student-train would make of these arguments."""
+def student_options() -> dict[str, bool]:
+    """The options that a run may set, by name, and whether each is a flag."""
+    return {str(one.name): isinstance(one, click.Option) and one.is_flag for one in _settings.params}
+
+
+def read_student(arguments: Sequence[str]) -> StudentConfig:
+    """What student-train would make of these arguments.
+
+    Raises:
+        UsageError: it would refuse them.
+    """
     try:
         with _settings.make_context("student-train", list(arguments)) as context:
             config: StudentConfig = _settings.invoke(context)

@@ -42,6 +42,7 @@ svg polyline,svg.key path{fill:none;stroke-width:2}
 .legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1.5rem;font-size:.9rem}
 .legend li{display:flex;align-items:center;gap:.5rem;overflow-wrap:anywhere}
 svg.key{width:2rem;flex:none}
+@media (max-width:40rem){svg text{font-size:20px}}
 details{border-bottom:1px solid var(--rule);padding:.4rem 0}
 summary{cursor:pointer;overflow-wrap:anywhere}
 pre{background:var(--code);padding:.6rem .8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}

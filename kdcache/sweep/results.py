@@ -10,11 +10,10 @@ from typing import Any
 
 from kdcache.compare import compare
 from kdcache.corpus import read_sentences
-from kdcache.errors import CorruptError
+from kdcache.errors import CorruptError, UsageError
 from kdcache.files import file_sha256, replace_file
 from kdcache.interrupt import StopRequest
 from kdcache.records import read_json, readable_json
-from kdcache.rouge import KINDS
 from kdcache.runs import RUN_FILE
 from kdcache.score import score_corpus
 from kdcache.sweep.config import ScoredText
@@ -22,7 +21,6 @@ from kdcache.sweep.folders import WEIGHTS, Checker, Student, read_record
 from kdcache.sweep.grid import rows_of
 
 VALIDATION = "valid_nll"
-_TESTED = ("bleu", *KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +194,16 @@ def contrasts(
 
 
 def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], texts: Sequence[ScoredText]) -> float | None:
-    for text in texts:
-        for metric in _TESTED:
-            if column_of(text, metric) == column:
-                new, old = ([line for pair in pairs for line in _lines(pair[side], text)] for side in (0, 1))
-                references = [read_sentences(Path(path)) * len(pairs) for path in text.references]
-                return compare(new, old, references, metric, lowercase=text.lowercase).p_value
-    return None
+    text = next((one for one in texts if column.startswith(column_of(one, ""))), None)
+    if text is None:
+        return None
+    new, old = ([line for pair in pairs for line in _lines(pair[side], text)] for side in (0, 1))
+    references = [read_sentences(Path(path)) * len(pairs) for path in text.references]
+    metric = column.removeprefix(column_of(text, ""))
+    try:
+        return compare(new, old, references, metric, lowercase=text.lowercase).p_value
+    except UsageError:
+        return None  # a metric without such a test
 
 
 def _lines(outcome: Outcome, text: ScoredText) -> list[str]:

@@ -36,6 +36,23 @@ class Failure:
     lines: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The table as text, of how many runs, and what failed."""
+
+    table: str
+    n_runs: int
+    failures: list[Failure]
+
+    def check(self) -> None:
+        """Raise TrainingError if runs failed."""
+        if self.failures:
+            raise TrainingError(
+                f"{len(self.failures)} of {self.n_runs} runs failed. Correct what their last lines say and run the "
+                "same command again: it repeats only what is not finished."
+            )
+
+
 @dataclass(slots=True)
 class _Job:
     """A student at its place, and the commands that it still needs."""
@@ -52,15 +69,14 @@ class _Job:
         return f"{self.student.run.name} {self.pace.words() if self.doing == 'student-train' else self.doing}"
 
 
-def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) -> str:
-    """Train, generate and score what is not finished, write tables and page, and return the table as text.
+def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) -> SweepResult:
+    """Train, generate and score what is not finished, and write tables and page; a run that fails stops no other.
 
     The working directory is the folder of the sweep's file meanwhile.
 
     Raises:
         DataError: a text to be scored is missing, or has another number of lines than its source.
         OutputError: another sweep works in the output folder.
-        TrainingError: runs failed; the others are finished, and the table has them.
         StoppedError: a signal asked to stop; the runs have saved what they had.
     """
     check_jobs(jobs)
@@ -72,14 +88,9 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
             students, others = find_students(sweep, runs)
             layout = divide(runs, jobs)
             failures = _Scheduler(sweep.tests, students, layout, held, stop).run_all()
-            printed = write_report(sweep, students, others, stop)
-    if failures:
+            table = write_report(sweep, students, others, stop)
         _report(failures, output)
-        raise TrainingError(
-            f"{len(failures)} of {len(runs)} runs failed. Correct what their last lines say and run the same command "
-            "again: it repeats only what is not finished."
-        )
-    return printed
+    return SweepResult(table, len(runs), failures)
 
 
 def check_jobs(jobs: int | None) -> None:

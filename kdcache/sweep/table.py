@@ -82,11 +82,10 @@ def seeds_words(report: Report, row: str) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """What the numbers are, in sentences."""
+    """What the numbers are, in sentences; then how the scores were made."""
     said = [
         "Mean ± sample standard deviation over seeds. The validation loss is in nats a target, of what was exported."
     ]
-    said.extend(f"{column}: {signature}." for column, signature in report.metrics.items())
     if report.contrasts:
         said.append(
             f"Differences are those to {report.baseline}, between runs of the same seed. p is that of a two-sided "
@@ -95,7 +94,10 @@ def notes(report: Report) -> list[str]:
             "sentence as independent, which makes it rather too small; the deviation of the difference says what the "
             "seed does."
         )
-    return said
+    columns: dict[str, list[str]] = {}
+    for column, signature in report.metrics.items():
+        columns.setdefault(signature, []).append(column)
+    return [*said, *(f"{', '.join(names)}: {signature}" for signature, names in columns.items())]
 
 
 def markdown(report: Report) -> str:
