@@ -46,8 +46,8 @@ MISTAKES = [
     ("[base]\nalfa = 1", "[base]: 'alfa' is no option of student-train. Options are written by their long names"),
     ("[base]\noutput = 'x'", "[base]: 'output' is no option"),
     ("[base]\nalpha = [1, 0.5]", "alpha takes one value here, not [1, 0.5]. Lists of values belong into [grid]"),
-    ("[base]\nalpha = false", "alpha takes a number or a text, not False"),
-    ("[base]\nskip_bad = 'yes'", "skip_bad takes true or false, not 'yes'"),
+    ("[base]\nalpha = false", "the value of alpha must be a number or a text, not False"),
+    ("[base]\nskip_bad = 'yes'", "the value of skip_bad must be true or false, not 'yes'"),
     ("base = 3", "base must be a table: begin it with a line [base]"),
     ("[grid]\nalpha = 1", "[grid]: alpha takes a list of values such as [1, 2, 3], not 1"),
     ("[grid]\nalpha = []", "takes a list of values"),
@@ -155,9 +155,12 @@ def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[grid]\nalpha = [1, 1.0]", "the runs alpha=1 and alpha=1.0 have the same settings"),
-        ("[grid]\nalpha = [2]", "the run alpha=2: --alpha must be between 0 and 1, not 2.0"),
-        ("[grid]\ntopk = ['many']", "the run topk=many: Invalid value for '--topk': 'many' is not a valid integer"),
-        ("[grid]\nsize = ['huge']", "the run size=huge: Invalid value for '--size'"),
+        ("[grid]\nalpha = [2]", "the run alpha=2 would be refused: --alpha must be between 0 and 1, not 2.0"),
+        (
+            "[grid]\ntopk = ['many']",
+            "the run topk=many would be refused: Invalid value for '--topk': 'many' is not a valid integer",
+        ),
+        ("[grid]\nsize = ['huge']", "the run size=huge would be refused: Invalid value for '--size'"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:

@@ -131,7 +131,7 @@ def _value(key: str, value: Any, options: Mapping[str, bool], place: str) -> Val
         raise UsageError(f"{place}: {key} takes one value here, not {value!r}. Lists of values belong into [grid].")
     if isinstance(value, bool) != options[key]:
         wanted = "true or false" if options[key] else "a number or a text"
-        raise UsageError(f"{place}: {key} takes {wanted}, not {value!r}.")
+        raise UsageError(f"{place}: the value of {key} must be {wanted}, not {value!r}.")
     return value
 
 

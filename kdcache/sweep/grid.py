@@ -61,7 +61,7 @@ def expand(sweep: SweepConfig, read: ReadOptions) -> list[Run]:
             try:
                 config = read(arguments)
             except UsageError as error:
-                raise UsageError(f"{sweep.file}: the run {row}: {error}") from error
+                raise UsageError(f"{sweep.file}: the run {row} would be refused: {error}") from error
             runs.append(Run(_folder_name(arm, varied), row, settings, arguments, config))
     _check_different(sweep, runs)
     rows = rows_of(runs)
@@ -129,7 +129,3 @@ def _check_different(sweep: SweepConfig, runs: Sequence[Run]) -> None:
             raise UsageError(
                 f"{sweep.file}: the runs {other.name} and {run.name} have the same settings. Leave one of them out."
             )
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{sweep.file}: two runs would have the folder {twice}. Give arms names that tell them apart.")
