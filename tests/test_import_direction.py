@@ -35,6 +35,7 @@ FLOORS = {
     "scores": ["rouge", "score", "compare"],
     "pictures": ["curves", "report"],
     "both sides": ["evaluate", "demo"],
+    "many students": ["sweep"],
     "the door": ["cli", "__main__"],
 }
 ORDER = [name for names in FLOORS.values() for name in names]

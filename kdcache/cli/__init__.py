@@ -9,6 +9,7 @@ from kdcache.cli.cache import dump_logits, inspect, verify
 from kdcache.cli.console import Group
 from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
+from kdcache.cli.sweep import sweep
 from kdcache.cli.text import generate, score
 from kdcache.cli.train import student_train, teacher_train
 
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (teacher_train, dump_logits, student_train, generate, score, curves, inspect, verify, demo):
+for command in (teacher_train, dump_logits, student_train, generate, score, sweep, curves, inspect, verify, demo):
     main.add_command(command)

@@ -28,19 +28,27 @@ def default_of(config: type[Any], name: str) -> Any:
 
 
 def gathered(name: str, build: Callable[..., Any], *choices: Decorator) -> Decorator:
-    """Several options that reach the command as one argument `name`: what `build` makes of their values."""
+    """Several options that reach the command as one argument `name`: what `build` makes of their values.
+
+    `choices` may be gathered themselves: `build` then receives what these make.
+    """
+
+    def make(**values: Any) -> Any:
+        return build(**values)
+
+    made: Any = make
+    for choice in reversed(choices):
+        made = choice(made)
+    own = list(made.__click_params__)
 
     def decorate(command: Any) -> Any:
         @functools.wraps(command)
         def wrapped(**values: Any) -> Any:
-            own = {parameter: values.pop(parameter) for parameter in parameters}
-            return command(**values, **{name: build(**own)})
+            mine = {parameter.name: values.pop(parameter.name) for parameter in own}
+            return command(**values, **{name: made(**mine)})
 
-        before = {parameter.name for parameter in getattr(command, "__click_params__", [])}
         result: Any = wrapped
-        for choice in reversed(choices):
-            result = choice(result)
-        parameters = [p.name for p in result.__click_params__ if p.name not in before]
+        result.__click_params__ = [*getattr(command, "__click_params__", []), *own]
         return result
 
     return decorate

@@ -103,10 +103,8 @@ def train_student(config: StudentConfig, output: Path) -> None:
 
 
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
-    reader = CacheReader(Path(config.cache))
+    reader, valid, inputs = open_inputs(config)
     _check_topk(config.objective.topk, reader.plan.topk)
-    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
     run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
     group.check_visible(run.record)
     if config.compared is not None:
@@ -126,6 +124,18 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
             task.student.save(output)
             run.finish(result.record())
     log.info("%s: the student of step %s is saved.", output, result.exported)
+
+
+def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:
+    """What a student learns from and is validated on, and the fingerprints of both.
+
+    Raises:
+        CorruptError: the cache is incomplete or damaged.
+        DataError: the validation text cannot be read or used.
+    """
+    reader = CacheReader(Path(config.cache))
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid)}
 
 
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
