@@ -29,12 +29,12 @@ FLOORS = {
     "options that several share": ["objective", "processes"],
     "text and ids": ["corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],
     "soft labels on disk": ["softlabels", "cache"],
-    "training, for both models": ["device", "batches", "losses", "runs", "training"],
+    "training, for both models": ["device", "batches", "losses", "runs", "lineage", "training"],
     "the teacher's side": ["teacher", "dump"],
     "the student's side": ["student", "generate"],
-    "scores": ["rouge", "score", "compare"],
+    "scores": ["rouge", "scorers", "score", "compare", "sentencescores", "scorefile", "scoretable"],
     "pictures": ["curves", "report"],
-    "both sides": ["evaluate", "demo"],
+    "both sides": ["evaluate", "measure", "demo"],
     "the door": ["cli", "__main__"],
 }
 ORDER = [name for names in FLOORS.values() for name in names]
