@@ -73,7 +73,7 @@ class Scorer:
         return as_estimate(self.tested([hypotheses], resamples)[0])
 
     def tested(self, systems: Sequence[Sequence[str]], resamples: int) -> list[Any]:
-        """The `Result` of sacreBLEU's test for each system; the first is the baseline of the others. No processes start."""
+        """The `Result` of sacreBLEU's test, without further processes, for each system; the first is the baseline."""
         from sacrebleu.significance import PairedTest
 
         bootstrap_seed()

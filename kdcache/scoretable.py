@@ -138,7 +138,8 @@ def _column(rows: Sequence[Row], name: str, signature: str) -> list[Cell]:
         next((one for one in row.found.scores if (one.name, one.signature) == (name, signature)), None) for row in rows
     ]
     printed = [one.value for one in found if one is not None]
-    best = f"{(min if name in LESS_IS_BETTER else max)(printed):.2f}"
+    # One value alone is not the best of anything.
+    best = f"{(min if name in LESS_IS_BETTER else max)(printed):.2f}" if len(printed) > 1 else None
     cells = []
     for row, one in zip(rows, found, strict=True):
         if one is None:

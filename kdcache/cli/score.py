@@ -127,6 +127,8 @@ def score(
         return
     if results or _given(context, "notation"):
         raise UsageError("RESULT and --format belong to --table, which prints what was scored before.")
+    if json_file is not None and json_file == sentence_file:
+        raise UsageError(f"--json and --sentences are both {json_file}; give each a file of its own.")
     if config.student is not None:
         quiet_transformers()
     task = prepare(config)
