@@ -9,8 +9,9 @@ from kdcache.cli.cache import dump_logits, inspect, verify
 from kdcache.cli.console import Group
 from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
+from kdcache.cli.score import score
 from kdcache.cli.sweep import sweep
-from kdcache.cli.text import generate, score
+from kdcache.cli.text import generate
 from kdcache.cli.train import student_train, teacher_train
 
 

@@ -15,6 +15,7 @@ import click
 
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
+from kdcache.generate.config import GenerateConfig
 from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.training.config import PRECISIONS, SCHEDULES, TrainingConfig
 
@@ -115,6 +116,20 @@ precision = click.option(
     default="auto",
     show_default=True,
     help="Of matrix products; auto is bfloat16 on a GPU, float32 elsewhere.",
+)
+beam_size = click.option(
+    "--beam-size",
+    type=int,
+    default=default_of(GenerateConfig, "beam_size"),
+    show_default=True,
+    help="Hypotheses kept; 1 is greedy search.",
+)
+length_penalty = click.option(
+    "--length-penalty",
+    type=float,
+    default=default_of(GenerateConfig, "length_penalty"),
+    show_default=True,
+    help="p in log P / length^p. GNMT's, which papers quote as 0.6, is ((5 + length) / 6)^0.6.",
 )
 
 
