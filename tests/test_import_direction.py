@@ -33,7 +33,7 @@ FLOORS = {
     "the teacher's side": ["teacher", "dump"],
     "the student's side": ["student", "generate"],
     "scores": ["rouge", "score", "compare"],
-    "pictures": ["curves", "report"],
+    "pictures": ["curves", "report", "page"],
     "both sides": ["evaluate", "demo"],
     "the door": ["cli", "__main__"],
 }
