@@ -25,6 +25,8 @@ CALIBRATION_EDGES: Floats = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
 # Positions from either end that are told apart; those further inside are not counted.
 POSITIONS = 64
 MASS_BINS = 1000
+# Probabilities that divide the written words into those the teacher expects and those that surprise it.
+LEVELS = (0.5, 0.1, 0.01, 0.001)
 _QUARTERS = np.array([0.25, 0.5, 0.75])
 
 
@@ -92,6 +94,7 @@ class Knowledge:
         surprise: mean of −log p of the written words, in nats; infinite where one has probability 0.
         mass: by the number of words.
         ranks: positions whose written word is the teacher's 1st, …, k-th, or none of them: int64 [k + 1].
+        levels: positions by the probability p of the written word: p ≥ 0.5, ≥ 0.1, ≥ 0.01, ≥ 0.001, less: int64 [5].
         from_start, from_end: entropy by position.
         calibration: of the teacher's first word.
     """
@@ -100,6 +103,7 @@ class Knowledge:
     surprise: float
     mass: Mass
     ranks: Counts
+    levels: Counts
     from_start: ByPosition
     from_end: ByPosition
     calibration: Calibration
@@ -131,6 +135,12 @@ def rank_of(topk: TopK, token_ids: IdArray) -> Counts:
     return np.where(hit.any(axis=1), hit.argmax(axis=1), topk.k).astype(np.int64)
 
 
+def level(p: npt.ArrayLike) -> Counts:
+    """How many of `LEVELS` each probability lies below, 0 to 4: int64 of the same shape."""
+    below: Counts = (np.asarray(p)[..., None] < np.array(LEVELS)).sum(axis=-1)
+    return below
+
+
 class Collector:
     """Sums over the shards that were added; `k` is the number of words that they store at a position."""
 
@@ -141,6 +151,7 @@ class Collector:
         self._mass = np.zeros(k)
         self._masses = np.zeros((k, MASS_BINS), np.int64)
         self._ranks = np.zeros(k + 1, np.int64)
+        self._levels = np.zeros(len(LEVELS) + 1, np.int64)
         # Counts, sums of entropies; from the start, from the end.
         self._at = np.zeros((2, POSITIONS), np.int64)
         self._entropy = np.zeros((2, POSITIONS))
@@ -153,7 +164,9 @@ class Collector:
         if n == 0:
             return
         self._n += n
-        self._surprise -= float(arrays.target_log_prob.astype(np.float64).sum())
+        written = arrays.target_log_prob.astype(np.float64)
+        self._surprise -= float(written.sum())
+        self._levels += np.bincount(level(np.exp(written)), minlength=len(LEVELS) + 1)
         ranks = rank_of(arrays.topk, arrays.pairs.target_ids)
         self._ranks += np.bincount(ranks, minlength=self._k + 1)
         self._add_mass(arrays.topk)
@@ -195,6 +208,7 @@ class Collector:
             self._surprise / n,
             Mass(self._mass / n, _quartiles(self._masses)),
             self._ranks.copy(),
+            self._levels.copy(),
             *sides,
             Calibration(counts, _mean(self._intervals[1], counts), _mean(self._intervals[2], counts)),
         )

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from kdcache.cache.statistics import CALIBRATION_EDGES, ByPosition, Calibration, Knowledge
+from kdcache.cache.statistics import CALIBRATION_EDGES, LEVELS, ByPosition, Calibration, Knowledge
 from kdcache.page import svg
-from kdcache.page.markup import escape, percent, table, tag
+from kdcache.page.markup import LEVEL_NAMES, escape, percent, table, tag
 from kdcache.report import ticks
 
 # Places that fewer than this share of the sentences reach would be drawn as noise.
@@ -26,6 +26,7 @@ def figures(known: Knowledge) -> str:
         (
             _mass(known),
             _ranks(known),
+            _levels(known),
             _reliability(known.calibration),
             _entropy(known.from_start, len(known.ranks) - 1, "start", "1 is the first piece of the sentence"),
             _entropy(known.from_end, len(known.ranks) - 1, "end", "1 is the end token"),
@@ -56,7 +57,7 @@ def _mass(known: Knowledge) -> str:
     rows = [
         (f"{i + 1}", *(percent(float(values[i])) for values in (known.mass.mean, low, middle, high))) for i in range(k)
     ]
-    title = "How much the first k words hold"
+    title = "What the first k words hold"
     return _figure(
         title,
         svg.picture(title, f"On average {percent(points[-1][1])} at k = {k}.", parts),
@@ -99,6 +100,33 @@ def _ranks(known: Knowledge) -> str:
     )
 
 
+def _levels(known: Knowledge) -> str:
+    shares = (known.levels / max(1, known.n_targets)).tolist()
+    levels = ticks(0, max(shares), 5)
+    area = svg.frame((0.4, len(shares) + 0.6), (0, levels[-1]))
+    names = ["≥ 50 %", *(f"< {100 * limit:g} %" for limit in LEVELS)]
+    parts = [svg.y_axis(area, "positions, %", levels, [f"{100 * one:.4g}" for one in levels])]
+    for i, share in enumerate(shares):
+        parts.append(svg.bar(area, (i + 0.62, i + 1.38), share, f"{LEVEL_NAMES[i]}: {percent(share, 2)}", f"bar l{i}"))
+        place = (area.across.at(i + 1), area.down.at(share) - 4)
+        parts.append(svg.text(*place, f"{100 * share:.1f}", "middle", "value"))
+    parts.append(svg.x_axis(area, "probability of the written word", range(1, len(shares) + 1), names))
+    title = "How probable the written word is"
+    return _figure(
+        title,
+        svg.picture(title, f"Below {100 * LEVELS[-1]:g} % at {percent(shares[-1])} of positions.", parts),
+        "Probability that the teacher gives to the word of the text; each bar leaves out what the bars to its right "
+        "count. The colours are those of the marks in the sentences below.",
+        table(
+            ("probability", "positions", "share"),
+            [
+                (name, f"{count:,}", percent(share, 2))
+                for name, count, share in zip(LEVEL_NAMES, known.levels.tolist(), shares, strict=True)
+            ],
+        ),
+    )
+
+
 def _reliability(found: Calibration) -> str:
     area = svg.frame((0, 1), (0, 1), bottom=_UPPER)
     filled = np.flatnonzero(found.counts).tolist()
@@ -127,7 +155,7 @@ def _reliability(found: Calibration) -> str:
         (names[i], f"{found.counts[i]:,}", percent(float(found.confidence[i])), percent(float(found.accuracy[i])))
         for i in filled
     ]
-    title = "Whether the teacher is right as often as it says"
+    title = "Whether it is right as often as it says"
     return _figure(
         title,
         svg.picture(title, f"Expected calibration error {percent(found.error, 2)}.", parts),
@@ -159,7 +187,7 @@ def _entropy(found: ByPosition, k: int, side: str, first: str) -> str:
         ),
         svg.x_axis(below, f"position from the {side}", marks, [str(one) for one in marks]),
     ]
-    title = f"How sure the teacher is, from the {side}"
+    title = f"Entropy from the {side} of the sentence"
     return _figure(
         title,
         svg.picture(title, f"Mean entropy by position; {values[0]:.2f} nats at position 1.", parts),

@@ -8,10 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdcache.cache.statistics import LEVELS
+
 # Not characters of HTML: a parser reports them as errors, or replaces them in its own way.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 # These could end the element that holds the JSON, or open a comment in it.
 _JSON_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+
+# What the page calls the groups of `kdcache.cache.statistics.LEVELS`.
+LEVEL_NAMES = ("at least 50 %", *(f"below {100 * limit:g} %" for limit in LEVELS))
 
 
 def escape(text: str) -> str:

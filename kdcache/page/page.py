@@ -167,7 +167,8 @@ def _worst(found: Findings, sentences: Sentences) -> str:
 def _sample(pairs: Sequence[PickedPair], sentences: Sentences) -> str:
     intro = (
         f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are the teacher's "
-        f"first {LISTED} words at most; ## marks a piece that goes on with the word before it."
+        f"first {min(LISTED, pairs[0].topk.k)} words; ## marks a piece that goes on with the word before it. Texts are "
+        "shown as the tokenizer keeps them."
     )
     search = (
         '<div class="tools"><label>Search <input type="search" id="search" autocomplete="off"></label>'
@@ -175,6 +176,6 @@ def _sample(pairs: Sequence[PickedPair], sentences: Sentences) -> str:
         '<option value="mean">most surprising first</option></select></label>'
         '<output id="found" aria-live="polite"></output></div>'
     )
-    articles = tag("div", {"id": "sample"}, "".join(sentences.article(pair) for pair in pairs))
+    articles = tag("div", {"id": "sample", "class": "pairs"}, "".join(sentences.article(pair) for pair in pairs))
     return tag("p", {}, intro) + legend() + search + articles
 

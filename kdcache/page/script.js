@@ -13,7 +13,8 @@
     return made;
   };
 
-  const share = (p) => (p >= 0.0005 || p === 0 ? (100 * p).toFixed(p < 0.1 ? 2 : 1) + " %" : p.toExponential(0));
+  const share = (p) =>
+    p > 0 && p < 1e-5 ? "< 0.001 %" : (100 * p).toFixed(p >= 0.1 ? 1 : p >= 0.01 ? 2 : 3) + " %";
 
   const named = (number) => {
     const [text, kind] = pieces[number];
@@ -35,7 +36,7 @@
   const fill = (button) => {
     const target = button.closest(".target");
     const position = [...target.querySelectorAll("button")].indexOf(button);
-    const [written, p, surprise, mass, listed] = pairs[target.dataset.pair][position];
+    const [written, p, surprise, listed] = pairs[target.dataset.pair][position];
     const head = element("p", "", "written ");
     head.append(named(written), ` ${share(p)}, −log p ${surprise === null ? "∞" : surprise.toFixed(2)}`);
     const list = element("ol", "");
@@ -96,6 +97,9 @@
     const button = buttonOf(event);
     if (button) show(button);
     else close();
+  });
+  window.addEventListener("resize", () => {
+    if (open !== null) place(open);
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") return close();

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.picks import PickedPair
-from kdcache.page.markup import escape, percent, tag
+from kdcache.cache.statistics import level
+from kdcache.page.markup import LEVEL_NAMES, escape, percent, tag
 from kdcache.page.pieces import Pieces, Shown
 from kdcache.tokens import Tokenizer
 
-# A word is marked the more strongly the more of these its probability lies below.
-LEVELS = (0.5, 0.1, 0.01, 0.001)
 # Words of a distribution that are shown; the rest is summed up.
 LISTED = 16
+_LEAST = 1e-5
 
 
 class Sentences:
@@ -34,8 +34,8 @@ class Sentences:
         """What the script reads.
 
         `pieces`: texts and kinds (0 plain, 1 goes on with a word, 2 special); `pairs`: for each pair and position the
-        written piece, its probability, its surprise in nats (null: infinite), the mass of all k, and the listed
-        pieces with their probabilities, in a flat list. Pieces are numbers of `pieces`.
+        written piece, its probability, its surprise in nats (null: infinite), and the listed pieces with their
+        probabilities, in a flat list. Pieces are numbers of `pieces`.
         """
         shown = [self._pieces.show(token_id) for token_id in self._numbers]
         return {"pieces": [[one.text, _kind(one)] for one in shown], "pairs": self._positions}
@@ -66,7 +66,7 @@ class Sentences:
         p = math.exp(-float(pair.surprise[position]))
         best = int(pair.topk.token_ids[position, 0])
         share = math.exp(float(pair.topk.log_probs[position, 0]))
-        return f"p = {small(p)}, where the teacher says {self._bdi(best)}, {percent(share)}"
+        return f"p {small(p)}, where the teacher says {self._bdi(best)}, {percent(share)}"
 
     def _bdi(self, token_id: int) -> str:
         shown = self._pieces.show(token_id)
@@ -86,10 +86,10 @@ class Sentences:
     def _button(self, token_id: int, surprise: float, position: int) -> str:
         shown = self._pieces.show(token_id)
         p = math.exp(-surprise)
-        kind = f"s{level(p)}" + (" special" if shown.special else "")
+        kind = f"s{int(level(p))}" + (" special" if shown.special else "")
         # One stop of the tab key a sentence; arrows go from word to word.
         stop = "0" if position == 0 else "-1"
-        attributes = {"type": "button", "class": kind, "tabindex": stop, "title": f"p = {small(p)}"}
+        attributes = {"type": "button", "class": kind, "tabindex": stop, "title": f"p {small(p)}"}
         return tag("button", attributes, escape(shown.text))
 
     def _number(self, pair: PickedPair) -> int:
@@ -101,22 +101,17 @@ class Sentences:
 
     def _position(self, pair: PickedPair, position: int) -> list[Any]:
         surprise = float(pair.surprise[position])
-        p = np.exp(pair.topk.log_probs[position].astype(np.float64))
+        ids, p = (values[position, :LISTED] for values in (pair.topk.token_ids, pair.topk.log_probs))
         listed: list[Any] = []
-        for token_id, share in zip(pair.topk.token_ids[position, :LISTED].tolist(), p.tolist(), strict=False):
+        for token_id, share in zip(ids.tolist(), np.exp(p.astype(np.float64)).tolist(), strict=True):
             if share > 0:
                 listed.extend((self._piece(token_id), float(f"{share:.3g}")))
         known = round(surprise, 3) if math.isfinite(surprise) else None
         written = self._piece(int(pair.target_ids[position]))
-        return [written, float(f"{math.exp(-surprise):.3g}"), known, round(float(p.sum()), 4), listed]
+        return [written, float(f"{math.exp(-surprise):.3g}"), known, listed]
 
     def _piece(self, token_id: int) -> int:
         return self._numbers.setdefault(token_id, len(self._numbers))
-
-
-def level(p: float) -> int:
-    """How strongly a word of probability `p` is marked: 0 (not at all) to 4."""
-    return sum(p < limit for limit in LEVELS)
 
 
 def nats(value: float) -> str:
@@ -125,10 +120,10 @@ def nats(value: float) -> str:
 
 
 def small(p: float) -> str:
-    """A probability that may be small, as people read it."""
-    if p == 0 or p >= 0.001:
-        return percent(p, 1 if p == 0 or p >= 0.1 else 2)
-    return f"{p:.0e}"
+    """What a probability that may be small equals or stays below."""
+    if 0 < p < _LEAST:
+        return f"< {100 * _LEAST:g} %"
+    return f"= {percent(p, 1 if p >= 0.1 else 2 if p >= 0.01 else 3)}"
 
 
 def _kind(shown: Shown) -> int:
@@ -137,8 +132,7 @@ def _kind(shown: Shown) -> int:
 
 def legend() -> str:
     """What the marks mean."""
-    names = ["p ≥ 50 %", *(f"below {100 * limit:g} %" for limit in LEVELS)]
-    marks = "".join(tag("span", {"class": f"key s{i}"}, name) for i, name in enumerate(names))
+    marks = "".join(tag("span", {"class": f"key s{i}"}, name) for i, name in enumerate(LEVEL_NAMES))
     return tag("p", {"class": "legend"}, "Probability of the written word: " + marks)
 
 
@@ -147,5 +141,6 @@ def article_list(sentences: Sentences, pairs: Sequence[PickedPair], first: int) 
     shown = [sentences.article(pair) for pair in pairs]
     more = ""
     if len(shown) > first:
-        more = tag("details", {}, tag("summary", {}, f"{len(shown) - first} more") + "".join(shown[first:]))
-    return "".join(shown[:first]) + more
+        folded = tag("div", {"class": "pairs"}, "".join(shown[first:]))
+        more = tag("details", {}, tag("summary", {}, f"{len(shown) - first} more") + folded)
+    return tag("div", {"class": "pairs"}, "".join(shown[:first])) + more
