@@ -217,7 +217,7 @@ def shown_name(data: dict[str, list[list[object]]], number: int) -> str:
 
 
 def test_words_are_marked_by_their_probability(cache: Path) -> None:
-    """The k-th button of a sentence has the mark of the k-th word's probability, and one button a sentence takes tabs."""
+    """Each button has the mark of its own word's probability, and one button a sentence takes the tab key."""
     page = check_sound(page_of(CacheReader(cache)))
     data = data_of(page)
     buttons = iter(page.all("button"))
@@ -269,7 +269,7 @@ def test_a_cache_without_usable_pairs(tmp_path: Path) -> None:
 
 
 def test_words_of_probability_0_are_shown() -> None:
-    """A written word that the teacher rules out is infinitely surprising, and what only fills up a row is not listed."""
+    """A written word that the teacher rules out is infinitely surprising; what only fills up a row is not listed."""
     plan = make_plan(1, 1)
     arrays = make_arrays(plan, 0)
     n = arrays.pairs.n_targets
@@ -362,4 +362,8 @@ def test_whole_ticks(low: int, high: int, expected: list[int]) -> None:
 def test_findings_hold_no_shard(cache: Path) -> None:
     """Whatever the size of the cache, at most 160 pairs are kept."""
     found: Findings = find(CacheReader(cache))
-    assert [len(one) for one in (found.by_mean, found.by_word, found.sample)] == [WORST_PAIRS, WORST_PAIRS, SAMPLED_PAIRS]
+    assert [len(one) for one in (found.by_mean, found.by_word, found.sample)] == [
+        WORST_PAIRS,
+        WORST_PAIRS,
+        SAMPLED_PAIRS,
+    ]

@@ -82,7 +82,9 @@ def test_the_sample_is_spread_over_the_usable_pairs(n_pairs: int, shard_pairs: i
     drawn = draw(plan, count)
     assert drawn == draw(plan, count)
     assert len(drawn) == min(count, len(usable))
-    runs = Counter(min(i for i in range(len(drawn)) if usable.index(one) < (i + 1) * len(usable) // len(drawn)) for one in drawn)
+    runs = Counter(
+        min(i for i in range(len(drawn)) if usable.index(one) < (i + 1) * len(usable) // len(drawn)) for one in drawn
+    )
     assert all(runs[i] == 1 for i in range(len(drawn)))
 
 
@@ -114,7 +116,9 @@ def test_a_shard_without_usable_pairs_adds_nothing(n_pairs: int) -> None:
     plan = make_plan(n_pairs, n_pairs)
     arrays = make_arrays(plan, 0)
     empty = type(arrays)(
-        arrays.pairs.without(np.ones(n_pairs, np.bool_)), arrays.topk.take(np.array([], np.int64)), arrays.target_log_prob[:0]
+        arrays.pairs.without(np.ones(n_pairs, np.bool_)),
+        arrays.topk.take(np.array([], np.int64)),
+        arrays.target_log_prob[:0],
     )
     worst, sample = Worst(3), Sample([0], 3)
     worst.add(empty, 0)

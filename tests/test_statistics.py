@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -73,7 +74,7 @@ def positions(shards: list[ShardArrays]) -> list[Position]:
     found = []
     for arrays in shards:
         offsets = arrays.pairs.target_offsets.tolist()
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, end in itertools.pairwise(offsets):
             for i in range(start, end):
                 p = [math.exp(value) for value in arrays.topk.log_probs[i].tolist()]
                 ids, word = arrays.topk.token_ids[i].tolist(), int(arrays.pairs.target_ids[i])

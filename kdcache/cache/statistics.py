@@ -185,7 +185,8 @@ class Collector:
     def _add_entropy(self, pairs: EncodedPairs, values: Floats) -> None:
         places = np.arange(pairs.n_targets)
         starts, ends = (
-            np.repeat(offsets, pairs.target_lengths) for offsets in (pairs.target_offsets[:-1], pairs.target_offsets[1:])
+            np.repeat(offsets, pairs.target_lengths)
+            for offsets in (pairs.target_offsets[:-1], pairs.target_offsets[1:])
         )
         for side, distance in enumerate((places - starts, ends - 1 - places)):
             near = distance < POSITIONS
@@ -201,7 +202,7 @@ class Collector:
     def knowledge(self) -> Knowledge:
         """The statistics of what was added until now."""
         n = max(1, self._n)
-        sides = [ByPosition(self._at[i].copy(), _mean(self._entropy[i], self._at[i])) for i in range(2)]
+        start, end = (ByPosition(self._at[i].copy(), _mean(self._entropy[i], self._at[i])) for i in range(2))
         counts = self._intervals[0].astype(np.int64)
         return Knowledge(
             self._n,
@@ -209,7 +210,8 @@ class Collector:
             Mass(self._mass / n, _quartiles(self._masses)),
             self._ranks.copy(),
             self._levels.copy(),
-            *sides,
+            start,
+            end,
             Calibration(counts, _mean(self._intervals[1], counts), _mean(self._intervals[2], counts)),
         )
 

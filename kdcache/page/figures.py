@@ -71,12 +71,13 @@ def _mass(known: Knowledge) -> str:
 def _ranks(known: Knowledge) -> str:
     k = len(known.ranks) - 1
     shares = (known.ranks / max(1, known.n_targets)).tolist()
-    area = svg.frame((0.4, k + 2.1), (0, ticks(0, max(shares), 5)[-1]))
     names = [*(f"{i}" for i in range(1, k + 1)), "not listed"]
     # The last bar is no rank and stands a little apart.
     middles = [*(float(i) for i in range(1, k + 1)), k + 1.5]
-    marks = svg.whole_ticks(1, k)
+    # Names that would run into that of the last bar are left out.
+    marks = [one for one in svg.whole_ticks(1, k) if k + 1.5 - one > 0.08 * k]
     levels = ticks(0, max(shares), 5)
+    area = svg.frame((0.4, k + 2.1), (0, levels[-1]))
     parts = [svg.y_axis(area, "positions, %", levels, [f"{100 * one:.4g}" for one in levels])]
     for x, share, name in zip(middles, shares, names, strict=True):
         kind = "bar" if name != "not listed" else "bar other"
@@ -134,7 +135,9 @@ def _reliability(found: Calibration) -> str:
     shares = (found.counts / max(1, total)).tolist()
     below = svg.frame((0, 1), (0, max(shares)), top=_LOWER)
     points = [(float(found.confidence[i]), float(found.accuracy[i])) for i in filled]
-    names = [f"{percent(CALIBRATION_EDGES[i], 0)} to {percent(CALIBRATION_EDGES[i + 1], 0)}" for i in range(len(shares))]
+    names = [
+        f"{percent(CALIBRATION_EDGES[i], 0)} to {percent(CALIBRATION_EDGES[i + 1], 0)}" for i in range(len(shares))
+    ]
     parts = [
         svg.y_axis(area, "right, %", _FIFTHS, _PERCENT),
         svg.segment(area, (0, 0), (1, 1), "diagonal"),
@@ -146,7 +149,9 @@ def _reliability(found: Calibration) -> str:
         ),
         svg.y_axis(below, "", (0, max(shares)), ("0", f"{100 * max(shares):.0f}")),
         *(
-            svg.bar(below, tuple(CALIBRATION_EDGES[i : i + 2]), shares[i], f"{names[i]}: {percent(shares[i])}", "bar pale")
+            svg.bar(
+                below, tuple(CALIBRATION_EDGES[i : i + 2]), shares[i], f"{names[i]}: {percent(shares[i])}", "bar pale"
+            )
             for i in filled
         ),
         svg.x_axis(below, "probability of the teacher's first word, %", _FIFTHS, _PERCENT),
@@ -159,10 +164,10 @@ def _reliability(found: Calibration) -> str:
     return _figure(
         title,
         svg.picture(title, f"Expected calibration error {percent(found.error, 2)}.", parts),
-        f"Positions in {len(shares)} intervals of the probability of the teacher's first word, against how often that is "
-        "the written word; a calibrated teacher lies on the dashed line, an overconfident one below it. Bars: share of "
-        f"positions, %. Expected calibration error: {percent(found.error, 2)}, the mean distance from the dashed line, "
-        "weighted by positions (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 5).",
+        f"Positions in {len(shares)} intervals of the probability of the teacher's first word, against how often that "
+        "is the written word; a calibrated teacher lies on the dashed line, an overconfident one below it. Bars: share "
+        f"of positions, %. Expected calibration error: {percent(found.error, 2)}, the mean distance from the dashed "
+        "line, weighted by positions (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 5).",
         table(("says", "positions", "mean probability", "right"), rows),
     )
 
@@ -192,7 +197,7 @@ def _entropy(found: ByPosition, k: int, side: str, first: str) -> str:
         title,
         svg.picture(title, f"Mean entropy by position; {values[0]:.2f} nats at position 1.", parts),
         f"Mean entropy over the {k} listed words and one bucket for all others, in nats: at most log {k + 1} = "
-        f"{math.log(k + 1):.2f}, and never more than the entropy over the whole vocabulary. {first[0].upper()}{first[1:]}. "
+        f"{math.log(k + 1):.2f}, and never more than the entropy over the whole vocabulary. Position {first}. "
         "Bars: how many sentences reach the position; those that fewer than one in a thousand reach are left out.",
         table(
             ("position", "mean entropy, nats", "sentences"),

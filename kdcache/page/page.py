@@ -120,7 +120,7 @@ def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]
         top
         + _section("Pictures", pictures)
         + _section("Where teacher and text disagree most", _worst(found, sentences))
-        + _section("A sample of sentences", _sample(found.sample, sentences)),
+        + _section("A sample of sentences", _sample(found.sample, sentences, len(known.ranks) - 1)),
     ) + tag("div", {"id": "panel", "role": "tooltip", "hidden": ""})
 
 
@@ -164,10 +164,10 @@ def _worst(found: Findings, sentences: Sentences) -> str:
     return "".join(parts)
 
 
-def _sample(pairs: Sequence[PickedPair], sentences: Sentences) -> str:
+def _sample(pairs: Sequence[PickedPair], sentences: Sentences, k: int) -> str:
     intro = (
-        f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are the teacher's "
-        f"first {min(LISTED, pairs[0].topk.k)} words; ## marks a piece that goes on with the word before it. Texts are "
+        f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are the "
+        f"teacher's first {min(LISTED, k)} words; ## marks a piece that goes on with the word before it. Texts are "
         "shown as the tokenizer keeps them."
     )
     search = (
@@ -178,4 +178,3 @@ def _sample(pairs: Sequence[PickedPair], sentences: Sentences) -> str:
     )
     articles = tag("div", {"id": "sample", "class": "pairs"}, "".join(sentences.article(pair) for pair in pairs))
     return tag("p", {}, intro) + legend() + search + articles
-
