@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -105,19 +106,20 @@ def _levels(known: Knowledge) -> str:
     shares = (known.levels / max(1, known.n_targets)).tolist()
     levels = ticks(0, max(shares), 5)
     area = svg.frame((0.4, len(shares) + 0.6), (0, levels[-1]))
-    names = ["≥ 50 %", *(f"< {100 * limit:g} %" for limit in LEVELS)]
+    between = (f"{100 * low:g}–{100 * high:g}" for high, low in itertools.pairwise(LEVELS))
+    names = [f"≥ {100 * LEVELS[0]:g}", *between, f"< {100 * LEVELS[-1]:g}"]
     parts = [svg.y_axis(area, "positions, %", levels, [f"{100 * one:.4g}" for one in levels])]
     for i, share in enumerate(shares):
         parts.append(svg.bar(area, (i + 0.62, i + 1.38), share, f"{LEVEL_NAMES[i]}: {percent(share, 2)}", f"bar l{i}"))
         place = (area.across.at(i + 1), area.down.at(share) - 4)
         parts.append(svg.text(*place, f"{100 * share:.1f}", "middle", "value"))
-    parts.append(svg.x_axis(area, "probability of the written word", range(1, len(shares) + 1), names))
+    parts.append(svg.x_axis(area, "probability of the written word, %", range(1, len(shares) + 1), names))
     title = "How probable the written word is"
     return _figure(
         title,
         svg.picture(title, f"Below {100 * LEVELS[-1]:g} % at {percent(shares[-1])} of positions.", parts),
-        "Probability that the teacher gives to the word of the text; each bar leaves out what the bars to its right "
-        "count. The colours are those of the marks in the sentences below.",
+        "Probability that the teacher gives to the word of the text. The colours are those of the marks in the "
+        "sentences below.",
         table(
             ("probability", "positions", "share"),
             [

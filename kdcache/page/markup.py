@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff\ud800-\
 _JSON_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 # What the page calls the groups of `kdcache.cache.statistics.LEVELS`.
-LEVEL_NAMES = ("at least 50 %", *(f"below {100 * limit:g} %" for limit in LEVELS))
+LEVEL_NAMES = (
+    f"at least {100 * LEVELS[0]:g} %",
+    *(f"{100 * low:g} to {100 * high:g} %" for high, low in itertools.pairwise(LEVELS)),
+    f"below {100 * LEVELS[-1]:g} %",
+)
 
 
 def escape(text: str) -> str:
