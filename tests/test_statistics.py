@@ -22,6 +22,7 @@ from kdcache.cache.statistics import (
     Calibration,
     Collector,
     Knowledge,
+    calibration_interval,
     entropy,
     level,
     rank_of,
@@ -167,6 +168,12 @@ def test_entropy_by_hand() -> None:
 def test_a_word_of_probability_0_is_not_listed() -> None:
     """The written word that only fills up the row has the rank k."""
     assert rank_of(topk([[1, 0], [0.5, 0.5]]), np.array([1, 1], np.int32)).tolist() == [2, 1]
+
+
+def test_intervals_hold_their_upper_end() -> None:
+    """An interval ends with its upper end; 0 belongs to the first, and what rounding lifted above 1 to the last."""
+    found = calibration_interval([0, 1 / 15, 0.2, np.nextafter(0.2, 1), 14 / 15, 1, 1.0004])
+    assert found.tolist() == [0, 0, 2, 3, 13, 14, 14]
 
 
 def test_levels_are_half_open() -> None:

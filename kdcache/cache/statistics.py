@@ -117,13 +117,12 @@ def entropy(topk: TopK) -> Floats:
     between 0 and log(k + 1).
     """
     p = np.exp(topk.log_probs.astype(np.float64))
-    rest = np.maximum(0.0, 1.0 - p.sum(axis=1))
-    total: Floats = _information(p).sum(axis=1) + _information(rest)
+    total: Floats = _information(p).sum(axis=1) + _information(1.0 - p.sum(axis=1))
     return total
 
 
 def _information(p: Floats) -> Floats:
-    """−p log p of each, 0 at 0."""
+    """−p log p of each, 0 at 0 and below."""
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
     information: Floats = 0.0 - p * logs
     return information
@@ -139,6 +138,12 @@ def level(p: npt.ArrayLike) -> Counts:
     """How many of `LEVELS` each probability lies below, 0 to 4: int64 of the same shape."""
     below: Counts = (np.asarray(p)[..., None] < np.array(LEVELS)).sum(axis=-1)
     return below
+
+
+def calibration_interval(p: npt.ArrayLike) -> Counts:
+    """The interval ((m − 1)/15, m/15] of each probability, from 0 for the first, which also has p = 0: int64."""
+    found: Counts = np.searchsorted(CALIBRATION_EDGES, np.asarray(p), side="left") - 1
+    return np.clip(found, 0, CALIBRATION_BINS - 1)
 
 
 class Collector:
@@ -194,8 +199,7 @@ class Collector:
             self._entropy[side] += np.bincount(distance[near], weights=values[near], minlength=POSITIONS)
 
     def _add_calibration(self, confidence: Floats, right: npt.NDArray[np.bool_]) -> None:
-        interval = np.searchsorted(CALIBRATION_EDGES, confidence, side="left") - 1
-        interval = np.clip(interval, 0, CALIBRATION_BINS - 1)
+        interval = calibration_interval(confidence)
         for row, weights in enumerate((np.ones_like(confidence), confidence, right.astype(np.float64))):
             self._intervals[row] += np.bincount(interval, weights=weights, minlength=CALIBRATION_BINS)
 
