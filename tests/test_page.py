@@ -233,6 +233,15 @@ def test_words_are_marked_by_their_probability(cache: Path) -> None:
     assert next(buttons, None) is None
 
 
+@pytest.mark.parametrize("group", range(1, 5))
+def test_every_mark_has_a_colour(cache: Path, group: int) -> None:
+    """Words of each group have a background of their own that the reset of buttons, which is more exact, keeps."""
+    style = "".join(check_sound(page_of(CacheReader(cache))).texts["style"])
+    rule = re.search(rf"\.word button\.s{group} {{ background: var\(--m{group}\)", style)
+    assert rule is not None
+    assert rule.start() > style.index("all: unset")
+
+
 def test_the_worst_pairs_come_first(cache: Path) -> None:
     """The first list falls by the mean surprise, which each pair states beside its line."""
     page = check_sound(page_of(CacheReader(cache)))
