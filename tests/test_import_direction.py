@@ -33,7 +33,7 @@ FLOORS = {
     "the teacher's side": ["teacher", "dump"],
     "the student's side": ["student", "generate"],
     "scores": ["rouge", "scorers", "score", "compare", "sentencescores", "scorefile", "scoretable"],
-    "pictures": ["curves", "report"],
+    "pictures": ["curves", "report", "page"],
     "both sides": ["evaluate", "measure", "demo"],
     "many students": ["sweep"],
     "the door": ["cli", "__main__"],

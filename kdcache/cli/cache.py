@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from kdcache.corpus import TextFiles
 from kdcache.dump.config import ENCODINGS, DumpConfig
 from kdcache.errors import CorruptError, UsageError
 from kdcache.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from kdcache.cache.audit import Summary
 
 
 def _default(name: str) -> object:
@@ -147,25 +151,35 @@ def _dump_forecast(config: DumpConfig) -> None:
 @click.argument("cache", metavar="CACHE")
 @click.option("--pair", type=int, metavar="N", help="Show pair N (from 0) with its distributions, word by word.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", metavar="FILE.html", help="Write a page with pictures, the worst pairs and a sample as well.")
 @options.verbosity
-def inspect(cache: str, pair: int | None, as_json: bool) -> None:
+def inspect(cache: str, pair: int | None, as_json: bool, html: str | None) -> None:
     """Say what is in a cache.
 
     \b
     Example:
       kdcache inspect cache --pair 17
+      kdcache inspect cache --html cache.html
     """
+    if pair is not None and html is not None:
+        raise UsageError("Give either --pair N or --html FILE, not both.")
     if pair is not None:
         _show_pair(Path(cache), pair, as_json)
         return
     from kdcache.cache.audit import summarize
 
     found = summarize(Path(cache))
-    if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
-        return
+    items = _facts(found)
+    if html is not None:
+        from kdcache.page.page import write_page
+
+        write_page(Path(cache), items, Path(html))
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else tables.facts(items))
+
+
+def _facts(found: Summary) -> list[tuple[str, str]]:
     plan = found.plan
-    items = [
+    return [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped)"),
         ("targets", f"{found.targets:,} ({found.unknown:,} unknown words)"),
         ("source tokens", f"{found.source_tokens:,}"),
@@ -186,7 +200,6 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
         ("corpus", plan["corpus"]),
         ("content", found.root),
     ]
-    click.echo(tables.facts(items))
 
 
 def _show_pair(cache: Path, index: int, as_json: bool) -> None:
