@@ -135,8 +135,8 @@ class PairView:
     Attributes:
         index: from 0.
         source, target: as text; empty if the pair was skipped.
-        words: for each target position the written piece, its log-probability, and the k best with theirs; or those that
-            were drawn, with the logarithms of their shares.
+        words: for each target position the written piece, its log-probability, and the k best with theirs; or those
+            that were drawn, with the logarithms of their shares.
     """
 
     index: int

@@ -8,7 +8,7 @@ from kdcache.batches import Section
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import UsageError
-from kdcache.objective import BUCKETED, ObjectiveConfig
+from kdcache.objective import BUCKETED, ObjectiveConfig, Ramp
 
 
 class CacheSections:
@@ -50,9 +50,9 @@ def cache_sections(reader: CacheReader, objective: ObjectiveConfig) -> CacheSect
 
 def _tail_temperature(objective: ObjectiveConfig) -> float | None:
     """The temperature other than 1 at which the objective counts the tail, if there is one."""
-    temperature = objective.temperature
-    counted = objective.needs_soft_labels and objective.name in BUCKETED and isinstance(temperature, float)
-    return temperature if counted and isinstance(temperature, float) and temperature != 1 else None
+    if not objective.needs_soft_labels or objective.name not in BUCKETED or isinstance(objective.temperature, Ramp):
+        return None
+    return None if objective.temperature == 1 else float(objective.temperature)
 
 
 def check_objective(objective: ObjectiveConfig, plan: Plan) -> None:
