@@ -324,7 +324,7 @@ def test_settings_are_checked(given: dict[str, object], words: str) -> None:
 
 
 def test_the_tail_at_another_temperature_needs_a_normalizer() -> None:
-    """Objectives that count the tail take T = 1 alone from the k words; anything else without a normalizer is refused."""
+    """The k words give the tail at T = 1 alone; elsewhere an objective that counts it is refused without normalizer."""
     case = make_case(9)
     for name in BUCKETED:
         config = config_of(name, 2.0)

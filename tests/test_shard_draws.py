@@ -38,7 +38,7 @@ def drawn_arrays(plan: Plan, seed: int = 1, skipped: float = 0.2) -> ShardArrays
     n = pairs.n_targets
     dense = log_probs_of(plan, n, seed)
     counts = np.array([np.random.default_rng((seed, i)).multinomial(plan.draws, np.exp(dense[i])) for i in range(n)])
-    counts = counts.reshape(n, plan.vocabulary)
+    counts = counts.reshape(n, plan.vocabulary).astype(np.int64)
     order = np.argsort(-counts, axis=1, kind="stable")[:, : plan.topk]
     topk = from_counts(order.astype(plan.encoding.ids), np.take_along_axis(counts, order, axis=1), plan.draws)
     return ShardArrays(pairs, topk, dense[np.arange(n), pairs.target_ids].astype(np.float16))
@@ -143,7 +143,7 @@ def test_drawn_words_have_one_order(columns: tuple[int, int], message: str) -> N
 
 def test_sure_draws_stay_within_the_bounds_of_a_shard() -> None:
     """A teacher that always draws one word compresses to nothing; what a dump lets through can still be written."""
-    plan = dataclasses.replace(drawn_plan(1_000, 3_000, 5_000), positions=8)
+    plan = dataclasses.replace(drawn_plan(1_000, 3_000, 5_000), positions=16)
     most = layout.SLACK // (4 * plan.topk)
     lengths = np.full(3_000, 5)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
