@@ -28,7 +28,7 @@ from kdcache.masking import MaskedViews, partition_batches
 from kdcache.processes import Process
 from kdcache.runs import folder_run
 from kdcache.teacher.config import BETA2, TeacherConfig
-from kdcache.teacher.model import Predictions, Teacher, to_device
+from kdcache.teacher.model import Teacher, to_device
 from kdcache.teacher.prepare import prepare_teacher
 from kdcache.teacher.train import TeacherTask
 from kdcache.tokens import EncodedPairs, SpecialIds, concatenate
@@ -50,9 +50,9 @@ class LeftToRightTeacher(Teacher):
         seen = (known & ~target)[:, None, :] | (target[:, None, :] & (column[:, None] >= column))
         return to_device(seen[:, None], device)
 
-    def predict(self, views: MaskedViews, k: int, device: torch.device, precision: str) -> Predictions:
+    def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
         """As the masked one's, from views that hide every target position."""
-        return super().predict(unmasked(views), k, device, precision)
+        return super().log_probs(unmasked(views), device, precision)
 
     def fingerprint(self) -> str:
         """Which teacher it is; the same weights with masks are another one."""

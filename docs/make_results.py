@@ -21,7 +21,6 @@ PAGE = DOCS / "results.md"
 STORE = DOCS / "results"
 _SECTION = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _USAGE = "usage: python docs/make_results.py [--check | add NAME SWEEP]"
-_PARTS = ("precision", "recall", "value")
 _RUN_RESULT = ("steps", "exported_steps", "exported_step", "valid_nll", "averaged_valid_nll", "seconds")
 
 Json = dict[str, Any]
@@ -118,7 +117,8 @@ def _rouge(results: Json) -> str:
             cells = []
             for name in ("rouge1", "rouge2", "rougeL"):
                 found = [score for run in runs for score in run["scores"][text] if score["name"] == name]
-                means = [statistics.fmean(score[part] for score in found) for part in _PARTS] if found else []
+                triples = [(one["precision"]["value"], one["recall"]["value"], one["value"]) for one in found]
+                means = [statistics.fmean(part) for part in zip(*triples, strict=True)]
                 cells.append(" / ".join(f"{mean:.2f}" for mean in means) or "–")
             rows.append((row["row"], text, *cells))
     return table(rows) if any(cell != "–" for row in rows[1:] for cell in row[2:]) else ""

@@ -26,7 +26,7 @@ def script() -> ModuleType:
 
 
 def rouge(name: str, value: float) -> dict[str, Any]:
-    return {"name": name, "value": value, "precision": value + 1, "recall": value - 1}
+    return {"name": name, "value": value, "precision": {"value": value + 1}, "recall": {"value": value - 1}}
 
 
 def run(row: str, seed: int, bleu: float) -> dict[str, Any]:

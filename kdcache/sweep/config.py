@@ -11,7 +11,7 @@ from typing import Any
 
 from kdcache.errors import DataError, UsageError
 from kdcache.generate.config import GenerateConfig
-from kdcache.score import METRICS
+from kdcache.scorers import METRICS
 
 Value = str | int | float | bool
 Settings = dict[str, Value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from kdcache.interrupt import StopRequest
 from kdcache.records import read_json, readable_json
 from kdcache.runs import RUN_FILE
 from kdcache.score import score_corpus
+from kdcache.scorers import RESAMPLES, bootstrap_seed
 from kdcache.sweep.config import ScoredText
 from kdcache.sweep.folders import WEIGHTS, Checker, Student, read_record
 from kdcache.sweep.grid import rows_of
@@ -141,6 +143,8 @@ def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
         "references": [file_sha256(Path(path)) for path in text.references],
         "metrics": list(text.metrics),
         "lowercase": text.lowercase,
+        "resamples": RESAMPLES,
+        "seed": bootstrap_seed(),
     }
     if kept.exists():
         before = read_json(kept)
@@ -148,7 +152,7 @@ def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
             return list(before["scores"])
     references = [read_sentences(Path(path)) for path in text.references]
     found = score_corpus(read_sentences(hypotheses), references, text.metrics, lowercase=text.lowercase)
-    scores = [one.as_json() for one in found]
+    scores = [dataclasses.asdict(one) for one in found]
     replace_file(kept, readable_json({"made_of": made_of, "scores": scores}))
     return scores
 

@@ -15,7 +15,7 @@ from kdcache.errors import TrainingError, UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.progress import Progress
 from kdcache.runs import LOG_FILE, log, write_log_to
-from kdcache.score import check_counts
+from kdcache.scorers import check_counts
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.devices import Places, places, usable_cores, visible_gpus
 from kdcache.sweep.folders import Checker, Student, find_students, locked

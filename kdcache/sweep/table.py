@@ -88,9 +88,10 @@ def notes(report: Report) -> list[str]:
     ]
     if report.contrasts:
         said.append(
-            f"Differences are those to {report.baseline}, between runs of the same seed. p is that of a two-sided "
-            "paired bootstrap test over the test sentences, with the outputs of all these seeds one behind the other. "
-            "It covers the choice of sentences, not that of the seeds, and takes the outputs of several seeds for one "
+            f"Differences are those to {report.baseline}, between runs of the same seed. p is that of sacreBLEU's "
+            "paired bootstrap test over the test sentences, which counts one tail, with the outputs of all these seeds "
+            "one behind the other. It covers the choice of sentences, not that of the seeds, and takes the outputs of "
+            "several seeds for one "
             "sentence as independent, which makes it rather too small; the deviation of the difference says what the "
             "seed does."
         )
