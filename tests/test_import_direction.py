@@ -34,7 +34,7 @@ FLOORS = {
     "the student's side": ["student", "generate"],
     "scores": ["rouge", "score", "compare"],
     "pictures": ["curves", "report"],
-    "both sides": ["evaluate", "demo"],
+    "both sides": ["derive", "evaluate", "demo"],
     "the door": ["cli", "__main__"],
 }
 ORDER = [name for names in FLOORS.values() for name in names]

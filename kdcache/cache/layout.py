@@ -23,7 +23,7 @@ import numpy as np
 
 from kdcache.cache.encoding import LOG_PROB_DTYPES
 from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
-from kdcache.errors import CorruptError
+from kdcache.errors import CorruptError, UsageError
 from kdcache.records import canonical_json, from_json, read_json
 
 MANIFEST_FILE = "manifest.json"
@@ -113,6 +113,15 @@ def schema(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> dict[str,
     }
 
 
+def check_shards(plan: Plan) -> None:
+    """Raise UsageError if the cache would have too many shards."""
+    if plan.n_shards > SHARDS_MAX:
+        raise UsageError(
+            f"--shard-pairs {plan.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most {SHARDS_MAX:,} "
+            "are allowed. Choose larger shards."
+        )
+
+
 def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: int, place: str) -> None:
     """Raise CorruptError unless shard `index` may hold that many tokens in a file of `size` bytes."""
     first, stop = plan.bounds(index)
@@ -195,7 +204,7 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
         done = sum(1 for _ in (cache / SHARDS_FOLDER).glob("[0-9]*.json"))
         raise CorruptError(
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
-            "dump-logits command again: it continues."
+            f"{plan.made_by} command again: it continues."
         )
     manifest = from_json(Manifest, read_json(path), str(path))
     if (manifest.format, manifest.version, manifest.plan) != (FORMAT, VERSION, plan.fingerprint):

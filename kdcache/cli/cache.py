@@ -1,4 +1,4 @@
-"""`kdcache dump-logits`, `inspect` and `verify`."""
+"""`kdcache dump-logits` and `inspect`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.corpus import TextFiles
 from kdcache.dump.config import ENCODINGS, DumpConfig
-from kdcache.errors import CorruptError, UsageError
-from kdcache.progress import Progress, duration
+from kdcache.errors import UsageError
+from kdcache.progress import duration
 
 
 def _default(name: str) -> object:
@@ -158,7 +158,9 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
     if pair is not None:
         _show_pair(Path(cache), pair, as_json)
         return
+    from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
+    from kdcache.cache.plan import read_plan
 
     found = summarize(Path(cache))
     if as_json:
@@ -185,8 +187,11 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
         ("tokenizer", plan["tokenizer"]),
         ("corpus", plan["corpus"]),
         ("content", found.root),
+        *lineage.facts(read_plan(Path(cache))),
     ]
     click.echo(tables.facts(items))
+    for line in lineage.tree(read_plan(Path(cache))):
+        click.echo(f"  {line}")
 
 
 def _show_pair(cache: Path, index: int, as_json: bool) -> None:
@@ -210,29 +215,3 @@ def _show_pair(cache: Path, index: int, as_json: bool) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     for written, probability, listed in rows:
         click.echo(f"{written:<{widths[0]}}  {probability:>{widths[1]}}  {listed}")
-
-
-@click.command("verify")
-@click.argument("cache", metavar="CACHE")
-@options.verbosity
-def verify(cache: str) -> None:
-    """Check every committed byte of a cache; exit with 1 and name what is wrong.
-
-    \b
-    Example:
-      kdcache verify cache
-    """
-    from kdcache.cache.audit import strangers, verify_shard
-    from kdcache.cache.reader import CacheReader
-
-    reader = CacheReader(Path(cache))
-    reader.tokenizer()
-    problems = strangers(reader)
-    with Progress("verifying", len(reader.records), "shards") as progress:
-        for index in range(len(reader.records)):
-            problems.extend(verify_shard(reader, index))
-            progress.advance(1)
-    if problems:
-        raise CorruptError("\n".join(problems))
-    size = sum(record.bytes for record in reader.records)
-    click.echo(f"{cache}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")
