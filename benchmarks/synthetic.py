@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from kdcache import ragged, vocabulary
 from kdcache.cache.encoding import Encoding
@@ -22,7 +23,7 @@ from kdcache.dump.run import dump_job
 from kdcache.masking import MaskedViews
 from kdcache.processes import Process
 from kdcache.softlabels import TopK
-from kdcache.teacher.model import Predictions
+from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.tokens import EncodedPairs, Tokenizer
 
 _WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "s", "l", "m", "t", "ka", "do", "mi")]
@@ -63,10 +64,16 @@ class InstantTeacher:
         """Size of the output vocabulary."""
         return self.tokenizer.size
 
-    def predict(self, views: MaskedViews, k: int, _device: torch.device, _precision: str) -> Predictions:
+    def log_probs(self, views: MaskedViews, device: torch.device, _precision: str) -> Tensor:
+        """The same word everywhere."""
+        rows = torch.full((len(views.labels), self.vocabulary), -torch.inf, device=device)
+        rows[:, 0] = 0
+        return rows
+
+    def predict(self, views: MaskedViews, reduction: Reduction, _device: torch.device, _precision: str) -> Predictions:
         """Distributions of a fixed shape."""
-        ids = (views.labels[:, None] + np.arange(k)) % self.vocabulary
-        log_probs = np.broadcast_to(np.log(0.6 * 0.4 ** np.arange(k)), ids.shape).astype(np.float32)
+        ids = (views.labels[:, None] + np.arange(reduction.topk)) % self.vocabulary
+        log_probs = np.broadcast_to(np.log(0.6 * 0.4 ** np.arange(reduction.topk)), ids.shape).astype(np.float32)
         return Predictions(*map(torch.from_numpy, (ids.astype(np.int32), log_probs, log_probs[:, 0].copy())))
 
     def fingerprint(self) -> str:

@@ -22,6 +22,7 @@ FLOORS = {
         "files",
         "records",
         "ragged",
+        "counters",
         "progress",
         "interrupt",
         "tables",

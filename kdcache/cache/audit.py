@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import layout
-from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import ShardRecord
-from kdcache.cache.plan import PLAN_FILE
+from kdcache.cache.plan import PLAN_FILE, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CacheError, UsageError
@@ -105,7 +104,7 @@ def verify_shard(reader: CacheReader, index: int) -> list[str]:
         arrays = reader.shard(index)
     except CacheError as error:
         return [str(error)]
-    return _compare_sums(arrays, record, _unknown(reader), reader.plan.encoding)
+    return _compare_sums(arrays, record, _unknown(reader), reader.plan)
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,8 +112,8 @@ def _unknown(reader: CacheReader) -> int:
     return reader.tokenizer().special.unk
 
 
-def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, encoding: Encoding) -> list[str]:
-    found, stored = asdict(arrays.sums(unknown, encoding)), asdict(record.sums)
+def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, plan: Plan) -> list[str]:
+    found, stored = asdict(arrays.sums(unknown, plan)), asdict(record.sums)
     found["n_skipped"], stored["n_skipped"] = int((arrays.pairs.target_lengths == 0).sum()), record.n_skipped
     wrong = [name for name, value in found.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
     return [f"shard {record.index}: {name} is {found[name]}, its record says {stored[name]}." for name in wrong]
@@ -139,7 +138,8 @@ class PairView:
     Attributes:
         index: from 0.
         source, target: as text; empty if the pair was skipped.
-        words: for each target position the written piece, its log-probability, and the k best with theirs.
+        words: for each target position the written piece, its log-probability, and the k best with theirs; or those that
+            were drawn, with the logarithms of their shares.
     """
 
     index: int
@@ -169,6 +169,6 @@ def view_pair(reader: CacheReader, index: int) -> PairView:
 
 def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tuple[str, float, list[tuple[str, float]]]:
     ids, log_probs = arrays.topk.token_ids[position], arrays.topk.log_probs[position].astype(np.float64)
-    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True)]
+    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True) if value > -np.inf]
     written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
     return written, float(arrays.target_log_prob[position]), best

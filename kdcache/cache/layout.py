@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.encoding import LOG_PROB_DTYPES
+from kdcache.cache.encoding import LOG_PROB_DTYPES, NORMALIZER_DTYPE, count_dtype
 from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
 from kdcache.errors import CorruptError, UsageError
 from kdcache.records import canonical_json, from_json, read_json
@@ -43,12 +43,12 @@ class Sums:
     """What a shard's target positions add up to, in float64, from the values as stored.
 
     Attributes:
-        mass: of the probability that the k words hold together.
+        mass: of the probability that the k words hold together; of words that were drawn, of their shares: 1 each.
         known: of positions whose written word is among the k.
         best: of positions whose written word is the first of the k.
         surprise: of -log p of the written word, in nats.
         unknown: of positions whose written word is the unknown token.
-        rounding: of the total variation that storing the k words is expected to cost.
+        rounding: of the total variation that storing the k words is expected to cost; 0 of words that were drawn.
     """
 
     mass: float
@@ -102,14 +102,18 @@ def schema(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> dict[str,
     ids = np.dtype(plan.encoding.ids).newbyteorder("<")
     log_probs = LOG_PROB_DTYPES[plan.encoding.log_probs]
     offsets = np.dtype("<i8")
+    normalizers = (
+        {"log_normalizers": (NORMALIZER_DTYPE, (n_targets, len(plan.temperatures)))} if plan.temperatures else {}
+    )
     return {
         "source_ids": (ids, (n_source,)),
         "source_offsets": (offsets, (n_pairs + 1,)),
         "target_ids": (ids, (n_targets,)),
         "target_offsets": (offsets, (n_pairs + 1,)),
         "topk_ids": (ids, (n_targets, plan.topk)),
-        "topk_log_probs": (log_probs, (n_targets, plan.topk)),
+        values_name(plan): (count_dtype(plan.draws) if plan.draws else log_probs, (n_targets, plan.topk)),
         "target_log_prob": (log_probs, (n_targets,)),
+        **normalizers,
     }
 
 
@@ -122,6 +126,11 @@ def check_shards(plan: Plan) -> None:
         )
 
 
+def values_name(plan: Plan) -> str:
+    """The dataset beside `topk_ids`: how often each word was drawn, or its log-probability."""
+    return "counts" if plan.draws else "topk_log_probs"
+
+
 def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: int, place: str) -> None:
     """Raise CorruptError unless shard `index` may hold that many tokens in a file of `size` bytes."""
     first, stop = plan.bounds(index)
@@ -131,6 +140,20 @@ def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: in
     arrays = _array_bytes(plan, stop - first, n_source, n_targets)
     if not (0 < size <= _most_stored(arrays) and arrays <= RATIO * size + SLACK):
         raise CorruptError(f"{place}: {size:,} bytes cannot be a shard whose arrays take {arrays:,} bytes.")
+
+
+def check_drawn(plan: Plan, index: int, n_targets: int) -> None:
+    """Raise UsageError where drawn words may compress so well that the shard breaks the bound of `check_counts`.
+
+    A sure teacher draws one word, and what its other columns take is nothing. Up to SLACK that is within the bound.
+    """
+    width = np.dtype(plan.encoding.ids).itemsize + count_dtype(plan.draws).itemsize
+    size = n_targets * plan.topk * width
+    if plan.draws and size > SLACK:
+        raise UsageError(
+            f"--sample {plan.draws}: the words drawn in shard {index} take {size:,} bytes before they are compressed, "
+            f"at most {SLACK:,} are allowed. Choose a smaller --shard-pairs than {plan.shard_pairs:,}."
+        )
 
 
 def most_bytes(plan: Plan, index: int) -> int:

@@ -9,21 +9,11 @@ from kdcache.cache.plan import Plan, Source
 _SHORT = 12
 
 
-def facts(plan: Plan) -> list[tuple[str, str]]:
-    """What a plan says about the making of its values, as names and values."""
-    made = "dump-logits, by the teacher" if not plan.sources else f"{plan.made_by}, from {_count(len(plan.sources))}"
-    temperatures = ", ".join(f"{one:g}" for one in plan.temperatures)
-    drawn = f"drawn, {plan.draws} times a position (seed {plan.seed})"
-    return [
-        ("made by", made),
-        ("maskings", f"{plan.maskings}" + (f" (seed {plan.seed})" if plan.maskings > 1 and not plan.sources else "")),
-        ("words are", drawn if plan.draws else "the most probable"),
-        ("normalizers", f"at T = {temperatures}" if temperatures else "none"),
-    ]
-
-
-def _count(n: int) -> str:
-    return "1 cache" if n == 1 else f"{n} caches"
+def made_by(plan: Plan) -> str:
+    """The command that made a cache, and from how many others."""
+    if not plan.sources:
+        return "dump-logits, with a teacher"
+    return f"{plan.made_by}, from {len(plan.sources)} cache{'s' if len(plan.sources) > 1 else ''}"
 
 
 def tree(plan: Plan) -> list[str]:
@@ -39,8 +29,9 @@ def _walk(plan: Plan, depth: int) -> Iterator[tuple[int, Source]]:
 
 def _line(source: Source) -> str:
     plan = source.plan
+    words = f"{plan.draws} draws" if plan.draws else f"k {plan.topk}"
     name = "/".join((plan.encoding.log_probs, plan.encoding.filters))
     return (
-        f"{source.root[:_SHORT]}  {plan.made_by}, k {plan.topk}, {name}, passes {plan.passes}, "
+        f"{source.root[:_SHORT]}  {plan.made_by}, {words}, {name}, passes {plan.passes}, maskings {plan.maskings}, "
         f"teacher {plan.teacher[:_SHORT]}"
     )

@@ -154,6 +154,8 @@ def check_plan(plan: Plan, place: str) -> None:
     rising = all(low < high for low, high in itertools.pairwise((0.0, *plan.temperatures, math.inf)))
     if not rising or 1.0 in plan.temperatures:
         raise CorruptError(f"{place}: temperatures {plan.temperatures}: they rise, and 1 is not among them.")
+    if plan.temperatures and (plan.draws or plan.encoding.log_probs != "float16"):
+        raise CorruptError(f"{place}: normalizers belong to the k best words as float16.")
     if plan.generations > GENERATIONS_MAX:
         raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.")
 

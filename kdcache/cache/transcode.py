@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdcache.cache import layout
 from kdcache.cache.encoding import NAMES, Encoding
 from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges
@@ -67,14 +68,14 @@ class Transcoding:
 
         Raises:
             CorruptError: a shard of the source is damaged.
+            UsageError: the shard would hold too many drawn words.
         """
         arrays = self._ranges.read(*self.plan.bounds(index))
+        layout.check_drawn(self.plan, index, arrays.pairs.n_targets)
         topk, encoding = arrays.topk.select(self.plan.topk), self.plan.encoding
-        return dataclasses.replace(
-            arrays,
-            topk=dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs)),
-            target_log_prob=encoding.round(arrays.target_log_prob),
-        )
+        if not self.plan.draws:
+            topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
+        return dataclasses.replace(arrays, topk=topk, target_log_prob=encoding.round(arrays.target_log_prob))
 
     def report(self) -> dict[str, Any]:
         """Nothing: all that can be said about the result stands in its records."""
@@ -93,6 +94,11 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
         raise UsageError(
             f"--topk {topk}: {reader.path} holds words that were drawn, not the most probable ones; fewer draws are "
             "another sample. Run dump-logits with another number of draws."
+        )
+    if before.temperatures and config.encoding == "compact":
+        raise UsageError(
+            f"--encoding compact: {reader.path} holds normalizers, whose codes end at a probability of e^-25, which at "
+            "a higher temperature is far too much. Keep float16."
         )
     name = config.encoding
     plan = dataclasses.replace(

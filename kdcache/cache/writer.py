@@ -186,7 +186,7 @@ class CacheWriter:
             n_skipped=int((arrays.pairs.target_lengths == 0).sum()),
             n_source_tokens=len(arrays.pairs.source_ids),
             n_targets=arrays.pairs.n_targets,
-            sums=arrays.sums(self._unknown, self.plan.encoding),
+            sums=arrays.sums(self._unknown, self.plan),
         )
         publish_file(self._shards / layout.record_name(index), readable_json(dataclasses.asdict(record)))
         reach("record-published")

@@ -11,8 +11,9 @@ import click
 from kdcache import tables
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
+from kdcache.cli.distributions import described, distributions
 from kdcache.corpus import TextFiles
-from kdcache.dump.config import ENCODINGS, DumpConfig
+from kdcache.dump.config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
 from kdcache.errors import UsageError
 from kdcache.progress import duration
 
@@ -25,7 +26,7 @@ def _default(name: str) -> object:
 @click.option("--teacher", required=True, metavar="DIR", help="What teacher-train wrote.")
 @options.text
 @click.option("--output", metavar="CACHE", help="Where the cache goes.")
-@click.option("--topk", type=int, default=_default("topk"), show_default=True, help="Words stored a position.")
+@click.option("--topk", type=int, help=f"Words stored a position.  [default: {DEFAULT_TOPK}]")
 @click.option(
     "--passes",
     type=int,
@@ -64,6 +65,7 @@ def _default(name: str) -> object:
 @click.option(
     "--shards", metavar="A:B", help="Make only shards A to B (exclusive, from 0), where several machines share a cache."
 )
+@distributions
 @options.skip_bad
 @options.device
 @options.precision
@@ -73,13 +75,14 @@ def dump_logits(
     teacher: str,
     text: TextFiles,
     output: str | None,
-    topk: int,
+    topk: int | None,
     passes: int,
     shard_pairs: int,
     max_tokens: int,
     encoding: str,
     max_unknown: float,
     shards: str | None,
+    distributions: Distributions,
     skip_bad: bool,
     device: str,
     precision: str,
@@ -107,6 +110,7 @@ def dump_logits(
         device=device,
         precision=precision,
         shards=None if shards is None else _bounds(shards),
+        distributions=distributions,
     )
     config.check()
     if dry_run:
@@ -135,7 +139,7 @@ def _dump_forecast(config: DumpConfig) -> None:
     items = [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped) in {found.shards:,} shards"),
         ("targets", f"{found.targets:,}"),
-        ("passes", f"{config.passes}, {found.views:,} masked views"),
+        ("passes", f"{config.passes}, {found.views:,} masked views in {config.distributions.maskings} partitions"),
         ("tokens to encode", f"{found.tokens:,}"),
         ("bytes", f"about {tables.size(found.bytes)}, {found.bytes / max(1, found.targets):.1f} a target"),
         ("time", f"about {duration(found.seconds)} (from {found.pilot_pairs:,} pairs)"),
@@ -166,19 +170,18 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
-    plan = found.plan
+    plan, lineage_plan = found.plan, read_plan(Path(cache))
     items = [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped)"),
         ("targets", f"{found.targets:,} ({found.unknown:,} unknown words)"),
         ("source tokens", f"{found.source_tokens:,}"),
         ("vocabulary", f"{plan['vocabulary']:,}"),
-        ("top-k", f"{plan['topk']}"),
-        ("passes", f"{plan['passes']}"),
+        *described(plan),
         ("precision", f"{plan['precision']}"),
         ("encoding", ", ".join(f"{name} {value}" for name, value in plan["encoding"].items())),
         ("shards", f"{found.shards:,} of {plan['shard_pairs']:,} pairs"),
         ("size", f"{tables.size(found.bytes)}, {found.bytes_per_target:.1f} bytes a target with everything"),
-        ("mass of the top-k", f"{100 * found.mass:.1f} %"),
+        *([] if plan["draws"] else [("mass of the top-k", f"{100 * found.mass:.1f} %")]),
         ("written word among them", f"{100 * found.known:.1f} %"),
         ("written word is the first", f"{100 * found.best:.1f} %"),
         ("teacher perplexity", f"{found.perplexity:.2f}"),
@@ -187,10 +190,10 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
         ("tokenizer", plan["tokenizer"]),
         ("corpus", plan["corpus"]),
         ("content", found.root),
-        *lineage.facts(read_plan(Path(cache))),
+        ("made by", lineage.made_by(lineage_plan)),
     ]
     click.echo(tables.facts(items))
-    for line in lineage.tree(read_plan(Path(cache))):
+    for line in lineage.tree(lineage_plan):
         click.echo(f"  {line}")
 
 

@@ -123,7 +123,7 @@ objective = gathered(
     _objective,
     click.option(
         "--objective",
-        type=click.Choice(tuple(OBJECTIVES)),
+        type=click.Choice(OBJECTIVES),
         default=default_of(ObjectiveConfig, "name"),
         show_default=True,
         help="The soft term: how the teacher's top-k is compared with the student; see docs/method.md.",

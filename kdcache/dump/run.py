@@ -17,6 +17,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare
 from kdcache.errors import UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.masking import view_counts
 from kdcache.processes import Process, this_process
 from kdcache.progress import Progress
 from kdcache.runs import folder_run, log
@@ -70,7 +71,7 @@ def write_shards(job: Job, writer: CacheWriter, missing: list[int], stop: StopRe
 def _compute(job: Job, index: int, progress: Progress, stop: StopRequest) -> ShardArrays:
     """One shard's soft labels, with progress counted in pairs and a look at the signals after each batch."""
     pairs = job.encode(index)
-    n_views = max(1, int(np.minimum(pairs.target_lengths, job.plan.passes).sum()))
+    n_views = max(1, int(view_counts(pairs, job.plan.passes, job.plan.maskings).sum()))
     views = reported = 0
 
     def after_batch(more: int) -> None:

@@ -16,7 +16,7 @@ from kdcache.errors import ModelError
 from kdcache.losses.projection import OutputLayer
 from kdcache.masking import MaskedViews
 from kdcache.records import canonical_json, read_json
-from kdcache.softlabels import TopK
+from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.tokens import Tokenizer
 
 # Parts of a configuration that say where a model comes from or how it is used, not what it computes.
@@ -24,34 +24,6 @@ _NOT_COMPUTED = frozenset(
     {"architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "id2label", "label2id"}
 )
 _PROBE_LENGTH = 8
-
-
-class Predictions:
-    """What a teacher says at n masked positions. A GPU may still be at work on it; whoever looks at it waits.
-
-    *Shape:* ids int32 `[n, k]`, log_probs float32 `[n, k]`, written float32 `[n]`, on any device.
-    """
-
-    def __init__(self, ids: Tensor, log_probs: Tensor, written: Tensor) -> None:
-        # Into pinned memory, without waiting.
-        self._host = [tensor.to("cpu", non_blocking=True) for tensor in (ids, log_probs, written)]
-        self._done = torch.cuda.current_stream(ids.device).record_event() if ids.is_cuda else None
-
-    def _arrays(self) -> list[np.ndarray[Any, Any]]:
-        if self._done is not None:
-            self._done.synchronize()
-        return [tensor.numpy() for tensor in self._host]
-
-    @property
-    def topk(self) -> TopK:
-        """The k best words, log-probabilities float32 [n, k]."""
-        ids, log_probs, _ = self._arrays()
-        return TopK(ids, log_probs)
-
-    @property
-    def target_log_prob(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Log-probability of the word that was there, float32 [n]."""
-        return self._arrays()[2]
 
 
 class Teacher:
@@ -136,15 +108,17 @@ class Teacher:
         return hidden
 
     @torch.inference_mode()
-    def predict(self, views: MaskedViews, k: int, device: torch.device, precision: str) -> Predictions:
-        """The k best words and the written word's log-probability at each masked position, logits in float32."""
+    def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
+        """Log-probabilities of all words at the masked positions, float32 `[masked, vocabulary]`."""
         with autocast(device, precision):
             hidden = self.hidden(views, device)
             logits = self.output_layer.exact_logits(hidden)
-        log_probs = torch.log_softmax(logits, dim=-1)
-        best, ids = log_probs.topk(k, dim=-1)
-        written = log_probs.gather(1, to_device(views.labels, device)[:, None])[:, 0]
-        return Predictions(ids.int(), best, written)
+        return torch.log_softmax(logits, dim=-1)
+
+    @torch.inference_mode()
+    def predict(self, views: MaskedViews, reduction: Reduction, device: torch.device, precision: str) -> Predictions:
+        """What `reduction` keeps of the distributions at the masked positions."""
+        return reduction(self.log_probs(views, device, precision), views.labels, views.target_rows)
 
     def fingerprint(self) -> str:
         """SHA-256 of the parameters (name, type, shape, bytes) and of the configuration that the forward pass reads."""
