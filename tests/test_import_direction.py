@@ -35,7 +35,7 @@ FLOORS = {
     "the student's side": ["student", "generate"],
     "scores": ["rouge", "scorers", "score", "compare", "sentencescores", "scorefile", "scoretable"],
     "pictures": ["curves", "report", "page"],
-    "both sides": ["evaluate", "measure", "demo"],
+    "both sides": ["derive", "evaluate", "measure", "demo"],
     "many students": ["sweep"],
     "the door": ["cli", "__main__"],
 }

@@ -25,6 +25,7 @@ class Summary:
 
     Attributes:
         plan: every field of the plan.
+        made_by: the command that made it: "dump-logits", "transcode" or "merge".
         root: hash over all records; the identity of the content.
         pairs, skipped: line pairs, and those among them that were left out.
         source_tokens, targets: tokens of both sides, special tokens included.
@@ -39,6 +40,7 @@ class Summary:
     """
 
     plan: dict[str, Any]
+    made_by: str
     root: str
     pairs: int
     skipped: int
@@ -67,6 +69,7 @@ def summarize(cache: Path) -> Summary:
     size = sum(path.stat().st_size for path in _own_files(cache, len(records)) if path.is_file())
     return Summary(
         plan=asdict(reader.plan),
+        made_by=reader.plan.made_by,
         root=reader.manifest.root,
         pairs=reader.plan.n_pairs,
         skipped=sum(record.n_skipped for record in records),

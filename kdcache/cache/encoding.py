@@ -84,6 +84,19 @@ class Encoding:
             return 1.1 * _STEP * math.sqrt(math.log(max(k, 2))) + 1e-3
         return 2.0**-11 * (math.log(max(k, 2)) + abs(log_normalizer)) + 1e-3
 
+    def half_step(self, log_probs: LogProbs) -> npt.NDArray[np.float64]:
+        """How far at most what is stored may be from what was rounded, but for values below `least`: [...] to [...]."""
+        half = np.spacing(np.abs(log_probs).astype(np.float16)).astype(np.float64) / 2
+        if self.log_probs == "sqrt8":
+            # |(√v ± δ/2)² - v| with the step δ of the codes; the codes' own values are float16.
+            half += _STEP * np.sqrt(-log_probs.astype(np.float64)) + _STEP**2 / 4
+        return half
+
+    @property
+    def least(self) -> float:
+        """The least log-probability that is told from what lies below it."""
+        return -_LEAST if self.log_probs == "sqrt8" else -math.inf
+
     def rounding_error(self, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What to expect of the total variation between what a teacher said and what was stored: [n, k] to [n].
 

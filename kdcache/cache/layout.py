@@ -117,6 +117,15 @@ def schema(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> dict[str,
     }
 
 
+def check_shards(plan: Plan) -> None:
+    """Raise UsageError if the cache would have too many shards."""
+    if plan.n_shards > SHARDS_MAX:
+        raise UsageError(
+            f"--shard-pairs {plan.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most {SHARDS_MAX:,} "
+            "are allowed. Choose larger shards."
+        )
+
+
 def values_name(plan: Plan) -> str:
     """The dataset beside `topk_ids`: how often each word was drawn, or its log-probability."""
     return "counts" if plan.draws else "topk_log_probs"
@@ -218,7 +227,7 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
         done = sum(1 for _ in (cache / SHARDS_FOLDER).glob("[0-9]*.json"))
         raise CorruptError(
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
-            "dump-logits command again: it continues."
+            f"{plan.made_by} command again: it continues."
         )
     manifest = from_json(Manifest, read_json(path), str(path))
     if (manifest.format, manifest.version, manifest.plan) != (FORMAT, VERSION, plan.fingerprint):

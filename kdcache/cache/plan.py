@@ -79,6 +79,12 @@ class Plan:
         return 1 + max((source.plan.generations for source in self.sources), default=0)
 
     @property
+    def mass_tolerance(self) -> float:
+        """How far above 1 rounding can have lifted the probabilities of the k words together, here and before."""
+        before = max((source.plan.mass_tolerance for source in self.sources), default=0.0)
+        return before + self.encoding.mass_tolerance(self.topk)
+
+    @property
     def n_shards(self) -> int:
         """Number of shards."""
         return -(-self.n_pairs // self.shard_pairs)

@@ -122,7 +122,7 @@ def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> Non
     require(bool((best[1:] <= best[:-1]).all()), place, "topk_log_probs do not fall")
     mass = float(np.exp(best).sum(axis=0).max(initial=0))
     require(
-        mass <= 1 + plan.encoding.mass_tolerance(plan.topk),
+        mass <= 1 + plan.mass_tolerance,
         place,
         f"the {plan.topk} best words hold a mass of {mass:.4f}, above 1",
     )

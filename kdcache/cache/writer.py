@@ -12,7 +12,8 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -138,6 +139,23 @@ class CacheWriter:
             yield
         finally:
             os.close(handle)
+
+    def commit_each(self, indices: Iterable[int], make: Callable[[int], ShardArrays]) -> None:
+        """Make shards and commit them; one is hashed, compressed and written while the next is made.
+
+        What was published without a record is adopted and not made. Errors are those of `make` and of `commit`.
+        """
+        pending: Future[ShardRecord] | None = None
+        with ThreadPoolExecutor(1) as background:
+            for index in indices:
+                if self.adopt(index) is not None:
+                    continue
+                arrays = make(index)
+                if pending is not None:
+                    pending.result()
+                pending = background.submit(self.commit, index, arrays)
+            if pending is not None:
+                pending.result()
 
     def commit(self, index: int, arrays: ShardArrays) -> ShardRecord:
         """Store shard `index`; if another process was first, its shard stands.

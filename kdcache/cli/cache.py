@@ -1,4 +1,4 @@
-"""`kdcache dump-logits`, `inspect` and `verify`."""
+"""`kdcache dump-logits` and `inspect`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kdcache.cli.console import quiet_transformers
 from kdcache.cli.distributions import described, distributions
 from kdcache.corpus import TextFiles
 from kdcache.dump.config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
-from kdcache.errors import CorruptError, UsageError
-from kdcache.progress import Progress, duration
+from kdcache.errors import UsageError
+from kdcache.progress import duration
 
 if TYPE_CHECKING:
     from kdcache.cache.audit import Summary
@@ -170,15 +170,23 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None) -> No
     if pair is not None:
         _show_pair(Path(cache), pair, as_json)
         return
+    from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
+    from kdcache.cache.plan import read_plan
 
     found = summarize(Path(cache))
-    items = _facts(found)
+    own = read_plan(Path(cache))
+    items = [*_facts(found), ("made by", lineage.made_by(own))]
     if html is not None:
         from kdcache.page.page import write_page
 
         write_page(Path(cache), items, Path(html))
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else tables.facts(items))
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    click.echo(tables.facts(items))
+    for line in lineage.tree(own):
+        click.echo(f"  {line}")
 
 
 def _facts(found: Summary) -> list[tuple[str, str]]:
@@ -226,29 +234,3 @@ def _show_pair(cache: Path, index: int, as_json: bool) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     for written, probability, listed in rows:
         click.echo(f"{written:<{widths[0]}}  {probability:>{widths[1]}}  {listed}")
-
-
-@click.command("verify")
-@click.argument("cache", metavar="CACHE")
-@options.verbosity
-def verify(cache: str) -> None:
-    """Check every committed byte of a cache; exit with 1 and name what is wrong.
-
-    \b
-    Example:
-      kdcache verify cache
-    """
-    from kdcache.cache.audit import strangers, verify_shard
-    from kdcache.cache.reader import CacheReader
-
-    reader = CacheReader(Path(cache))
-    reader.tokenizer()
-    problems = strangers(reader)
-    with Progress("verifying", len(reader.records), "shards") as progress:
-        for index in range(len(reader.records)):
-            problems.extend(verify_shard(reader, index))
-            progress.advance(1)
-    if problems:
-        raise CorruptError("\n".join(problems))
-    size = sum(record.bytes for record in reader.records)
-    click.echo(f"{cache}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")

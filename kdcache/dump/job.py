@@ -147,11 +147,7 @@ def prepare(config: DumpConfig) -> Job:
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
     plan = make_plan(config, teacher, corpus, device)
-    if plan.n_shards > layout.SHARDS_MAX:
-        raise UsageError(
-            f"--shard-pairs {config.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most "
-            f"{layout.SHARDS_MAX:,} are allowed. Choose larger shards."
-        )
+    layout.check_shards(plan)
     teacher.model.to(device)
     return Job(config, teacher, corpus, plan, device)
 

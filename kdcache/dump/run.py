@@ -6,13 +6,11 @@ number of processes; they never wait for each other, and whoever finds all shard
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache import layout
-from kdcache.cache.layout import ShardRecord
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.dump.config import DumpConfig
@@ -64,19 +62,10 @@ def own(index: int, config: DumpConfig, process: Process) -> bool:
 
 
 def write_shards(job: Job, writer: CacheWriter, missing: list[int], stop: StopRequest) -> None:
-    """Compute and commit shards; one is hashed, compressed and written while the next is computed."""
+    """Compute and commit shards; one is written while the next is computed."""
     n_pairs = sum(int(np.diff(job.plan.bounds(index))[0]) for index in missing)
-    pending: Future[ShardRecord] | None = None
-    with Progress("dumping", n_pairs, "pairs") as progress, ThreadPoolExecutor(1) as background:
-        for index in missing:
-            if writer.adopt(index) is not None:
-                continue
-            arrays = _compute(job, index, progress, stop)
-            if pending is not None:
-                pending.result()
-            pending = background.submit(writer.commit, index, arrays)
-        if pending is not None:
-            pending.result()
+    with Progress("dumping", n_pairs, "pairs") as progress:
+        writer.commit_each(missing, lambda index: _compute(job, index, progress, stop))
 
 
 def _compute(job: Job, index: int, progress: Progress, stop: StopRequest) -> ShardArrays:
