@@ -9,13 +9,13 @@ import sys
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-from kdcache.batches import Section, epoch_order
+from kdcache.batches import Section, Sections, epoch_order
 from kdcache.cache.reader import CacheReader
 
 METHODS, COUNTS = ("fork", "spawn", "forkserver"), (1, 4)
 
 
-class Shards:
+class Shards(Sections):
     """The shards of a cache as sections, without the student's side, which takes long to import."""
 
     def __init__(self, reader: CacheReader) -> None:

@@ -221,16 +221,24 @@ def read_plan(cache: Path) -> Plan:
     path = cache / PLAN_FILE
     if not path.exists():
         raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
-    value = read_json(path)
+    return plan_of(read_json(path), str(path))
+
+
+def plan_of(value: Any, place: str) -> Plan:
+    """The plan that parsed JSON is.
+
+    Raises:
+        CorruptError: it is damaged or of another format; the message opens with `place`.
+    """
     version = value.get("version") if isinstance(value, dict) else None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CorruptError(f"{path}: not the plan of a kdcache cache.")
+        raise CorruptError(f"{place}: not the plan of a kdcache cache.")
     if version != VERSION:
         raise CorruptError(
-            f"{path}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
+            f"{place}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
         )
-    plan = from_json(Plan, value, str(path))
-    check_plan(plan, str(path))
+    plan = from_json(Plan, value, place)
+    check_plan(plan, place)
     return plan
 
 
@@ -253,8 +261,13 @@ def read_record(cache: Path, plan: Plan, index: int) -> ShardRecord:
         CorruptError: it is missing, damaged, or names something other than this shard.
     """
     path = cache / SHARDS_FOLDER / record_name(index)
-    record = from_json(ShardRecord, read_json(path), str(path))
-    check_record(record, plan, index, str(path))
+    return record_of(read_json(path), plan, index, str(path))
+
+
+def record_of(value: Any, plan: Plan, index: int, place: str) -> ShardRecord:
+    """The commit record of shard `index` that parsed JSON is; errors as of `read_record`."""
+    record = from_json(ShardRecord, value, place)
+    check_record(record, plan, index, place)
     return record
 
 
@@ -288,13 +301,22 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
             "dump-logits command again: it continues."
         )
-    manifest = from_json(Manifest, read_json(path), str(path))
+    return manifest_of(read_json(path), plan, str(path))
+
+
+def manifest_of(value: Any, plan: Plan, place: str) -> Manifest:
+    """The manifest that parsed JSON is.
+
+    Raises:
+        CorruptError: it is damaged or of another plan; the message opens with `place`.
+    """
+    manifest = from_json(Manifest, value, place)
     if (manifest.format, manifest.version, manifest.plan) != (FORMAT, VERSION, plan.fingerprint):
-        raise CorruptError(f"{path}: belongs to another plan than {cache / PLAN_FILE}.")
+        raise CorruptError(f"{place}: belongs to another plan than the {PLAN_FILE} beside it.")
     if len(manifest.shards) != plan.n_shards or manifest.root != root_hash(manifest.shards):
-        raise CorruptError(f"{path}: its records do not add up to its root hash.")
+        raise CorruptError(f"{place}: its records do not add up to its root hash.")
     for index, record in enumerate(manifest.shards):
-        check_record(record, plan, index, f"{path}, shard {index}")
+        check_record(record, plan, index, f"{place}, shard {index}")
     return manifest
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kdcache import tables
+from kdcache.cache.config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.corpus import TextFiles
@@ -147,8 +148,9 @@ def _dump_forecast(config: DumpConfig) -> None:
 @click.argument("cache", metavar="CACHE")
 @click.option("--pair", type=int, metavar="N", help="Show pair N (from 0) with its distributions, word by word.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.store
 @options.verbosity
-def inspect(cache: str, pair: int | None, as_json: bool) -> None:
+def inspect(cache: str, pair: int | None, as_json: bool, store: StoreConfig) -> None:
     """Say what is in a cache.
 
     \b
@@ -156,11 +158,12 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
       kdcache inspect cache --pair 17
     """
     if pair is not None:
-        _show_pair(Path(cache), pair, as_json)
+        _show_pair(cache, store, pair, as_json)
         return
     from kdcache.cache.audit import summarize
+    from kdcache.cache.reader import open_source
 
-    found = summarize(Path(cache))
+    found = summarize(open_source(cache))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
@@ -189,13 +192,13 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
     click.echo(tables.facts(items))
 
 
-def _show_pair(cache: Path, index: int, as_json: bool) -> None:
+def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> None:
     import math
 
     from kdcache.cache.audit import view_pair
-    from kdcache.cache.reader import CacheReader
+    from kdcache.cache.reader import open_cache
 
-    found = view_pair(CacheReader(cache), index)
+    found = view_pair(open_cache(cache, store), index)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
@@ -218,14 +221,16 @@ def _show_pair(cache: Path, index: int, as_json: bool) -> None:
 def verify(cache: str) -> None:
     """Check every committed byte of a cache; exit with 1 and name what is wrong.
 
+    A remote cache is fetched whole; local copies of its shards are neither used nor made.
+
     \b
     Example:
       kdcache verify cache
     """
     from kdcache.cache.audit import strangers, verify_shard
-    from kdcache.cache.reader import CacheReader
+    from kdcache.cache.reader import open_cache
 
-    reader = CacheReader(Path(cache))
+    reader = open_cache(cache)
     reader.tokenizer()
     problems = strangers(reader)
     with Progress("verifying", len(reader.records), "shards") as progress:
@@ -234,5 +239,5 @@ def verify(cache: str) -> None:
             progress.advance(1)
     if problems:
         raise CorruptError("\n".join(problems))
-    size = sum(record.bytes for record in reader.records)
-    click.echo(f"{cache}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")
+    place, size = reader.source.place, sum(record.bytes for record in reader.records)
+    click.echo(f"{place}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")

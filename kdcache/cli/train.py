@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kdcache import tables
+from kdcache.cache.config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.options import TrainingOptions
@@ -71,7 +72,13 @@ def teacher_train(
 
 
 @click.command("student-train")
-@click.option("--cache", required=True, metavar="CACHE", help="What dump-logits wrote. The teacher is not needed.")
+@click.option(
+    "--cache",
+    required=True,
+    metavar="CACHE",
+    help="What dump-logits wrote: a folder, or a URL such as s3://…, gs://… or https://…. The teacher is not needed.",
+)
+@options.store
 @click.option("--output", metavar="DIR", help="Where the student goes.")
 @options.valid
 @options.text_to_compare
@@ -93,6 +100,7 @@ def teacher_train(
 @options.verbosity
 def student_train(
     cache: str,
+    store: StoreConfig,
     output: str | None,
     valid: TextFiles | None,
     text: TextFiles | None,
@@ -116,6 +124,7 @@ def student_train(
     """
     config = StudentConfig(
         cache=cache,
+        store=store,
         objective=objective,
         training=training.config(
             learning_rate=student_defaults.default_rate(arch, size, training.schedule),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.batches import Batch, Section, Selection, collate, micro_bounds, valid_selections
-from kdcache.cache.reader import CacheReader
+from kdcache.batches import Batch, Section, Sections, Selection, collate, micro_bounds, valid_selections
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.errors import UsageError
@@ -29,7 +31,7 @@ from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
 
-class CacheSections:
+class CacheSections(Sections):
     """The shards of a cache as sections; the soft labels are left out where nothing weighs them."""
 
     def __init__(self, reader: CacheReader, *, soft: bool) -> None:
@@ -42,7 +44,15 @@ class CacheSections:
 
     def load(self, index: int) -> Section:
         """Read and check one shard."""
-        arrays = self._reader.shard(index)
+        return self._section(self._reader.shard(index))
+
+    def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        """Read and check one shard after the other; those of a remote cache are fetched ahead."""
+        with closing(self._reader.read(order, give_up)) as shards:
+            for _ in order:
+                yield self._section(next(shards))
+
+    def _section(self, arrays: ShardArrays) -> Section:
         return Section(arrays.pairs, arrays.topk if self._soft else None)
 
 
@@ -94,6 +104,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     Raises:
         UsageError: a setting is outside its range, or more words are asked for than the cache holds.
         CorruptError: the cache is incomplete or damaged.
+        CacheError: it cannot be reached.
         MismatchError: `output` belongs to a run with other settings, or `config.compared` is not the text of the cache.
         StoppedError: a signal asked to stop.
     """
@@ -103,7 +114,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
 
 
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
-    reader = CacheReader(Path(config.cache))
+    reader = open_cache(config.cache, config.store)
     _check_topk(config.objective.topk, reader.plan.topk)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
