@@ -127,7 +127,8 @@ def _connect(location: str) -> tuple[Any, str]:
             import aiohttp
 
             silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
-            options["client_kwargs"] = {"timeout": silence}
+            # As it was given: a signature need not fit an address that was written in another way.
+            options = {"client_kwargs": {"timeout": silence}, "encoded": True}
         # Not shared with other users of the same library: the connections end with this object.
         files, root = fsspec.core.url_to_fs(location, skip_instance_cache=True, **options)
     except (ImportError, ValueError) as error:
