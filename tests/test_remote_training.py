@@ -114,7 +114,7 @@ def test_fault_32_stopping_before_the_first_step(remote: Trainer, server: Server
 
 
 def test_fault_32_server_that_goes_away(remote: Trainer, trainer: Trainer, server: Server, tmp_path: Path) -> None:
-    """A server that fails for good ends training with an error that names the URL; when it is back, training goes on."""
+    """A server that fails for good ends training with an error naming the URL; when it is back, training goes on."""
     _, expected = trainer.run(tmp_path / "undisturbed")
 
     def fail() -> None:
@@ -129,13 +129,17 @@ def test_fault_32_server_that_goes_away(remote: Trainer, trainer: Trainer, serve
 
 
 def test_secrets_of_a_url_are_not_recorded(
-    remote: Trainer, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Trainer,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Neither run.json nor the log of a run has the query of the URL that the command was given."""
     server.sign = f"sig={SECRET}"
     url = f"{server.url}?{server.sign}"
     monkeypatch.setattr(sys, "argv", ["kdcache", "student-train", f"--cache={url}", "--cache", url])
-    monkeypatch.setattr(logging.getLogger("kdcache"), "level", logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "kdcache")
     server.faults["shards/00001.h5"] = ["503"]
     training = replace(remote.config.training, epochs=None, max_steps=1)
     train_student(replace(remote.config, cache=url, training=training), tmp_path / "student")
