@@ -14,6 +14,7 @@ from typing import Any
 import kdcache
 from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files import replace_file, storage_errors
+from kdcache.locations import redacted
 from kdcache.records import read_json, readable_json
 
 PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
@@ -21,8 +22,9 @@ RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
 METRICS_FILE = "metrics.jsonl"
 
-# What may differ when a run is continued: where it runs, and what is only looked at; not what it computes.
-_FREE = frozenset({"device", "micro_tokens", "compared"})
+# What may differ when a run is continued: where it runs, what is only looked at, and where a cache lies whose content
+# is compared by its fingerprint among the inputs; not what it computes.
+_FREE = frozenset({"device", "micro_tokens", "compared", "cache", "store"})
 
 log = logging.getLogger("kdcache")
 
@@ -114,7 +116,7 @@ def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixe
         "config": recorded(config),
         "inputs": inputs,
         "versions": versions(),
-        "argv": sys.argv[1:],
+        "argv": _plain(sys.argv[1:]),
         "started": _now(),
     }
     if record.exists() and fixed:
@@ -161,7 +163,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return redacted(str(value)) if isinstance(value, Path | str) else value
 
 
 class _LogFile(logging.FileHandler):
@@ -177,4 +179,4 @@ def write_log_to(path: Path) -> None:
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
-    log.debug("kdcache %s", " ".join(sys.argv[1:]))
+    log.debug("kdcache %s", redacted(" ".join(sys.argv[1:])))

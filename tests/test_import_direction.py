@@ -18,6 +18,7 @@ PACKAGE = ROOT / "kdcache"
 FLOORS = {
     "errors, files, the screen": [
         "errors",
+        "locations",
         "failpoints",
         "files",
         "records",

@@ -140,7 +140,7 @@ class Merging:
             pair = _first_difference(parts[0].pairs, part.pairs)
             if pair is not None:
                 raise CorruptError(
-                    f"{reader.path}: the words of line {numbers[pair] + 1:,} are not those of {self._readers[0].path}, "
+                    f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of {self._readers[0].place}, "
                     "though corpus and tokenizer are the same. One of them was edited, or another program wrote it."
                 )
 
@@ -174,16 +174,16 @@ def _check_sources(readers: Sequence[CacheReader]) -> None:
         for field in SHARED:
             stored, given = getattr(first.plan, field), getattr(reader.plan, field)
             if stored != given:
-                remedy = f"Caches that are averaged share it; the first was {first.path}."
-                raise MismatchError(str(reader.path), field, stored, given, remedy)
+                remedy = f"Caches that are averaged share it; the first was {first.place}."
+                raise MismatchError(str(reader.place), field, stored, given, remedy)
         if reader.plan.draws:
             raise UsageError(
-                f"{reader.path}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "
+                f"{reader.place}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "
                 "not averaged. Run dump-logits without draws."
             )
         if reader.manifest.root in seen:
-            other = seen[reader.manifest.root].path
-            raise UsageError(f"{reader.path}: the same cache as {other}. Each counts once; weights are equal.")
+            other = seen[reader.manifest.root].place
+            raise UsageError(f"{reader.place}: the same cache as {other}. Each counts once; weights are equal.")
         seen[reader.manifest.root] = reader
 
 

@@ -87,17 +87,17 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
     topk = before.topk if config.topk is None else config.topk
     if topk > before.topk:
         raise UsageError(
-            f"--topk {topk}: {reader.path} holds {before.topk} words a position, and what is not stored cannot be made "
+            f"--topk {topk}: {reader.place} holds {before.topk} words a position, and what is not stored cannot be made "
             "from it. Run dump-logits with the larger k."
         )
     if before.draws and topk != before.topk:
         raise UsageError(
-            f"--topk {topk}: {reader.path} holds words that were drawn, not the most probable ones; fewer draws are "
+            f"--topk {topk}: {reader.place} holds words that were drawn, not the most probable ones; fewer draws are "
             "another sample. Run dump-logits with another number of draws."
         )
     if before.temperatures and config.encoding == "compact":
         raise UsageError(
-            f"--encoding compact: {reader.path} holds normalizers, whose codes end at a probability of e^-25, which at "
+            f"--encoding compact: {reader.place} holds normalizers, whose codes end at a probability of e^-25, which at "
             "a higher temperature is far too much. Keep float16."
         )
     name = config.encoding
@@ -109,7 +109,7 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
     )
     if plan == before:
         raise UsageError(
-            f"{reader.path}: nothing would change; give --topk, --encoding or --shard-pairs another value than the "
+            f"{reader.place}: nothing would change; give --topk, --encoding or --shard-pairs another value than the "
             "cache has. To copy a cache, copy its folder."
         )
     return dataclasses.replace(plan, sources=(Source(reader.manifest.root, before),))

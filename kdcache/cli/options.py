@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from kdcache.cache.config import StoreConfig, parse_size
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
 from kdcache.generate.config import GenerateConfig
@@ -130,6 +131,33 @@ length_penalty = click.option(
     default=default_of(GenerateConfig, "length_penalty"),
     show_default=True,
     help="p in log P / length^p. GNMT's, which papers quote as 0.6, is ((5 + length) / 6)^0.6.",
+)
+
+
+def _size(_context: click.Context, option: click.Parameter, value: str) -> int:
+    return parse_size(value, option.opts[0])
+
+
+def _store(cache_folder: str | None, cache_limit: int) -> StoreConfig:
+    return StoreConfig(cache_folder, cache_limit)
+
+
+store = gathered(
+    "store",
+    _store,
+    click.option(
+        "--cache-folder",
+        metavar="DIR",
+        help="Folder for copies of a remote cache's shards.  [default: kdcache in $XDG_CACHE_HOME or ~/.cache]",
+    ),
+    click.option(
+        "--cache-limit",
+        metavar="SIZE",
+        callback=_size,
+        default=f"{default_of(StoreConfig, 'limit') // 10**9}GB",
+        show_default=True,
+        help="Room for these copies; the least recently used make way.",
+    ),
 )
 
 

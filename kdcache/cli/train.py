@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kdcache import tables
+from kdcache.cache.config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.options import TrainingOptions
@@ -72,6 +73,7 @@ def teacher_train(
 
 def _student_config(
     cache: str,
+    store: StoreConfig,
     valid: TextFiles | None,
     text: TextFiles | None,
     arch: str,
@@ -83,6 +85,7 @@ def _student_config(
 ) -> StudentConfig:
     config = StudentConfig(
         cache=cache,
+        store=store,
         objective=objective,
         training=training.config(
             learning_rate=student_defaults.default_rate(arch, size, training.schedule),
@@ -104,7 +107,14 @@ def _student_config(
 student = options.gathered(
     "config",
     _student_config,
-    click.option("--cache", required=True, metavar="CACHE", help="What dump-logits wrote. The teacher is not needed."),
+    click.option(
+        "--cache",
+        required=True,
+        metavar="CACHE",
+        help="What dump-logits wrote: a folder, or a URL such as s3://…, gs://… or https://…. The teacher is not "
+        "needed.",
+    ),
+    options.store,
     options.valid,
     options.text_to_compare,
     click.option(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from kdcache.cli import options
@@ -17,18 +15,20 @@ from kdcache.progress import Progress
 def verify(cache: str) -> None:
     """Check every committed byte of a cache; exit with 1 and name what is wrong.
 
+    A remote cache is fetched whole; local copies of its shards are neither used nor made.
+
     \b
     Example:
       kdcache verify cache
     """
-    _bytes(Path(cache))
+    _bytes(cache)
 
 
-def _bytes(cache: Path) -> None:
+def _bytes(cache: str) -> None:
     from kdcache.cache.audit import strangers, verify_shard
-    from kdcache.cache.reader import CacheReader
+    from kdcache.cache.reader import open_cache
 
-    reader = CacheReader(cache)
+    reader = open_cache(cache)
     reader.tokenizer()
     problems = strangers(reader)
     with Progress("verifying", len(reader.records), "shards") as progress:
@@ -37,5 +37,5 @@ def _bytes(cache: Path) -> None:
             progress.advance(1)
     if problems:
         raise CorruptError("\n".join(problems))
-    size = sum(record.bytes for record in reader.records)
-    click.echo(f"{cache}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")
+    place, size = reader.place, sum(record.bytes for record in reader.records)
+    click.echo(f"{place}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")

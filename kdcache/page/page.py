@@ -13,6 +13,7 @@ from pathlib import Path
 import kdcache
 from kdcache.cache.picks import PickedPair, Sample, Worst
 from kdcache.cache.reader import CacheReader
+from kdcache.cache.source import Source
 from kdcache.cache.statistics import Collector, Knowledge
 from kdcache.errors import UsageError
 from kdcache.files import replace_file
@@ -44,7 +45,7 @@ class Findings:
     sample: Sequence[PickedPair]
 
 
-def write_page(cache: Path, facts: Sequence[tuple[str, str]], output: Path) -> None:
+def write_page(cache: Source | Path, facts: Sequence[tuple[str, str]], output: Path) -> None:
     """Write the page about a cache; `facts` are names and values for its top. Equal caches give equal bytes.
 
     Raises:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
-from kdcache.batches import Section
+from kdcache.batches import Section, Sections
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
+from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
 from kdcache.objective import BUCKETED, ObjectiveConfig, Ramp
 
 
-class CacheSections:
+class CacheSections(Sections):
     """The shards of a cache as sections; the soft labels are left out where nothing weighs them.
 
     Of the normalizers only those at `temperature` are kept, none by default.
@@ -28,7 +31,15 @@ class CacheSections:
 
     def load(self, index: int) -> Section:
         """Read and check one shard."""
-        arrays = self._reader.shard(index)
+        return self._section(self._reader.shard(index))
+
+    def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        """Read and check one shard after the other; those of a remote cache are fetched ahead."""
+        with closing(self._reader.read(order, give_up)) as shards:
+            for _ in order:
+                yield self._section(next(shards))
+
+    def _section(self, arrays: ShardArrays) -> Section:
         if not self._soft:
             return Section(arrays.pairs)
         found = arrays.topk.log_normalizers
