@@ -8,7 +8,7 @@ from typing import Any
 import caches
 import numpy as np
 import pytest
-from caches import make_pairs, make_plan
+from caches import drawn_arrays, drawn_plan, log_probs_of, make_pairs, make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,28 +20,6 @@ from kdcache.errors import CorruptError, UsageError
 from kdcache.softlabels import TopK, from_counts
 
 TEMPERATURES = (0.5, 2.0, 10.0)
-
-
-def drawn_plan(draws: int, n_pairs: int = 8, vocabulary: int | None = None) -> Plan:
-    plan = make_plan(n_pairs, n_pairs, 1, vocabulary)
-    return dataclasses.replace(plan, draws=draws, topk=min(draws, plan.vocabulary), seed=3)
-
-
-def log_probs_of(plan: Plan, n: int, seed: int) -> np.ndarray:
-    logits = np.random.default_rng(seed).normal(0, 3, (n, plan.vocabulary))
-    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-
-
-def drawn_arrays(plan: Plan, seed: int = 1, skipped: float = 0.2) -> ShardArrays:
-    """Words drawn by NumPy's multinomial, in the order of the format."""
-    pairs = make_pairs(plan, 0, skipped=skipped)
-    n = pairs.n_targets
-    dense = log_probs_of(plan, n, seed)
-    counts = np.array([np.random.default_rng((seed, i)).multinomial(plan.draws, np.exp(dense[i])) for i in range(n)])
-    counts = counts.reshape(n, plan.vocabulary).astype(np.int64)
-    order = np.argsort(-counts, axis=1, kind="stable")[:, : plan.topk]
-    topk = from_counts(order.astype(plan.encoding.ids), np.take_along_axis(counts, order, axis=1), plan.draws)
-    return ShardArrays(pairs, topk, dense[np.arange(n), pairs.target_ids].astype(np.float16))
 
 
 def normalized(temperatures: tuple[float, ...], topk: int = 4) -> tuple[Plan, ShardArrays]:
