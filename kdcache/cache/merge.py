@@ -140,8 +140,8 @@ class Merging:
             pair = _first_difference(parts[0].pairs, part.pairs)
             if pair is not None:
                 raise CorruptError(
-                    f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of {self._readers[0].place}, "
-                    "though corpus and tokenizer are the same. One of them was edited, or another program wrote it."
+                    f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of "
+                    f"{self._readers[0].place}, though corpus and tokenizer are the same. One of them was edited, or another program wrote it."
                 )
 
     def report(self) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
     topk = before.topk if config.topk is None else config.topk
     if topk > before.topk:
         raise UsageError(
-            f"--topk {topk}: {reader.place} holds {before.topk} words a position, and what is not stored cannot be made "
-            "from it. Run dump-logits with the larger k."
+            f"--topk {topk}: {reader.place} holds {before.topk} words a position, and what is not stored cannot be "
+            "made from it. Run dump-logits with the larger k."
         )
     if before.draws and topk != before.topk:
         raise UsageError(
@@ -97,8 +97,8 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
         )
     if before.temperatures and config.encoding == "compact":
         raise UsageError(
-            f"--encoding compact: {reader.place} holds normalizers, whose codes end at a probability of e^-25, which at "
-            "a higher temperature is far too much. Keep float16."
+            f"--encoding compact: {reader.place} holds normalizers, whose codes end at a probability of e^-25, which "
+            "at a higher temperature is far too much. Keep float16."
         )
     name = config.encoding
     plan = dataclasses.replace(
