@@ -141,7 +141,8 @@ class Merging:
             if pair is not None:
                 raise CorruptError(
                     f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of "
-                    f"{self._readers[0].place}, though corpus and tokenizer are the same. One of them was edited, or another program wrote it."
+                    f"{self._readers[0].place}, though corpus and tokenizer are the same. One of them was "
+                    "edited, or another program wrote it."
                 )
 
     def report(self) -> dict[str, Any]:
