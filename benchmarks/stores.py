@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcache import ragged
-from kdcache.batches import Batch, Section, collate, epoch_order
+from kdcache.batches import Batch, Section, Sections, collate, epoch_order
 from kdcache.softlabels import TopK
 from kdcache.tokens import EncodedPairs, SpecialIds
 
@@ -43,7 +43,7 @@ def stores() -> dict[str, Store]:
     return found
 
 
-class _OneSection:
+class _OneSection(Sections):
     """Arrays that are there as a whole."""
 
     def __init__(self, section: Section) -> None:

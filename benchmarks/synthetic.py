@@ -30,6 +30,11 @@ _WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r",
 TOPK = 8
 
 
+def made_up_words() -> list[str]:
+    """The words of made-up text."""
+    return list(_WORDS)
+
+
 def make_tokenizer() -> Tokenizer:
     """A tokenizer that knows all the words of made-up text."""
     return vocabulary.from_corpus([" ".join(_WORDS)] * 2)

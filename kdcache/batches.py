@@ -7,7 +7,8 @@ So the state of a run is (seed, epoch, batches consumed), whatever reads ahead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -45,8 +46,16 @@ class Sections(Protocol):
     def load(self, index: int) -> Section:
         """Read one section."""
 
+    def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        """Read the sections `order`, one after the other; whoever can prepares the next meanwhile.
 
-class TextSections:
+        `give_up` is called now and then while one is waited for; what it raises ends the wait.
+        """
+        for index in order:
+            yield self.load(index)
+
+
+class TextSections(Sections):
     """Encoded text in memory."""
 
     def __init__(self, parts: list[EncodedPairs]) -> None:
@@ -72,27 +81,44 @@ class Selection:
     index: int
 
 
-def epoch_order(sections: Sections, max_tokens: int, seed: int, epoch: int, consumed: int = 0) -> Iterator[Selection]:
-    """Yield the selections of one epoch, each usable pair once, leaving out the first `consumed`."""
+def epoch_order(
+    sections: Sections,
+    max_tokens: int,
+    seed: int,
+    epoch: int,
+    consumed: int = 0,
+    give_up: Callable[[], None] = lambda: None,
+) -> Iterator[Selection]:
+    """Yield the selections of one epoch, each usable pair once, leaving out the first `consumed`.
+
+    `give_up` is called now and then while a section is waited for; what it raises ends the wait.
+    """
     sizes = sections.sizes
-    shuffled = np.random.default_rng((seed, epoch)).permutation(len(sizes))
+    shuffled, following = (_shuffled(len(sizes), seed, one) for one in (epoch, epoch + 1))
     index = 0
-    for number, window in enumerate(_windows(shuffled, sizes)):
-        section = _join([sections.load(int(one)) for one in window])
-        generator = np.random.default_rng((seed, epoch, number + 1))
-        for rows in window_batches(section.pairs, max_tokens, generator):
-            if index >= consumed:
-                yield Selection(section, rows, epoch, index)
-            index += 1
-        # Otherwise it would stay in memory beside the next one.
-        del section
+    # What the next epoch begins with can be prepared while the last window is used.
+    with closing(sections.read([*shuffled, *following], give_up)) as stream:
+        for number, window in enumerate(_windows(shuffled, sizes)):
+            section = _join([next(stream) for _ in window])
+            generator = np.random.default_rng((seed, epoch, number + 1))
+            for rows in window_batches(section.pairs, max_tokens, generator):
+                if index >= consumed:
+                    yield Selection(section, rows, epoch, index)
+                index += 1
+            # Otherwise it would stay in memory beside the next one.
+            del section
 
 
-def _windows(shuffled: npt.NDArray[np.integer], sizes: list[int]) -> Iterator[list[int]]:
+def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    order: list[int] = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+    return order
+
+
+def _windows(shuffled: list[int], sizes: list[int]) -> Iterator[list[int]]:
     """Consecutive shards of at most WINDOW_PAIRS pairs together, at least one."""
     window: list[int] = []
     held = 0
-    for one in shuffled.tolist():
+    for one in shuffled:
         if window and held + sizes[one] > WINDOW_PAIRS:
             yield window
             window, held = [], 0

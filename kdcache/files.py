@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,11 +95,14 @@ def storage_errors(path: Path, needed: int | None = None) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written{wanted}: {error.strerror or error}. {remedy}") from error
 
 
-def _write_synced(path: Path, data: bytes | memoryview) -> None:
+def _write_synced(path: Path, data: bytes | memoryview, admit: Callable[[], None] | None = None) -> None:
     view = memoryview(data)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         reach("file-opened")
+        if admit is not None:
+            os.truncate(handle, len(view))
+            admit()
         # os.write may write less than asked, without an error.
         while view:
             view = view[os.write(handle, view) :]
@@ -110,8 +113,10 @@ def _write_synced(path: Path, data: bytes | memoryview) -> None:
         os.close(handle)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, admit: Callable[[], None] | None = None) -> None:
     """Write `data` under `path`, replacing what was there, in one atomic step.
+
+    `admit` is called when the temporary file has its length and nothing is in it yet; what it raises ends the write.
 
     Raises:
         OutputError: the place is full, read-only or gone; the old content is untouched.
@@ -119,7 +124,7 @@ def replace_file(path: Path, data: bytes) -> None:
     with storage_errors(path, len(data)):
         temporary = temporary_name(path)
         try:
-            _write_synced(temporary, data)
+            _write_synced(temporary, data, admit)
             temporary.replace(path)
             reach("file-replaced")
         except BaseException:

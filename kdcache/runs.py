@@ -14,6 +14,7 @@ from typing import Any
 import kdcache
 from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files import replace_file, storage_errors
+from kdcache.locations import redacted
 from kdcache.records import read_json, readable_json
 
 PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
@@ -21,8 +22,9 @@ RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
 METRICS_FILE = "metrics.jsonl"
 
-# What may differ when a run is continued: where it runs, and what is only looked at; not what it computes.
-_FREE = frozenset({"device", "micro_tokens", "compared"})
+# What may differ when a run is continued: where it runs, what is only looked at, and where a cache lies whose content
+# is compared by its fingerprint among the inputs; not what it computes.
+_FREE = frozenset({"device", "micro_tokens", "compared", "cache", "store"})
 
 log = logging.getLogger("kdcache")
 
@@ -111,10 +113,10 @@ def _made(folder: Path) -> list[str]:
 def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixed: bool) -> Run:
     content = {
         "command": command,
-        "config": _plain(dataclasses.asdict(config)),
+        "config": recorded(config),
         "inputs": inputs,
         "versions": versions(),
-        "argv": sys.argv[1:],
+        "argv": _plain(sys.argv[1:]),
         "started": _now(),
     }
     if record.exists() and fixed:
@@ -133,10 +135,20 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     remedy = "Repeat the first command exactly to continue it, or choose another output."
     if before.get("command") != now["command"]:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
-    old, new = (_flat(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
+    old, new = (fixed_settings(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
     for field in sorted(old.keys() | new.keys()):
-        if _FREE.isdisjoint(field.split(".")) and old.get(field) != new.get(field):
+        if old.get(field) != new.get(field):
             raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A configuration, which is a dataclass, as `run.json` has it."""
+    return dict(_plain(dataclasses.asdict(config)))
+
+
+def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration by names such as `training.seed`, less what may differ when its run is continued."""
+    return {name: value for name, value in _flat(config).items() if _FREE.isdisjoint(name.split("."))}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -151,7 +163,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return redacted(str(value)) if isinstance(value, Path | str) else value
 
 
 class _LogFile(logging.FileHandler):
@@ -167,4 +179,4 @@ def write_log_to(path: Path) -> None:
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
-    log.debug("kdcache %s", " ".join(sys.argv[1:]))
+    log.debug("kdcache %s", redacted(" ".join(sys.argv[1:])))

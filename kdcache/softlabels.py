@@ -81,7 +81,8 @@ def from_counts(token_ids: IdArray, counts: npt.NDArray[np.integer], draws: int)
 
 def to_counts(log_probs: npt.NDArray[np.floating], draws: int) -> npt.NDArray[np.int64]:
     """The counts whose shares in `draws` have these logarithms; nearest whole numbers."""
-    return np.rint(np.exp(log_probs.astype(np.float64)) * draws).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.rint(np.exp(log_probs.astype(np.float64)) * draws).astype(np.int64)
+    return counts
 
 
 def _filled(token_ids: IdArray, used: npt.NDArray[np.bool_]) -> IdArray:

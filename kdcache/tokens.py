@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -136,18 +136,27 @@ class Tokenizer:
         Raises:
             ModelError: its two files are missing or not those of a tokenizer.
         """
+        return cls.parse(lambda name: read_json(folder / name), str(folder))
+
+    @classmethod
+    def parse(cls, read: Callable[[str], Any], place: str) -> Self:
+        """The tokenizer whose two files `read` returns as parsed JSON, by their names in FILES.
+
+        Raises:
+            ModelError: they are missing or not those of a tokenizer; the message opens with `place`.
+        """
         try:
-            definition, config = (read_json(folder / name) for name in FILES)
+            definition, config = (read(name) for name in FILES)
             names = {n: _token_text(config[n]) for n in SPECIAL_NAMES if config.get(n) is not None}
             return cls(definition, names)
         except KDCacheError as error:
-            raise ModelError(f"{folder}: no usable tokenizer: {error}") from error
+            raise ModelError(f"{place}: no usable tokenizer: {error}") from error
         except Exception as error:  # the Rust library raises bare Exception
-            raise ModelError(f"{folder / FILES[0]}: not a tokenizer: {error}") from error
+            raise ModelError(f"{place}/{FILES[0]}: not a tokenizer: {error}") from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # how that library fails on what it did not expect
                 raise
-            raise ModelError(f"{folder / FILES[0]}: not a tokenizer: {error}") from error
+            raise ModelError(f"{place}/{FILES[0]}: not a tokenizer: {error}") from error
 
     def save(self, folder: Path, *, max_length: int, segments: bool) -> None:
         """Write the two files that `AutoTokenizer` and `Tokenizer.load` read.

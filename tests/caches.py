@@ -29,7 +29,7 @@ from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
 from kdcache.files import sha256
 from kdcache.records import readable_json
-from kdcache.softlabels import TopK
+from kdcache.softlabels import TopK, from_counts
 from kdcache.tokens import EncodedPairs, Tokenizer
 from kdcache.vocabulary import from_corpus
 
@@ -99,6 +99,30 @@ def label(pairs: EncodedPairs, plan: Plan, seed: int) -> ShardArrays:
         TopK(order.astype(plan.encoding.ids), best),
         log_probs[rows, pairs.target_ids].astype(np.float16),
     )
+
+
+def drawn_plan(draws: int, n_pairs: int = 8, vocabulary: int | None = None) -> Plan:
+    """A plan of one shard of drawn words."""
+    plan = make_plan(n_pairs, n_pairs, 1, vocabulary)
+    return dataclasses.replace(plan, draws=draws, topk=min(draws, plan.vocabulary), seed=3)
+
+
+def log_probs_of(plan: Plan, n: int, seed: int) -> npt.NDArray[np.float64]:
+    """Seeded distributions over the whole vocabulary, [n, vocabulary]."""
+    logits = np.random.default_rng(seed).normal(0, 3, (n, plan.vocabulary))
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def drawn_arrays(plan: Plan, seed: int = 1, skipped: float = 0.2) -> ShardArrays:
+    """Words drawn by NumPy's multinomial, in the order of the format."""
+    pairs = make_pairs(plan, 0, skipped=skipped)
+    n = pairs.n_targets
+    dense = log_probs_of(plan, n, seed)
+    counts = np.array([np.random.default_rng((seed, i)).multinomial(plan.draws, np.exp(dense[i])) for i in range(n)])
+    counts = counts.reshape(n, plan.vocabulary).astype(np.int64)
+    order = np.argsort(-counts, axis=1, kind="stable")[:, : plan.topk]
+    topk = from_counts(order.astype(plan.encoding.ids), np.take_along_axis(counts, order, axis=1), plan.draws)
+    return ShardArrays(pairs, topk, dense[np.arange(n), pairs.target_ids].astype(np.float16))
 
 
 def make_arrays(plan: Plan, index: int) -> ShardArrays:

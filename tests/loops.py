@@ -16,7 +16,7 @@ from models import parameters, steps
 from torch import nn
 
 from kdcache.batches import Selection
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import open_cache
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.errors import StoppedError
 from kdcache.losses.sums import LossSums
@@ -113,11 +113,11 @@ class Trainer:
 
     def task(self) -> StudentTask:
         valid = None if self.config.valid is None else Corpus(self.config.valid)
-        return make_task(self.config, CacheReader(Path(self.config.cache)), valid)
+        return make_task(self.config, open_cache(self.config.cache, self.config.store), valid)
 
     @property
     def sections(self) -> CacheSections:
-        return CacheSections(CacheReader(Path(self.config.cache)), soft=True)
+        return CacheSections(open_cache(self.config.cache, self.config.store), soft=True)
 
     def run(
         self, output: Path, before: dict[int, Callable[[], None]] | None = None, **changes: object

@@ -7,15 +7,15 @@ import json
 import multiprocessing
 import sys
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
 
-from kdcache.batches import Section, epoch_order
-from kdcache.cache.reader import CacheReader
+from kdcache.batches import Section, Sections, epoch_order
+from kdcache.cache.config import StoreConfig
+from kdcache.cache.reader import CacheReader, open_cache
 
 METHODS, COUNTS = ("fork", "spawn", "forkserver"), (1, 4)
 
 
-class Shards:
+class Shards(Sections):
     """The shards of a cache as sections, without the student's side, which takes long to import."""
 
     def __init__(self, reader: CacheReader) -> None:
@@ -44,14 +44,15 @@ def tell(reader: CacheReader, answers: SimpleQueue[str]) -> None:
     answers.put(digest(reader))
 
 
-def main(cache: str) -> None:
-    reader = CacheReader(Path(cache))
+def main(cache: str, store: str = "", *ways: str) -> None:
+    """Read the cache at a folder or URL, with copies in the folder `store`, in all `ways`, or in those given."""
+    reader = open_cache(cache, StoreConfig(store) if store else None)
     found = {"here": [digest(reader)]}
     for method in METHODS:
         context = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["streams"])
-        for count in COUNTS:
+        for count in (one for one in COUNTS if not ways or f"{method} {one}" in ways):
             answers = context.SimpleQueue()
             children = [context.Process(target=tell, args=(reader, answers)) for _ in range(count)]
             for child in children:

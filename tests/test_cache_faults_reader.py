@@ -24,7 +24,7 @@ FLIPS = """
 import random, sys
 import caches
 from pathlib import Path
-from kdcache.cache.reader import CacheReader, committed_bytes
+from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import decode_shard
 from kdcache.errors import CorruptError
 

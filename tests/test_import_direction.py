@@ -18,6 +18,7 @@ PACKAGE = ROOT / "kdcache"
 FLOORS = {
     "errors, files, the screen": [
         "errors",
+        "locations",
         "failpoints",
         "files",
         "records",
@@ -30,12 +31,13 @@ FLOORS = {
     "options that several share": ["objective", "processes"],
     "text and ids": ["corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],
     "soft labels on disk": ["softlabels", "cache"],
-    "training, for both models": ["device", "batches", "losses", "runs", "training"],
+    "training, for both models": ["device", "batches", "losses", "runs", "lineage", "training"],
     "the teacher's side": ["teacher", "dump"],
     "the student's side": ["student", "generate"],
-    "scores": ["rouge", "score", "compare"],
-    "pictures": ["curves", "report"],
-    "both sides": ["derive", "evaluate", "demo"],
+    "scores": ["rouge", "scorers", "score", "compare", "sentencescores", "scorefile", "scoretable"],
+    "pictures": ["curves", "report", "page"],
+    "both sides": ["derive", "evaluate", "measure", "demo"],
+    "many students": ["sweep"],
     "the door": ["cli", "__main__"],
 }
 ORDER = [name for names in FLOORS.values() for name in names]

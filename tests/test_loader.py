@@ -21,7 +21,7 @@ from streams import COUNTS, METHODS
 from test_batches import encoded
 
 from kdcache import batches
-from kdcache.batches import Section, Selection, micro_bounds
+from kdcache.batches import Section, Sections, Selection, micro_bounds
 from kdcache.cache import layout
 from kdcache.errors import CorruptError, StoppedError
 from kdcache.softlabels import TopK
@@ -121,7 +121,7 @@ def test_the_loader_stays_within_its_depth() -> None:
             made.append(len(made))
             yield len(made)
 
-    with Prefetch(numbers(), CPU) as ahead:
+    with Prefetch(lambda _: numbers(), CPU) as ahead:
         time.sleep(0.3)
         assert len(made) == DEPTH
         assert [next(ahead) for _ in range(5)] == [1, 2, 3, 4, 5]
@@ -145,7 +145,7 @@ def test_the_wait_for_the_loader_is_recorded(trainer: Trainer, tmp_path: Path, s
 
 
 @dataclass
-class Wide:
+class Wide(Sections):
     """Sections with soft labels, freshly made at every load, so that only the loader holds them."""
 
     pairs: int

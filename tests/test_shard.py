@@ -270,7 +270,7 @@ def test_the_message_opens_with_the_place() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 65_536])
-@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<i8", "<f2"])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<u4", "<i8", "<f2", "<f4"])
 def test_unshuffling_equals_hdf5(rows: int, dtype: str) -> None:
     """Our inverse of the shuffle filter equals HDF5's for every item size in use."""
     values = np.random.default_rng(rows).integers(0, 60_000, (rows, 3)).astype(dtype)
@@ -295,6 +295,8 @@ def test_unshuffling_equals_hdf5(rows: int, dtype: str) -> None:
         ({"temperatures": (5.0, 2.0)}, "they rise"),
         ({"temperatures": (0.0,)}, "they rise"),
         ({"temperatures": (1.0, 2.0)}, "1 is not among them"),
+        ({"temperatures": (2.0,), "draws": 4}, "normalizers belong to the k best words as float16"),
+        ({"temperatures": (2.0,), "encoding": Encoding("uint16", "sqrt8")}, "belong to the k best words as float16"),
     ],
 )
 def test_plans_that_cannot_be_carried_out_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 
 from kdcache.cache import layout
 from kdcache.cache.layout import ShardRecord
-from kdcache.cache.plan import PLAN_FILE, Plan
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
+from kdcache.cache.source import Source
 from kdcache.errors import CacheError, UsageError
 from kdcache.tokens import Tokenizer
 
@@ -57,16 +58,16 @@ class Summary:
     rounding: float
 
 
-def summarize(cache: Path) -> Summary:
+def summarize(source: Source | Path) -> Summary:
     """Describe a complete cache from its plan and records; shards are not read.
 
     Raises:
         CorruptError: plan or manifest are missing or damaged.
     """
-    reader = CacheReader(cache)
+    reader = CacheReader(source)
     records = reader.records
     targets = max(1, reader.n_targets)
-    size = sum(path.stat().st_size for path in _own_files(cache, len(records)) if path.is_file())
+    size = reader.source.size(records)
     return Summary(
         plan=asdict(reader.plan),
         made_by=reader.plan.made_by,
@@ -88,17 +89,10 @@ def summarize(cache: Path) -> Summary:
     )
 
 
-def _own_files(cache: Path, n_shards: int) -> list[Path]:
-    shards = cache / layout.SHARDS_FOLDER
-    names = [name(i) for i in range(n_shards) for name in (layout.shard_name, layout.record_name)]
-    tokenizer = cache / layout.TOKENIZER_FOLDER
-    return [cache / PLAN_FILE, cache / layout.MANIFEST_FILE, *tokenizer.iterdir(), *(shards / n for n in names)]
-
-
 def verify_shard(reader: CacheReader, index: int) -> list[str]:
     """What is wrong with one shard and its record; nothing if all is well."""
     try:
-        record = layout.read_record(reader.path, reader.plan, index)
+        record = reader.source.record(reader.plan, index)
         if record != reader.records[index]:
             return [f"shard {index}: its record differs from the manifest's."]
         arrays = reader.shard(index)
@@ -122,11 +116,9 @@ def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, plan: 
 def strangers(reader: CacheReader) -> list[str]:
     """Files among the shards that no record names; set-aside shards and temporary files are not counted."""
     expected = {name(i) for i in range(reader.plan.n_shards) for name in (layout.shard_name, layout.record_name)}
-    folder = reader.path / layout.SHARDS_FOLDER
-    names = sorted(path.name for path in folder.iterdir())
     return [
-        f"{folder / name}: no shard of this cache has that name. Move it away."
-        for name in names
+        f"{reader.place}/{layout.SHARDS_FOLDER}/{name}: no shard of this cache has that name. Move it away."
+        for name in reader.source.shard_files()
         if name not in expected and ".invalid-" not in name and not name.startswith(".")
     ]
 
@@ -138,8 +130,8 @@ class PairView:
     Attributes:
         index: from 0.
         source, target: as text; empty if the pair was skipped.
-        words: for each target position the written piece, its log-probability, and the k best with theirs; or those that
-            were drawn, with the logarithms of their shares.
+        words: for each target position the written piece, its log-probability, and the k best with theirs; or those
+            that were drawn, with the logarithms of their shares.
     """
 
     index: int

@@ -194,8 +194,13 @@ def read_record(cache: Path, plan: Plan, index: int) -> ShardRecord:
         CorruptError: it is missing, damaged, or names something other than this shard.
     """
     path = cache / SHARDS_FOLDER / record_name(index)
-    record = from_json(ShardRecord, read_json(path), str(path))
-    check_record(record, plan, index, str(path))
+    return record_of(read_json(path), plan, index, str(path))
+
+
+def record_of(value: Any, plan: Plan, index: int, place: str) -> ShardRecord:
+    """The commit record of shard `index` that parsed JSON is; errors as of `read_record`."""
+    record = from_json(ShardRecord, value, place)
+    check_record(record, plan, index, place)
     return record
 
 
@@ -229,11 +234,20 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
             f"{plan.made_by} command again: it continues."
         )
-    manifest = from_json(Manifest, read_json(path), str(path))
+    return manifest_of(read_json(path), plan, str(path))
+
+
+def manifest_of(value: Any, plan: Plan, place: str) -> Manifest:
+    """The manifest that parsed JSON is.
+
+    Raises:
+        CorruptError: it is damaged or of another plan; the message opens with `place`.
+    """
+    manifest = from_json(Manifest, value, place)
     if (manifest.format, manifest.version, manifest.plan) != (FORMAT, VERSION, plan.fingerprint):
-        raise CorruptError(f"{path}: belongs to another plan than {cache / PLAN_FILE}.")
+        raise CorruptError(f"{place}: belongs to another plan than the {PLAN_FILE} beside it.")
     if len(manifest.shards) != plan.n_shards or manifest.root != root_hash(manifest.shards):
-        raise CorruptError(f"{path}: its records do not add up to its root hash.")
+        raise CorruptError(f"{place}: its records do not add up to its root hash.")
     for index, record in enumerate(manifest.shards):
-        check_record(record, plan, index, f"{path}, shard {index}")
+        check_record(record, plan, index, f"{place}, shard {index}")
     return manifest

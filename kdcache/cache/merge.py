@@ -12,7 +12,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges, take
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.files import sha256
@@ -42,7 +41,7 @@ class MergeConfig:
     """Which caches are averaged.
 
     Attributes:
-        caches: their folders, at least two; the order does not matter.
+        caches: their folders or URLs, at least two; the order does not matter.
         topk: words stored at each target position; None is the least of the sources'.
     """
 
@@ -109,7 +108,7 @@ class Merging:
 
     def __init__(self, config: MergeConfig) -> None:
         config.check()
-        readers = [CacheReader(Path(cache)) for cache in config.caches]
+        readers = [open_cache(cache) for cache in config.caches]
         # By content, so that the order in which they were given is nowhere in the result.
         self._readers = sorted(readers, key=lambda reader: reader.manifest.root)
         _check_sources(readers)
@@ -140,8 +139,9 @@ class Merging:
             pair = _first_difference(parts[0].pairs, part.pairs)
             if pair is not None:
                 raise CorruptError(
-                    f"{reader.path}: the words of line {numbers[pair] + 1:,} are not those of {self._readers[0].path}, "
-                    "though corpus and tokenizer are the same. One of them was edited, or another program wrote it."
+                    f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of "
+                    f"{self._readers[0].place}, though corpus and tokenizer are the same. One of them was edited, or "
+                    "another program wrote it."
                 )
 
     def report(self) -> dict[str, Any]:
@@ -174,16 +174,16 @@ def _check_sources(readers: Sequence[CacheReader]) -> None:
         for field in SHARED:
             stored, given = getattr(first.plan, field), getattr(reader.plan, field)
             if stored != given:
-                remedy = f"Caches that are averaged share it; the first was {first.path}."
-                raise MismatchError(str(reader.path), field, stored, given, remedy)
+                remedy = f"Caches that are averaged share it; the first was {first.place}."
+                raise MismatchError(reader.place, field, stored, given, remedy)
         if reader.plan.draws:
             raise UsageError(
-                f"{reader.path}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "
+                f"{reader.place}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "
                 "not averaged. Run dump-logits without draws."
             )
         if reader.manifest.root in seen:
-            other = seen[reader.manifest.root].path
-            raise UsageError(f"{reader.path}: the same cache as {other}. Each counts once; weights are equal.")
+            other = seen[reader.manifest.root].place
+            raise UsageError(f"{reader.place}: the same cache as {other}. Each counts once; weights are equal.")
         seen[reader.manifest.root] = reader
 
 

@@ -8,6 +8,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,19 +122,27 @@ def read_plan(cache: Path) -> Plan:
     path = cache / PLAN_FILE
     if not path.exists():
         raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
-    value = read_json(path)
+    return plan_of(read_json(path), str(path))
+
+
+def plan_of(value: Any, place: str) -> Plan:
+    """The plan that parsed JSON is.
+
+    Raises:
+        CorruptError: it is damaged or of another format; the message opens with `place`.
+    """
     version = value.get("version") if isinstance(value, dict) else None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CorruptError(f"{path}: not the plan of a kdcache cache.")
+        raise CorruptError(f"{place}: not the plan of a kdcache cache.")
     if version != VERSION:
         raise CorruptError(
-            f"{path}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
+            f"{place}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
         )
     try:
-        plan = from_json(Plan, value, str(path))
-        check_plan(plan, str(path))
+        plan = from_json(Plan, value, place)
+        check_plan(plan, place)
     except RecursionError:
-        raise CorruptError(f"{path}: made from more caches in a row than the {GENERATIONS_MAX} allowed.") from None
+        raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.") from None
     return plan
 
 

@@ -5,24 +5,25 @@ A reader holds names and records only, so that it can be pickled, forked and sha
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from kdcache.cache import layout
-from kdcache.cache.plan import PLAN_FILE, read_plan
+from kdcache.cache.config import StoreConfig
+from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.shard import ShardArrays, decode_shard
+from kdcache.cache.source import Folder, GiveUp, Source
 from kdcache.errors import CorruptError
-from kdcache.files import sha256
+from kdcache.locations import is_remote
 from kdcache.tokens import Tokenizer
 
 
 class CacheReader:
-    """A complete cache.
+    """A complete cache, given by its folder or by another source of its files.
 
     Attributes:
-        path: the folder.
+        source: where its files come from.
         plan: its identity.
         records: one for each shard.
 
@@ -30,11 +31,16 @@ class CacheReader:
         CorruptError: there is no cache, it is incomplete, or its plan or manifest is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.plan = read_plan(path)
-        self.manifest = layout.read_manifest(path, self.plan)
+    def __init__(self, source: Source | Path) -> None:
+        self.source: Source = Folder(source) if isinstance(source, Path) else source
+        self.plan = self.source.plan()
+        self.manifest = self.source.manifest(self.plan)
         self.records = self.manifest.shards
+
+    @property
+    def place(self) -> str:
+        """Its location, to be shown."""
+        return self.source.place
 
     @property
     def n_targets(self) -> int:
@@ -46,10 +52,23 @@ class CacheReader:
 
         Raises:
             CorruptError: it is not the bytes that were committed.
+            CacheError: it cannot be fetched.
         """
+        return self._decode(self.source.shard(self.records[index]), index)
+
+    def read(self, order: Sequence[int], give_up: GiveUp = lambda: None) -> Generator[ShardArrays, None, None]:
+        """Read and check the shards `order`, one after the other; those of a remote cache are fetched ahead.
+
+        `give_up` is called now and then while a shard is waited for; what it raises ends the wait. Closing the
+        generator ends its threads. Errors as of `shard`.
+        """
+        with closing(self.source.shards([self.records[index] for index in order], give_up)) as shards:
+            for index in order:
+                yield self._decode(next(shards), index)
+
+    def _decode(self, data: bytes, index: int) -> ShardArrays:
         record = self.records[index]
-        path = self.path / layout.SHARDS_FOLDER / record.file
-        return decode_shard(committed_bytes(path, record), self.plan, index, str(path), record)
+        return decode_shard(data, self.plan, index, self.source.place_of(record), record)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of teacher, cache and students.
@@ -57,42 +76,39 @@ class CacheReader:
         Raises:
             CorruptError: it is not the one that the plan names.
         """
-        folder = self.path / layout.TOKENIZER_FOLDER
-        tokenizer = Tokenizer.load(folder)
+        tokenizer = self.source.tokenizer()
         if tokenizer.fingerprint != self.plan.tokenizer:
-            raise CorruptError(f"{folder}: not the tokenizer that {PLAN_FILE} names.")
+            place = f"{self.place}/{layout.TOKENIZER_FOLDER}"
+            raise CorruptError(f"{place}: not the tokenizer that {PLAN_FILE} names.")
         return tokenizer
 
 
-def committed_bytes(path: Path, record: layout.ShardRecord) -> bytes:
-    """The content of a shard's file, if it is exactly what its record commits.
+def open_cache(location: str, store: StoreConfig | None = None) -> CacheReader:
+    """Open the cache in a folder or at a URL.
+
+    Verified copies of the shards of a remote cache are kept in `store`; without one, every use fetches them.
 
     Raises:
-        CorruptError: it is missing, a link, or other bytes.
+        CorruptError: there is no cache, it is incomplete, or its plan or manifest is damaged.
+        CacheError: it cannot be reached.
+        UsageError: the store is smaller than a shard, or what is needed to reach the location is not installed.
+        OutputError: the store's folder cannot be written.
     """
-    data = regular_bytes(path, record.bytes)
-    if len(data) != record.bytes:
-        raise CorruptError(f"{path}: {len(data):,} bytes, its record commits {record.bytes:,}.")
-    if sha256(data) != record.sha256:
-        raise CorruptError(f"{path}: its SHA-256 is not the committed one: the file was changed or damaged.")
-    return data
+    reader = CacheReader(open_source(location, store))
+    reader.source.check_room(reader.records)
+    return reader
 
 
-def regular_bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes; links are not followed, pipes and devices not opened.
+def open_source(location: str, store: StoreConfig | None = None) -> Source:
+    """Where the files of the cache in a folder or at a URL come from; it is not looked at yet.
 
     Raises:
-        CorruptError: it is something else, larger, missing, or cannot be read.
+        UsageError: what is needed to reach the location is not installed.
+        OutputError: the store's folder cannot be written.
     """
-    try:
-        # Without O_NONBLOCK, opening a pipe waits for whoever writes into it.
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CorruptError(f"{path}: not a regular file.")
-            if status.st_size > most:
-                raise CorruptError(f"{path}: {status.st_size:,} bytes, at most {most:,} belong there.")
-            return file.read(most)
-    except OSError as error:
-        problem = "missing" if error.errno == errno.ENOENT else "a link" if error.errno == errno.ELOOP else None
-        raise CorruptError(f"{path}: {problem or f'cannot be read: {error.strerror or error}'}.") from error
+    if not is_remote(location):
+        return Folder(Path(location))
+    # Only what needs it loads it.
+    from kdcache.cache.remote import open_remote
+
+    return open_remote(location, store)

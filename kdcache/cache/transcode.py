@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdcache.cache import layout
 from kdcache.cache.encoding import NAMES, Encoding
 from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
 from kdcache.tokens import Tokenizer
@@ -22,7 +21,7 @@ class TranscodeConfig:
     """What becomes of a cache; None leaves a part as it is.
 
     Attributes:
-        cache: folder of the cache that is read.
+        cache: folder or URL of the cache that is read.
         topk: words kept at each target position.
         encoding: how numbers are stored: "float16", "compact" or "uncompressed".
         shard_pairs: pairs in a shard.
@@ -55,7 +54,7 @@ class Transcoding:
 
     def __init__(self, config: TranscodeConfig) -> None:
         config.check()
-        self._reader = CacheReader(Path(config.cache))
+        self._reader = open_cache(config.cache)
         self._ranges = PairRanges(self._reader)
         self.plan = _plan(config, self._reader)
 
@@ -87,18 +86,18 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
     topk = before.topk if config.topk is None else config.topk
     if topk > before.topk:
         raise UsageError(
-            f"--topk {topk}: {reader.path} holds {before.topk} words a position, and what is not stored cannot be made "
-            "from it. Run dump-logits with the larger k."
+            f"--topk {topk}: {reader.place} holds {before.topk} words a position, and what is not stored cannot be "
+            "made from it. Run dump-logits with the larger k."
         )
     if before.draws and topk != before.topk:
         raise UsageError(
-            f"--topk {topk}: {reader.path} holds words that were drawn, not the most probable ones; fewer draws are "
+            f"--topk {topk}: {reader.place} holds words that were drawn, not the most probable ones; fewer draws are "
             "another sample. Run dump-logits with another number of draws."
         )
     if before.temperatures and config.encoding == "compact":
         raise UsageError(
-            f"--encoding compact: {reader.path} holds normalizers, whose codes end at a probability of e^-25, which at "
-            "a higher temperature is far too much. Keep float16."
+            f"--encoding compact: {reader.place} holds normalizers, whose codes end at a probability of e^-25, which "
+            "at a higher temperature is far too much. Keep float16."
         )
     name = config.encoding
     plan = dataclasses.replace(
@@ -109,7 +108,7 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
     )
     if plan == before:
         raise UsageError(
-            f"{reader.path}: nothing would change; give --topk, --encoding or --shard-pairs another value than the "
+            f"{reader.place}: nothing would change; give --topk, --encoding or --shard-pairs another value than the "
             "cache has. To copy a cache, copy its folder."
         )
     return dataclasses.replace(plan, sources=(Source(reader.manifest.root, before),))

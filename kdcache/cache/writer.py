@@ -20,8 +20,8 @@ from pathlib import Path
 from kdcache.cache import layout
 from kdcache.cache.layout import ShardRecord
 from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_plan
-from kdcache.cache.reader import regular_bytes
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
+from kdcache.cache.source import regular_bytes
 from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.failpoints import reach
 from kdcache.files import publish_file, remove_abandoned, replace_file, sha256, storage_errors, sync_folder

@@ -10,7 +10,9 @@ from kdcache.cli.console import Group
 from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
 from kdcache.cli.derive import merge, transcode
-from kdcache.cli.text import generate, score
+from kdcache.cli.score import score
+from kdcache.cli.sweep import sweep
+from kdcache.cli.text import generate
 from kdcache.cli.train import student_train, teacher_train
 from kdcache.cli.verify import verify
 
@@ -28,7 +30,7 @@ def main() -> None:
     """
 
 
-for command in (teacher_train, dump_logits, student_train, generate, score, curves):
+for command in (teacher_train, dump_logits, student_train, generate, score, sweep, curves):
     main.add_command(command)
 for command in (inspect, verify, transcode, merge, demo):
     main.add_command(command)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kdcache import tables
+from kdcache.cache.config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.distributions import described, distributions
@@ -16,6 +18,9 @@ from kdcache.corpus import TextFiles
 from kdcache.dump.config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
 from kdcache.errors import UsageError
 from kdcache.progress import duration
+
+if TYPE_CHECKING:
+    from kdcache.cache.audit import Summary
 
 
 def _default(name: str) -> object:
@@ -151,27 +156,44 @@ def _dump_forecast(config: DumpConfig) -> None:
 @click.argument("cache", metavar="CACHE")
 @click.option("--pair", type=int, metavar="N", help="Show pair N (from 0) with its distributions, word by word.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", metavar="FILE.html", help="Write a page with pictures, the worst pairs and a sample as well.")
+@options.store
 @options.verbosity
-def inspect(cache: str, pair: int | None, as_json: bool) -> None:
+def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store: StoreConfig) -> None:
     """Say what is in a cache.
 
     \b
     Example:
       kdcache inspect cache --pair 17
+      kdcache inspect cache --html cache.html
     """
+    if pair is not None and html is not None:
+        raise UsageError("Give either --pair N or --html FILE, not both.")
     if pair is not None:
-        _show_pair(Path(cache), pair, as_json)
+        _show_pair(cache, store, pair, as_json)
         return
     from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
-    from kdcache.cache.plan import read_plan
+    from kdcache.cache.reader import open_source
 
-    found = summarize(Path(cache))
+    source = open_source(cache, store)
+    found, own = summarize(source), source.plan()
+    items = [*_facts(found), ("made by", lineage.made_by(own))]
+    if html is not None:
+        from kdcache.page.page import write_page
+
+        write_page(source, items, Path(html))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
-    plan, lineage_plan = found.plan, read_plan(Path(cache))
-    items = [
+    click.echo(tables.facts(items))
+    for line in lineage.tree(own):
+        click.echo(f"  {line}")
+
+
+def _facts(found: Summary) -> list[tuple[str, str]]:
+    plan = found.plan
+    return [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped)"),
         ("targets", f"{found.targets:,} ({found.unknown:,} unknown words)"),
         ("source tokens", f"{found.source_tokens:,}"),
@@ -190,20 +212,16 @@ def inspect(cache: str, pair: int | None, as_json: bool) -> None:
         ("tokenizer", plan["tokenizer"]),
         ("corpus", plan["corpus"]),
         ("content", found.root),
-        ("made by", lineage.made_by(lineage_plan)),
     ]
-    click.echo(tables.facts(items))
-    for line in lineage.tree(lineage_plan):
-        click.echo(f"  {line}")
 
 
-def _show_pair(cache: Path, index: int, as_json: bool) -> None:
+def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> None:
     import math
 
     from kdcache.cache.audit import view_pair
-    from kdcache.cache.reader import CacheReader
+    from kdcache.cache.reader import open_cache
 
-    found = view_pair(CacheReader(cache), index)
+    found = view_pair(open_cache(cache, store), index)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from kdcache import tables
@@ -32,7 +30,8 @@ SAMPLE = options.default_of(VerifyConfig, "sample")
 def verify(cache: str, teacher: str | None, sample: int | None, device: str, precision: str) -> None:
     """Check every committed byte of a cache; exit with 1 and name what is wrong.
 
-    With --teacher, hold what is stored against what the teacher says now, with the teacher's own noise beside it.
+    A remote cache is fetched whole; local copies of its shards are neither used nor made. With --teacher, hold what is
+    stored against what the teacher says now, with the teacher's own noise beside it.
 
     \b
     Example:
@@ -44,14 +43,14 @@ def verify(cache: str, teacher: str | None, sample: int | None, device: str, pre
         return
     if sample is not None or precision != VERIFY_PRECISIONS[0] or device != "auto":
         raise UsageError("--sample, --device and --precision belong to --teacher, which is missing.")
-    _bytes(Path(cache))
+    _bytes(cache)
 
 
-def _bytes(cache: Path) -> None:
+def _bytes(cache: str) -> None:
     from kdcache.cache.audit import strangers, verify_shard
-    from kdcache.cache.reader import CacheReader
+    from kdcache.cache.reader import open_cache
 
-    reader = CacheReader(cache)
+    reader = open_cache(cache)
     reader.tokenizer()
     problems = strangers(reader)
     with Progress("verifying", len(reader.records), "shards") as progress:
@@ -60,8 +59,8 @@ def _bytes(cache: Path) -> None:
             progress.advance(1)
     if problems:
         raise CorruptError("\n".join(problems))
-    size = sum(record.bytes for record in reader.records)
-    click.echo(f"{cache}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")
+    place, size = reader.place, sum(record.bytes for record in reader.records)
+    click.echo(f"{place}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")
 
 
 def _live(cache: str, teacher: str, sample: int, device: str, precision: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.plan import Plan
 from kdcache.cache.ranges import concatenate, take
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.device import resolve_device
 from kdcache.dump.config import VerifyConfig
@@ -114,7 +114,7 @@ def verify(config: VerifyConfig) -> Finding:
         CorruptError: the cache is incomplete or damaged.
     """
     config.check()
-    reader = CacheReader(Path(config.cache))
+    reader = open_cache(config.cache)
     check_origin(reader)
     teacher = Teacher.load(Path(config.teacher))
     check_teacher(reader, teacher)
@@ -128,12 +128,12 @@ def check_origin(reader: CacheReader) -> None:
     for plan in _lineage(reader.plan):
         if len(plan.sources) > 1:
             raise UsageError(
-                f"{reader.path}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each of "
+                f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each of "
                 "the caches that it was made from."
             )
     if reader.plan.draws:
         raise UsageError(
-            f"{reader.path}: holds drawn words, whose shares are not what the teacher says. Its bytes can be verified, "
+            f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be verified, "
             "without --teacher."
         )
 
@@ -154,9 +154,7 @@ def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
         ("teacher", plan.teacher, teacher.fingerprint()),
     ):
         if stored != given:
-            raise MismatchError(
-                str(reader.path), field, stored, given, "Give the teacher that the cache was made with."
-            )
+            raise MismatchError(reader.place, field, stored, given, "Give the teacher that the cache was made with.")
 
 
 def compare(reader: CacheReader, teacher: Predictor, device: torch.device, config: VerifyConfig) -> Finding:
@@ -212,7 +210,7 @@ def _sample(reader: CacheReader, count: int) -> tuple[npt.NDArray[np.int64], Sha
     found = np.concatenate(lines)
     if not len(found):
         raise DataError(
-            f"{reader.path}: all {len(drawn):,} pairs of the sample were skipped. Choose a larger --sample."
+            f"{reader.place}: all {len(drawn):,} pairs of the sample were skipped. Choose a larger --sample."
         )
     return found, concatenate(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kdcache.cache.config import StoreConfig
 from kdcache.corpus import TextFiles
 from kdcache.errors import UsageError
 from kdcache.objective import ObjectiveConfig
@@ -55,7 +56,8 @@ class StudentConfig:
     """How a student is built and trained.
 
     Attributes:
-        cache: the folder of soft labels and text.
+        cache: the folder or URL of soft labels and text.
+        store: where copies of the shards of a remote cache are kept.
         valid: validation text, or None.
         compared: a text that must be the one in the cache; None compares nothing.
         arch: "transformer", or "rnn", an encoder and a decoder of LSTMs with attention.
@@ -75,6 +77,7 @@ class StudentConfig:
     size: str = "tiny"
     dropout: float = 0.1
     skip_bad: bool = False
+    store: StoreConfig = StoreConfig()  # noqa: RUF009 (frozen)
 
     def check(self) -> None:
         """Raise UsageError if a value is outside its range."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
-from kdcache.batches import Section
+from kdcache.batches import Section, Sections
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
+from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
-from kdcache.objective import BUCKETED, ObjectiveConfig
+from kdcache.objective import BUCKETED, ObjectiveConfig, Ramp
 
 
-class CacheSections:
+class CacheSections(Sections):
     """The shards of a cache as sections; the soft labels are left out where nothing weighs them.
 
     Of the normalizers only those at `temperature` are kept, none by default.
@@ -28,7 +31,15 @@ class CacheSections:
 
     def load(self, index: int) -> Section:
         """Read and check one shard."""
-        arrays = self._reader.shard(index)
+        return self._section(self._reader.shard(index))
+
+    def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        """Read and check one shard after the other; those of a remote cache are fetched ahead."""
+        with closing(self._reader.read(order, give_up)) as shards:
+            for _ in order:
+                yield self._section(next(shards))
+
+    def _section(self, arrays: ShardArrays) -> Section:
         if not self._soft:
             return Section(arrays.pairs)
         found = arrays.topk.log_normalizers
@@ -50,9 +61,9 @@ def cache_sections(reader: CacheReader, objective: ObjectiveConfig) -> CacheSect
 
 def _tail_temperature(objective: ObjectiveConfig) -> float | None:
     """The temperature other than 1 at which the objective counts the tail, if there is one."""
-    temperature = objective.temperature
-    counted = objective.needs_soft_labels and objective.name in BUCKETED and isinstance(temperature, float)
-    return temperature if counted and isinstance(temperature, float) and temperature != 1 else None
+    if not objective.needs_soft_labels or objective.name not in BUCKETED or isinstance(objective.temperature, Ramp):
+        return None
+    return None if objective.temperature == 1 else float(objective.temperature)
 
 
 def check_objective(objective: ObjectiveConfig, plan: Plan) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import torch
 
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import open_cache
 from kdcache.device import resolve_device
 from kdcache.student.config import StudentConfig
 from kdcache.student.labels import cache_sections
@@ -47,7 +47,7 @@ class Forecast:
 def forecast(config: StudentConfig) -> Forecast:
     """Take some real steps and write nothing. Errors as in `kdcache.student.train.train_student`."""
     config.check()
-    reader = CacheReader(Path(config.cache))
+    reader = open_cache(config.cache, config.store)
     sections = cache_sections(reader, config.objective)
     task = make_task(config, reader)
     training = config.training
@@ -55,7 +55,8 @@ def forecast(config: StudentConfig) -> Forecast:
     model = task.model.to(device).train()
     stepper = Stepper(model, training, device, Group())
     times = []
-    with Prefetch(step_batches(task, sections, training, Position(), Group(), device), device) as stream:
+    batches_of = partial(step_batches, task, sections, training, Position(), Group(), device)
+    with Prefetch(batches_of, device) as stream:
         # A pilot longer than an epoch goes on with the next.
         steps = (one for one in stream if one is not None)
         for step, batches in enumerate(islice(steps, _WARM_STEPS + _PILOT_STEPS), 1):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdcache.batches import Batch, Selection, collate, micro_bounds, valid_selections
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
 from kdcache.files import sha256
@@ -78,6 +78,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     Raises:
         UsageError: a setting is outside its range, or the cache does not hold what the objective needs.
         CorruptError: the cache is incomplete or damaged.
+        CacheError: it cannot be reached.
         MismatchError: `output` belongs to a run with other settings, or `config.compared` is not the text of the cache.
         StoppedError: a signal asked to stop.
     """
@@ -87,10 +88,8 @@ def train_student(config: StudentConfig, output: Path) -> None:
 
 
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
-    reader = CacheReader(Path(config.cache))
+    reader, valid, inputs = open_inputs(config)
     sections = cache_sections(reader, config.objective)
-    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
     run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
     group.check_visible(run.record)
     if config.compared is not None:
@@ -109,6 +108,18 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
             task.student.save(output)
             run.finish(result.record())
     log.info("%s: the student of step %s is saved.", output, result.exported)
+
+
+def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:
+    """What a student learns from and is validated on, and the fingerprints of both.
+
+    Raises:
+        CorruptError: the cache is incomplete or damaged.
+        DataError: the validation text cannot be read or used.
+    """
+    reader = open_cache(config.cache, config.store)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid)}
 
 
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:

@@ -92,13 +92,7 @@ class Teacher:
 
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
-        inputs = {"input_ids": to_device(views.input_ids, device)}
-        length = views.input_ids.shape[1]
-        if int(views.lengths.min()) < length:
-            # Without padding no mask is passed, which leaves the fastest attention open.
-            mask = to_device(np.arange(length) < views.lengths[:, None], device)
-            # One of four dimensions is taken as it is; for others the host waits to hear whether they mask anything.
-            inputs["attention_mask"] = mask[:, None, None] if self._fused else mask.long()
+        inputs = {"input_ids": to_device(views.input_ids, device), "attention_mask": self.attention(views, device)}
         if self.segments:
             inputs["token_type_ids"] = to_device(views.segment_ids, device)
         self._masked = to_device(views.masked, device)
@@ -106,6 +100,16 @@ class Teacher:
             output = self.model(**inputs)
         hidden: Tensor = output.logits[0]
         return hidden
+
+    def attention(self, views: MaskedViews, device: torch.device) -> Tensor | None:
+        """Which tokens may be looked at: all but padding, `[views, 1, 1, length]` or `[views, length]`."""
+        length = views.input_ids.shape[1]
+        if int(views.lengths.min()) == length:
+            # Without padding no mask is passed, which leaves the fastest attention open.
+            return None
+        mask = to_device(np.arange(length) < views.lengths[:, None], device)
+        # One of four dimensions is taken as it is; for others the host waits to hear whether they mask anything.
+        return mask[:, None, None] if self._fused else mask.long()
 
     @torch.inference_mode()
     def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:

@@ -6,10 +6,11 @@ not consumed. The thread draws nothing from PyTorch's random streams.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -46,9 +47,17 @@ class StepBatches(Generic[B]):
 
 
 def step_batches(
-    task: Task[B], sections: Sections, config: TrainingConfig, position: Position, group: Group, device: torch.device
+    task: Task[B],
+    sections: Sections,
+    config: TrainingConfig,
+    position: Position,
+    group: Group,
+    device: torch.device,
+    give_up: Callable[[], None] = lambda: None,
 ) -> Generator[StepBatches[B] | None, None, None]:
     """Yield this process's share of each step after `position`, and None after each epoch, for ever.
+
+    `give_up` is called now and then while a section is waited for; what it raises ends the wait.
 
     Raises:
         TrainingError: an epoch has no step.
@@ -57,7 +66,7 @@ def step_batches(
     epoch, consumed = position.epoch, position.consumed
     while True:
         empty = consumed == 0
-        for selection in epoch_order(sections, config.max_tokens, config.seed, epoch, consumed):
+        for selection in epoch_order(sections, config.max_tokens, config.seed, epoch, consumed, give_up):
             empty = False
             bounds = micro_bounds(selection, config.most_tokens, group.count)
             own = range(group.process.rank, len(bounds), group.count)
@@ -77,20 +86,29 @@ def step_batches(
 class Prefetch(Generic[T]):
     """Takes items out of a generator ahead of whoever asks for them; what it raises reaches whoever asks.
 
-    Leaving the block ends the thread.
+    The generator is what `items` returns for a function that it calls where it waits long. Leaving the block makes
+    that function raise, and ends the thread.
 
     Attributes:
         waited: seconds that askers have waited.
     """
 
-    def __init__(self, items: Generator[T, None, None], device: torch.device) -> None:
+    def __init__(self, items: Callable[[Callable[[], None]], Generator[T, None, None]], device: torch.device) -> None:
         self.waited = 0.0
-        self._items = items
+        self._leaving = threading.Event()
+        self._items = items(self._give_up)
         self._pool = ThreadPoolExecutor(1, THREAD_NAME, initializer=_use, initargs=(device,))
-        self._ahead: deque[Future[T]] = deque(self._pool.submit(next, items) for _ in range(DEPTH))
+        self._ahead: deque[Future[T]] = deque(self._pool.submit(next, self._items) for _ in range(DEPTH))
 
     def __iter__(self) -> Iterator[T]:
         return self
+
+    def ready(self, seconds: float) -> bool:
+        """Whether the next item is there, or what was raised in its place; waits for it so long."""
+        start = time.perf_counter()
+        done = wait([self._ahead[0]], timeout=seconds).done
+        self.waited += time.perf_counter() - start
+        return bool(done)
 
     def __next__(self) -> T:
         start = time.perf_counter()
@@ -105,8 +123,13 @@ class Prefetch(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leaving.set()
         self._pool.shutdown(cancel_futures=True)
         self._items.close()
+
+    def _give_up(self) -> None:
+        if self._leaving.is_set():
+            raise CancelledError
 
 
 def _use(device: torch.device) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic
 
@@ -34,6 +35,8 @@ from kdcache.training.task import B, Task
 _BAD_STEPS_MAX = 10
 # Steps that a GPU may be behind when the host reads what came out of one: by then the next is already in its queue.
 _LATE = {"cpu": 0, "cuda": 1}
+# For a batch, before a signal to stop is obeyed without it.
+_PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,14 @@ class FitResult:
         }
 
 
-def count_steps(sections: Sections, config: TrainingConfig) -> int:
-    """Optimizer steps of a whole run: `max_steps`, or `epochs` times the batches of epoch 0."""
+def count_steps(sections: Sections, config: TrainingConfig, give_up: Callable[[], None] = lambda: None) -> int:
+    """Optimizer steps of a whole run: `max_steps`, or `epochs` times the batches of epoch 0.
+
+    `give_up` is called now and then while a section is waited for; what it raises ends the wait.
+    """
     if config.max_steps is not None:
         return config.max_steps
-    first = sum(1 for _ in epoch_order(sections, config.max_tokens, config.seed, 0))
+    first = sum(1 for _ in epoch_order(sections, config.max_tokens, config.seed, 0, give_up=give_up))
     return first * (config.epochs or 0)
 
 
@@ -99,6 +105,7 @@ def fit(
         UsageError: validations are to decide something, and there is no validation text.
         TrainingError: the loss stays non-finite, a checkpoint is foreign or damaged, or another process failed.
         CorruptError: a shard is damaged or missing.
+        CacheError: a shard cannot be fetched.
         StoppedError: a signal asked to stop; a checkpoint was saved.
         OutputError: a checkpoint could not be written.
     """
@@ -128,7 +135,7 @@ class _Loop(Generic[B]):
         self.model = task.model.to(self.device)
         self.stepper = Stepper(self.model, config, self.device, group)
         self.checkpoints = output / checkpoint.FOLDER
-        self.total = count_steps(sections, config)
+        self.total = count_steps(sections, config, stop.check)
         self.position = self._restore()
         self.metrics = Metrics(output / METRICS_FILE if group.leads else None, self.position)
         self.reports: deque[Report] = deque()
@@ -151,13 +158,15 @@ class _Loop(Generic[B]):
     def run_all(self) -> FitResult:
         """Take the remaining steps and leave the model with what is to be exported."""
         start = time.monotonic()
-        stream = step_batches(self.task, self.sections, self.config, self.position, self.group, self.device)
+        stream = partial(step_batches, self.task, self.sections, self.config, self.position, self.group, self.device)
         shown = self.group.leads
         with (
             Progress("training", self.total, "steps", self.position.step, shown=shown) as progress,
             Prefetch(stream, self.device) as steps,
         ):
             while self.position.step < self.total and not self._exhausted():
+                while not steps.ready(_PATIENCE_SECONDS):
+                    self._stop_while_waiting()
                 batches = next(steps)
                 if batches is None:
                     self._end_epoch()
@@ -172,6 +181,13 @@ class _Loop(Generic[B]):
         seconds = time.monotonic() - start
         best = self.position.best_loss
         return FitResult(self.position.step, exported, best, averaged_loss, seconds, steps.waited)
+
+    def _stop_while_waiting(self) -> None:
+        # Several processes stop at the same step, so one that is alone in waiting has to wait for that step.
+        if self.stop.number is not None and self.group.count == 1:
+            self._read_reports(0)
+            self._save()
+            raise StoppedError(self.stop.number)
 
     def _exhausted(self) -> bool:
         patience = self.config.patience
