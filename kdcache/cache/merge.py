@@ -41,7 +41,7 @@ class MergeConfig:
     """Which caches are averaged.
 
     Attributes:
-        caches: their folders, at least two; the order does not matter.
+        caches: their folders or URLs, at least two; the order does not matter.
         topk: words stored at each target position; None is the least of the sources'.
     """
 

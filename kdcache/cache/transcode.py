@@ -21,7 +21,7 @@ class TranscodeConfig:
     """What becomes of a cache; None leaves a part as it is.
 
     Attributes:
-        cache: folder of the cache that is read.
+        cache: folder or URL of the cache that is read.
         topk: words kept at each target position.
         encoding: how numbers are stored: "float16", "compact" or "uncompressed".
         shard_pairs: pairs in a shard.

@@ -132,7 +132,7 @@ class VerifyConfig:
     """How a cache is held against its teacher.
 
     Attributes:
-        cache: its folder.
+        cache: its folder or URL.
         teacher: folder of the teacher.
         sample: line pairs that are computed again; always the same ones.
         device: "auto", "cpu" or "cuda".
