@@ -128,13 +128,13 @@ def check_origin(reader: CacheReader) -> None:
     for plan in _lineage(reader.plan):
         if len(plan.sources) > 1:
             raise UsageError(
-                f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each of "
-                "the caches that it was made from."
+                f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each "
+                "of the caches that it was made from."
             )
     if reader.plan.draws:
         raise UsageError(
-            f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be verified, "
-            "without --teacher."
+            f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be "
+            "verified, without --teacher."
         )
 
 
