@@ -43,7 +43,7 @@ def verify(cache: str, teacher: str | None, sample: int | None, device: str, pre
         _live(cache, teacher, SAMPLE if sample is None else sample, device, precision)
         return
     if sample is not None or precision != VERIFY_PRECISIONS[0] or device != "auto":
-        raise UsageError("--sample, --device and --precision belong to --teacher, which is missing.")
+        raise UsageError("Missing option --teacher: --sample, --device and --precision belong to it.")
     _bytes(cache)
 
 
