@@ -34,8 +34,8 @@ def predicted(teacher: LeftToRightTeacher, pairs: EncodedPairs, k: int) -> np.nd
     """Log-probabilities of all words at every target position, [ΣN, vocabulary], by word."""
     found = np.full((pairs.n_targets, k), np.nan)
     for views in partition_batches(pairs, 1, 200, teacher.tokenizer.special):
-        topk = teacher.predict(views, Reduction(k), CPU, "float32").topk
-        for row, ids, log_probs in zip(views.target_rows, topk.token_ids, topk.log_probs, strict=True):
+        predictions = teacher.predict(views, Reduction(k), CPU, "float32")
+        for row, ids, log_probs in zip(views.target_rows, predictions.ids, predictions.values, strict=True):
             found[row, ids] = log_probs
     return found
 

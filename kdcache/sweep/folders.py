@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcache.corpus import TextFiles
+from kdcache.corpus import TextFiles, read_sentences
 from kdcache.errors import CorruptError, KDCacheError, OutputError
-from kdcache.files import file_sha256, storage_errors
+from kdcache.files import storage_errors
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest
+from kdcache.lineage import student_prints, text_sha256
 from kdcache.records import read_json
 from kdcache.runs import RUN_FILE, fixed_settings, log, recorded
 from kdcache.student.config import StudentConfig
@@ -126,7 +127,7 @@ class Checker:
         record = read_record(output.with_name(f"{output.name}.{RUN_FILE}"))
         if record is None or not output.is_file():
             return False
-        inputs = {"source": file_sha256(Path(text.source)), "student": file_sha256(student.folder / WEIGHTS)}
+        inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_prints(student.folder)}
         return _finished(record, student.search(text), inputs)
 
     def _inputs_of(self, config: StudentConfig) -> dict[str, str] | None:
