@@ -34,8 +34,9 @@ lint: $(READY)  ## style
 types: $(READY)  ## types
 	$(RUN) -m mypy
 
-docs: $(READY)  ## whether the generated docs are current; `.venv/bin/python docs/make_commands.py` writes them
+docs: $(READY)  ## whether the generated docs are current; docs/make_commands.py and docs/make_results.py write them
 	$(RUN) docs/make_commands.py --check
+	$(RUN) docs/make_results.py --check
 
 bench: $(READY)  ## performance, as ratios
 	$(RUN) -m benchmarks read

@@ -14,6 +14,9 @@ NAMES = {
     "size": "bytes per target in each encoding, and what rounding costs",
     "train": "soft labels, chunks and the loader in a training step; a cache against a live teacher",
     "scale": "growth of memory from 100 thousand pairs to more",
+    "left_to_right": "a cache of a teacher that sees the left side only, as a negative control",
+    "outside": "another toolkit's plain student on the same pieces, by the same score",
+    "recipes": "what the paper's experiments would need, from dry runs",
     "seeds": "the demo's comparison with longer training and several seeds",
 }
 

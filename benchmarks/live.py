@@ -15,6 +15,7 @@ from kdcache.device import resolve_device, resolve_precision
 from kdcache.masking import MaskedViews, partition_batches, random_views
 from kdcache.student.config import SIZES
 from kdcache.teacher.model import Teacher
+from kdcache.teacher.reduce import Reduction
 from kdcache.tokens import EncodedPairs
 
 TEACHERS = ("minilm", "base")
@@ -44,7 +45,7 @@ class Live:
         self._predict(random_views(pairs, np.arange(pairs.n_pairs), generator, self.teacher.tokenizer.special))
 
     def _predict(self, views: MaskedViews) -> None:
-        self.teacher.predict(views, TOPK, self.device, self.precision).target_log_prob.sum()
+        self.teacher.predict(views, Reduction(TOPK), self.device, self.precision).target_log_prob.sum()
 
 
 def measure(folder: Path, text: TextFiles, rounds: int) -> tuple[list[tuple[str, str]], dict[str, float]]:

@@ -19,7 +19,7 @@ from benchmarks.report import publish, spread
 from kdcache.batches import epoch_order
 from kdcache.cache.reader import CacheReader
 from kdcache.student.config import SIZES
-from kdcache.student.train import CacheSections
+from kdcache.student.labels import CacheSections
 
 PRECISIONS = {"float32": "", "bfloat16": "_bf16"}
 ALPHAS = {"kdcache": 1.0, "kdcache, soft labels too": 0.5}

@@ -56,7 +56,7 @@ def joeynmt(work: Work, home: Path, precision: str, batch: int, steps: int) -> l
     }
     side = {"voc_file": str(work.material.pieces), "level": "word", "lowercase": False, "max_length": 512}
     text = str(work.material.source.with_suffix(""))
-    return _configured(
+    return configured(
         home,
         {
             "name": "peers",
@@ -109,62 +109,61 @@ def joeynmt(work: Work, home: Path, precision: str, batch: int, steps: int) -> l
 
 def eole(work: Work, home: Path, precision: str, batch: int, steps: int) -> list[str]:
     """Its batches: sorted by length in a bucket, padded tokens of the longer side at most `batch`."""
+    return configured(home, eole_settings(work, home, precision, batch, steps), "train", "--config", "{}")
+
+
+def eole_settings(work: Work, home: Path, precision: str, batch: int, steps: int) -> dict[str, Any]:
+    """What eole reads of a training run whose learning rate stays as it is."""
     shape = SIZES[work.size]
-    return _configured(
-        home,
-        {
-            "seed": 1,
-            "share_vocab": True,
-            "src_vocab": str(work.material.pieces),
-            "tgt_vocab": str(work.material.pieces),
-            "src_vocab_size": work.material.tokenizer.size,
-            "tgt_vocab_size": work.material.tokenizer.size,
-            "vocab_size_multiple": 1,
-            "save_data": str(home / "data"),
-            "overwrite": True,
-            "report_every": steps + 1,
-            "data": {"corpus": {"path_src": str(work.material.source), "path_tgt": str(work.material.target)}},
-            "training": {
-                "model_path": str(home / "model"),
-                "train_steps": steps,
-                "save_checkpoint_steps": steps + 1,
-                "valid_steps": steps + 1,
-                "batch_type": "tokens",
-                "batch_size": batch,
-                "normalization": "tokens",
-                # One bucket is as many pairs as kdcache's window; the loader shares the process's cores.
-                "bucket_size": 32_768,
-                "num_workers": 0,
-                "prefetch_factor": 200,
-                "optim": "adamw",
-                "adam_beta2": 0.98,
-                "learning_rate": RATE,
-                "weight_decay": 0.01,
-                "max_grad_norm": 1.0,
-                "label_smoothing": SMOOTHING,
-                "dropout": [DROPOUT],
-                "attention_dropout": [DROPOUT],
-                "dropout_steps": [0],
-                "param_init_method": "xavier_uniform",
-                "compute_dtype": {"float32": "fp32", "bfloat16": "bf16"}[precision],
-                "world_size": 1,
-                "gpu_ranks": [],
-            },
-            "model": {
-                "architecture": "transformer",
-                "layers": shape.layers,
-                "heads": shape.heads,
-                "hidden_size": shape.width,
-                "transformer_ff": shape.feed_forward,
-                "share_embeddings": True,
-                "share_decoder_embeddings": True,
-                "embeddings": {"word_vec_size": shape.width, "position_encoding_type": "SinusoidalInterleaved"},
-            },
+    return {
+        "seed": 1,
+        "share_vocab": True,
+        "src_vocab": str(work.material.pieces),
+        "tgt_vocab": str(work.material.pieces),
+        "src_vocab_size": work.material.tokenizer.size,
+        "tgt_vocab_size": work.material.tokenizer.size,
+        "vocab_size_multiple": 1,
+        "save_data": str(home / "data"),
+        "overwrite": True,
+        "report_every": steps + 1,
+        "data": {"corpus": {"path_src": str(work.material.source), "path_tgt": str(work.material.target)}},
+        "training": {
+            "model_path": str(home / "model"),
+            "train_steps": steps,
+            "save_checkpoint_steps": steps + 1,
+            "valid_steps": steps + 1,
+            "batch_type": "tokens",
+            "batch_size": batch,
+            "normalization": "tokens",
+            # One bucket is as many pairs as kdcache's window; the loader shares the process's cores.
+            "bucket_size": 32_768,
+            "num_workers": 0,
+            "prefetch_factor": 200,
+            "optim": "adamw",
+            "adam_beta2": 0.98,
+            "learning_rate": RATE,
+            "weight_decay": 0.01,
+            "max_grad_norm": 1.0,
+            "label_smoothing": SMOOTHING,
+            "dropout": [DROPOUT],
+            "attention_dropout": [DROPOUT],
+            "dropout_steps": [0],
+            "param_init_method": "xavier_uniform",
+            "compute_dtype": {"float32": "fp32", "bfloat16": "bf16"}[precision],
+            "world_size": 1,
+            "gpu_ranks": [],
         },
-        "train",
-        "--config",
-        "{}",
-    )
+        "model": {
+            "architecture": "transformer",
+            "layers": shape.layers,
+            "heads": shape.heads,
+            "hidden_size": shape.width,
+            "transformer_ff": shape.feed_forward,
+            "share_embeddings": True,
+            "share_decoder_embeddings": True,
+            "embeddings": {"word_vec_size": shape.width, "position_encoding_type": "SinusoidalInterleaved"},
+        },
+    }
 
 
 def trainer(work: Work, home: Path, precision: str, batch: int, steps: int) -> list[str]:
@@ -179,7 +178,7 @@ def trainer(work: Work, home: Path, precision: str, batch: int, steps: int) -> l
         "label_smoothing": SMOOTHING,
         "learning_rate": RATE,
     }
-    return _configured(home, settings, "{}")
+    return configured(home, settings, "{}")
 
 
 def kdcache(work: Work, home: Path, precision: str, batch: int, steps: int, alpha: float) -> list[str]:
@@ -200,7 +199,7 @@ def kdcache(work: Work, home: Path, precision: str, batch: int, steps: int, alph
     return ["student-train", "--quiet", *(str(word) for pair in options.items() for word in pair)]
 
 
-def _configured(home: Path, settings: dict[str, Any], *arguments: str) -> list[str]:
+def configured(home: Path, settings: dict[str, Any], *arguments: str) -> list[str]:
     """Write the settings as JSON, which is YAML too, and name the file in place of `{}`."""
     path = home / "settings.yaml"
     path.write_text(json.dumps(settings, indent=1), encoding="utf-8")

@@ -14,6 +14,7 @@ from kdcache.cache.reader import CacheReader
 from kdcache.student.model import build_student
 from kdcache.tokens import Tokenizer
 
+_MADE = "made"
 # By its exact version and before the rest: a toolkit's own range would fetch a build with CUDA libraries.
 _TORCH = ("torch==2.13.0", "numpy==2.4.6")
 
@@ -92,27 +93,36 @@ class Material:
 def prepare(folder: Path, count: int) -> Material:
     """Make the text of the first `count` pairs, or take what an earlier call made."""
     home = folder / f"text-{count}"
-    made = home / "made"
-    cache = home / "cache"
-    if not made.exists():
+    if not (home / _MADE).exists():
         home.mkdir(parents=True, exist_ok=True)
         text = first_pairs(home, count)
-        label_text(cache, text, text_tokenizer(text))
+        label_text(home / "cache", text, text_tokenizer(text))
+    return material_of(home, home / "cache")
+
+
+def material_of(home: Path, cache: Path) -> Material:
+    """Write the text of a cache into the folder `home`, or take what an earlier call wrote."""
     reader = CacheReader(cache)
     tokenizer = reader.tokenizer()
     material = Material(
         cache, home / "pieces.src", home / "pieces.tgt", home / "pieces.txt", home / "pairs.json", tokenizer
     )
-    if not made.exists():
+    if not (home / _MADE).exists():
+        home.mkdir(parents=True, exist_ok=True)
         _write_pieces(reader, material)
-        made.touch()
+        (home / _MADE).touch()
     return material
 
 
+def pieces(tokenizer: Tokenizer) -> tuple[list[str], set[int]]:
+    """Each id's piece, and the ids of special tokens, which toolkits have of their own."""
+    special = tokenizer.special
+    names = [tokenizer.piece(one) for one in range(tokenizer.size)]
+    return names, {special.pad, special.unk, special.mask, special.start, special.end}
+
+
 def _write_pieces(reader: CacheReader, material: Material) -> None:
-    special = material.tokenizer.special
-    names = [material.tokenizer.piece(one) for one in range(material.tokenizer.size)]
-    reserved = {special.pad, special.unk, special.mask, special.start, special.end}
+    names, reserved = pieces(material.tokenizer)
     pairs = []
     with material.source.open("w", encoding="utf-8") as source, material.target.open("w", encoding="utf-8") as target:
         for index in range(len(reader.records)):

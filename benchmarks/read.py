@@ -17,7 +17,7 @@ from kdcache import softlabels, tokens
 from kdcache.batches import Batch, collate, epoch_order
 from kdcache.cache.reader import CacheReader
 from kdcache.softlabels import TopK
-from kdcache.student.train import CacheSections
+from kdcache.student.labels import CacheSections
 from kdcache.tokens import EncodedPairs, SpecialIds
 
 

@@ -90,7 +90,7 @@ def _dump(folder: Path, n_pairs: int) -> None:
 def _read(folder: Path, n_pairs: int) -> None:
     from kdcache.batches import collate, epoch_order
     from kdcache.cache.reader import CacheReader
-    from kdcache.student.train import CacheSections
+    from kdcache.student.labels import CacheSections
 
     reader = CacheReader(folder / f"cache-{n_pairs}")
     special = reader.tokenizer().special

@@ -21,7 +21,8 @@ from kdcache.corpus import TextFiles
 from kdcache.device import resolve_device
 from kdcache.objective import ObjectiveConfig
 from kdcache.student.config import SIZES, StudentConfig
-from kdcache.student.train import CacheSections, StudentTask, make_task, train_student
+from kdcache.student.labels import CacheSections
+from kdcache.student.train import StudentTask, make_task, train_student
 from kdcache.training.config import TrainingConfig
 from kdcache.training.group import Group
 from kdcache.training.loader import Micro

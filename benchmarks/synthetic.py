@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from kdcache import ragged, vocabulary
-from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import Corpus, TextFiles
@@ -23,11 +23,16 @@ from kdcache.dump.run import dump_job
 from kdcache.masking import MaskedViews
 from kdcache.processes import Process
 from kdcache.softlabels import TopK
-from kdcache.teacher.model import Predictions
+from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.tokens import EncodedPairs, Tokenizer
 
 _WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "s", "l", "m", "t", "ka", "do", "mi")]
 TOPK = 8
+
+
+def made_up_words() -> list[str]:
+    """The words of made-up text."""
+    return list(_WORDS)
 
 
 def make_tokenizer() -> Tokenizer:
@@ -64,10 +69,16 @@ class InstantTeacher:
         """Size of the output vocabulary."""
         return self.tokenizer.size
 
-    def predict(self, views: MaskedViews, k: int, _device: torch.device, _precision: str) -> Predictions:
+    def log_probs(self, views: MaskedViews, device: torch.device, _precision: str) -> Tensor:
+        """The same word everywhere."""
+        rows = torch.full((len(views.labels), self.vocabulary), -torch.inf, device=device)
+        rows[:, 0] = 0
+        return rows
+
+    def predict(self, views: MaskedViews, reduction: Reduction, _device: torch.device, _precision: str) -> Predictions:
         """Distributions of a fixed shape."""
-        ids = (views.labels[:, None] + np.arange(k)) % self.vocabulary
-        log_probs = np.broadcast_to(np.log(0.6 * 0.4 ** np.arange(k)), ids.shape).astype(np.float32)
+        ids = (views.labels[:, None] + np.arange(reduction.topk)) % self.vocabulary
+        log_probs = np.broadcast_to(np.log(0.6 * 0.4 ** np.arange(reduction.topk)), ids.shape).astype(np.float32)
         return Predictions(*map(torch.from_numpy, (ids.astype(np.int32), log_probs, log_probs[:, 0].copy())))
 
     def fingerprint(self) -> str:
@@ -94,7 +105,7 @@ def write_cache(folder: Path, n_pairs: int, shard_pairs: int = 4_096, seed: int 
     # Ids spread over a vocabulary of a usual size; the tokenizer only names some of them.
     size = 8_000
     plan = Plan(
-        layout.FORMAT, layout.VERSION, "synthetic", n_pairs, tokenizer.fingerprint, size, "synthetic",
+        FORMAT, VERSION, "synthetic", n_pairs, tokenizer.fingerprint, size, "synthetic",
         512, TOPK, 7, "float32", shard_pairs, Encoding.named("float16", size),
     )  # fmt: skip
     writer = CacheWriter(folder, plan, tokenizer)

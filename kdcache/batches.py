@@ -189,6 +189,7 @@ class Batch:
         labels: int64 [targets], the words to predict.
         topk_ids: int32 [targets, k], or None without soft labels.
         topk_log_probs: [targets, k] as stored, or None.
+        log_normalizers: float32 [targets, n_T], or None where the soft labels have none.
     """
 
     source_ids: Tensor
@@ -198,10 +199,11 @@ class Batch:
     labels: Tensor
     topk_ids: Tensor | None
     topk_log_probs: Tensor | None
+    log_normalizers: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device, copied asynchronously out of pinned memory."""
-        soft = (self.topk_ids, self.topk_log_probs)
+        soft = (self.topk_ids, self.topk_log_probs, self.log_normalizers)
         hard = (self.source_ids, self.source_mask, self.decoder_ids, self.positions, self.labels)
         return Batch(
             *(moved(tensor, device) for tensor in hard),
@@ -232,6 +234,7 @@ def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batc
         torch.from_numpy(labels),
         None if soft is None else torch.from_numpy(soft.token_ids.astype(np.int32)),
         None if soft is None else torch.from_numpy(soft.log_probs),
+        None if soft is None or soft.log_normalizers is None else torch.from_numpy(soft.log_normalizers),
     )
 
 

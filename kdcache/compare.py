@@ -1,25 +1,27 @@
-"""Whether one system beats another: a paired bootstrap test (Koehn 2004, *Statistical Significance Tests for MT*)."""
+"""Whether one system beats another: sacreBLEU's paired bootstrap test, for all metrics.
+
+The test is that of Koehn (2004), *Statistical Significance Tests for Machine Translation Evaluation*.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from kdcache.errors import UsageError
-from kdcache.rouge import KINDS, sentence_rouge
-from kdcache.rouge import signature as rouge_signature
-from kdcache.score import check_counts
-
-RESAMPLES = 1_000
-SEED = 12_345
-_ORDERS = 4
-
-Floats = npt.NDArray[np.float64]
-# Sums of the sentences' statistics to the score of the text.
-Combine = Callable[[Floats], float]
+from kdcache.scorers import (
+    METRICS,
+    NAMES,
+    RESAMPLES,
+    Floats,
+    Scorer,
+    bootstrap_seed,
+    check_counts,
+    check_resamples,
+    make_scorers,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,13 @@ class Difference:
     """Two systems on the same sentences.
 
     Attributes:
-        name: of the metric.
+        name: of the score.
         baseline, system: their scores, 0 … 100.
         difference: system - baseline.
-        low, high: the 95 % percentile interval of the difference over resampled test sets.
-        p_value: share of resampled differences that lie at least as far from their own mean as `difference` does
-            from 0 (with one added to both counts): two-sided. sacreBLEU's bootstrap counts one side, its value is
-            about half of this one.
+        low, high: the 95 % interval of the difference, made like that of a score; see `kdcache.scorers.Estimate`.
+        p_value: of sacreBLEU's paired bootstrap, with d the differences of the resamples: the share of them in which
+            |d| - mean |d| exceeds |difference|, one added to both counts. Both systems are treated alike, but one tail
+            is counted: a two-sided test gives about twice as much. 1 where no resample shows any difference at all.
         resamples, seed: of the bootstrap.
         signature: how the score was made.
     """
@@ -58,62 +60,75 @@ def compare(
     *,
     lowercase: bool = False,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Difference:
-    """Test "bleu", "rouge1", "rouge2" or "rougeL" (mean F1) of two systems' hypotheses [n] against references [R][n].
+    """Test "bleu", "chrf", "ter", "rouge1", "rouge2" or "rougeL" (mean F1) of two systems' hypotheses [n].
+
+    `references` are [R][n].
 
     Raises:
         DataError: numbers of lines differ.
-        UsageError: the metric is none of these.
+        UsageError: the metric is none of these, too few resamples, or an unusable seed.
+    """
+    if metric not in NAMES:
+        raise UsageError(f"{metric}: only {', '.join(NAMES)} can be compared.")
+    family = metric if metric in METRICS else "rouge"
+    found = compare_corpus(system, baseline, references, [family], lowercase=lowercase, resamples=resamples)
+    return next(one for one in found if one.name == metric)
+
+
+def compare_corpus(
+    system: Sequence[str],
+    baseline: Sequence[str],
+    references: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    *,
+    lowercase: bool = False,
+    resamples: int = RESAMPLES,
+) -> list[Difference]:
+    """Test all `metrics` (those of `score_corpus`) of two systems' hypotheses [n] against `references` [R][n].
+
+    Raises:
+        DataError: numbers of lines differ.
+        UsageError: an unknown metric, too few resamples, or an unusable seed.
     """
     check_counts(system, references)
     check_counts(baseline, references)
-    if metric == "bleu":
-        (new, old), combine, signature = _bleu((system, baseline), references, lowercase)
-    elif metric in KINDS:
-        new, old = (sentence_rouge(one, references)[metric][:, 2:] for one in (system, baseline))
-        combine, signature = _mean(len(system)), rouge_signature(references)
-    else:
-        raise UsageError(f"{metric}: only bleu, {', '.join(KINDS)} can be compared.")
-    scores = [combine(one.sum(axis=0)) for one in (new, old)]
-    generator = np.random.default_rng(seed)
+    check_resamples(resamples)
+    scorers = [one for metric in dict.fromkeys(metrics) for one in make_scorers(metric, references, lowercase)]
+    return [_difference(one, system, baseline, resamples) for one in scorers]
+
+
+def _difference(scorer: Scorer, system: Sequence[str], baseline: Sequence[str], resamples: int) -> Difference:
+    from sacrebleu.significance import estimate_ci
+
+    old, new = scorer.tested([baseline, system], resamples)
+    difference = float(new.score - old.score)
+    seed = bootstrap_seed()
+    draws = _draws(scorer.statistics(system), scorer.statistics(baseline), scorer, resamples, seed)
+    mean, half = (float(one) for one in estimate_ci(draws))
+    # sacreBLEU counts what is strictly farther away, which would give a text against itself the smallest p-value.
+    p_value = float(new.p_value) if draws.any() else 1.0
+    return Difference(
+        name=scorer.name,
+        baseline=float(old.score),
+        system=float(new.score),
+        difference=difference,
+        low=mean - half,
+        high=mean + half,
+        p_value=p_value,
+        resamples=resamples,
+        seed=seed,
+        signature=scorer.signature,
+    )
+
+
+def _draws(system: Floats, baseline: Floats, scorer: Scorer, resamples: int, seed: int) -> Floats:
+    """The differences of the resamples that sacreBLEU draws with the same seed, float64 [resamples]."""
+    n = len(system)
+    rows = np.random.default_rng(seed).choice(n, size=(resamples, n), replace=True)
     draws = np.empty(resamples)
-    for i in range(resamples):
+    for i, drawn in enumerate(rows):
         # How often each sentence is drawn: the same sentences for both systems.
-        weights = np.bincount(generator.integers(len(new), size=len(new)), minlength=len(new)).astype(np.float64)
-        draws[i] = combine(weights @ new) - combine(weights @ old)
-    difference = scores[0] - scores[1]
-    low, high = np.percentile(draws, (2.5, 97.5)).tolist()
-    extreme = int((np.abs(draws - draws.mean()) >= abs(difference)).sum())
-    p_value = (extreme + 1) / (resamples + 1)
-    return Difference(metric, scores[1], scores[0], difference, low, high, p_value, resamples, seed, signature)
-
-
-def _mean(n: int) -> Combine:
-    return lambda sums: float(100 * sums[0] / n)
-
-
-def _bleu(
-    systems: Sequence[Sequence[str]], references: Sequence[Sequence[str]], lowercase: bool
-) -> tuple[list[Floats], Combine, str]:
-    """Each sentence's n-gram matches, n-gram totals and the two lengths, [n, 10]; what makes BLEU of their sums."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    # Effective order changes the sentence's score, not its counts, and spares a warning for each sentence.
-    counter = BLEU(lowercase=lowercase, force=True, effective_order=True)
-    whole = BLEU(lowercase=lowercase, force=True)
-    whole.corpus_score(list(systems[0]), [list(one) for one in references])
-    statistics = []
-    for hypotheses in systems:
-        rows = []
-        for hypothesis, *targets in zip(hypotheses, *references, strict=True):
-            found = counter.sentence_score(hypothesis, targets)
-            rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
-        statistics.append(np.array(rows, dtype=np.float64))
-
-    def combine(sums: Floats) -> float:
-        *counts, length, reference_length = (int(one) for one in sums)
-        matches, totals = counts[:_ORDERS], counts[_ORDERS:]
-        return float(BLEU.compute_bleu(matches, totals, length, reference_length, smooth_method="exp").score)
-
-    return statistics, combine, str(whole.get_signature())
+        weights = np.bincount(drawn, minlength=n).astype(np.float64)
+        draws[i] = scorer.of_sums(weights @ system) - scorer.of_sums(weights @ baseline)
+    return draws

@@ -11,20 +11,30 @@ from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate
 from kdcache.interrupt import stop_on_signals
 from kdcache.score import Score, score_corpus
+from kdcache.scorers import RESAMPLES
 from kdcache.student.model import load_student
 from kdcache.tokens import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of a student, and for each the ceiling that its tokenizer sets: the references, encoded and decoded."""
+    """What a student wrote, its scores, and for each the ceiling that its tokenizer sets.
+
+    The ceiling is what the references score after the tokenizer has encoded and decoded them.
+    """
 
     scores: list[Score]
     ceilings: list[Score]
+    hypotheses: list[str]
 
 
 def evaluate(
-    config: GenerateConfig, references: Sequence[Sequence[str]], metrics: Sequence[str], *, lowercase: bool
+    config: GenerateConfig,
+    references: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    *,
+    lowercase: bool,
+    resamples: int = RESAMPLES,
 ) -> Evaluation:
     """Generate from `config.source` and score against `references`, one sequence for each reference file.
 
@@ -36,10 +46,12 @@ def evaluate(
     config.check()
     sentences = read_sentences(Path(config.source))
     student = load_student(Path(config.student))
-    ceilings = score_corpus(round_trip(student.tokenizer, references[0]), references, metrics, lowercase=lowercase)
+    reached = round_trip(student.tokenizer, references[0])
+    ceilings = score_corpus(reached, references, metrics, lowercase=lowercase, resamples=resamples)
     with stop_on_signals() as stop:
         hypotheses = generate(student, sentences, config, stop)
-    return Evaluation(score_corpus(hypotheses, references, metrics, lowercase=lowercase), ceilings)
+    scores = score_corpus(hypotheses, references, metrics, lowercase=lowercase, resamples=resamples)
+    return Evaluation(scores, ceilings, hypotheses)
 
 
 def round_trip(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[str]:

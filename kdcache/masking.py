@@ -3,7 +3,8 @@
 A view is `start x end joint… y end` with some target positions replaced by the mask token. The source is never
 masked; the target's end token is a target position like any other. Pass p of P masks target positions p, p+P, p+2P, …,
 so that every position is masked in exactly one of the min(P, N) passes of a pair with N positions (C-MLM, Chen et
-al. 2020, section 3.1, with a fixed partition in place of random draws).
+al. 2020, section 3.1, with a fixed partition in place of random draws). Further partitions deal the positions of each
+target to the same passes in another, pseudo-random order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdcache import counters
 from kdcache.errors import UsageError
 from kdcache.ragged import Ints, positions
 from kdcache.tokens import EncodedPairs, SpecialIds
@@ -63,6 +65,29 @@ def view_lengths(pairs: EncodedPairs, special: SpecialIds) -> Ints:
     return np.where(targets > 0, pairs.source_lengths + len(special.joint) + targets, 0)
 
 
+def view_counts(pairs: EncodedPairs, passes: int, maskings: int = 1) -> Ints:
+    """Views of each pair over all partitions, int64 [n]; 0 for skipped pairs."""
+    return np.minimum(pairs.target_lengths, passes) * maskings
+
+
+def dealt(pairs: EncodedPairs, passes: int, masking: int, seed: int, indices: Ints) -> Ints:
+    """The pass in which each target position is masked in one partition: int64 [ΣN], from 0.
+
+    In partition 0 that is p modulo P. In a later one the positions of each target are first put into an order that is a
+    pure function of seed, `masking` and the pair's index in the corpus, `indices` int64 [n].
+    """
+    targets = pairs.target_lengths
+    within = np.arange(pairs.n_targets, dtype=np.int64) - np.repeat(pairs.target_offsets[:-1], targets)
+    if masking == 0:
+        return within % passes
+    owner = np.repeat(indices, targets)
+    noise = counters.keys(counters.MASKINGS, seed, masking, owner, within)
+    places = np.empty_like(within)
+    # Pairs stay where they are, and the positions inside them are sorted.
+    places[np.lexsort((noise, np.repeat(np.arange(pairs.n_pairs), targets)))] = within
+    return places % passes
+
+
 def partition_views(pairs: EncodedPairs, passes: int) -> tuple[Ints, Ints]:
     """All (pair, pass) of some pairs: two int64 [views], the longest pairs first, a pair's views side by side.
 
@@ -79,19 +104,26 @@ def partition_views(pairs: EncodedPairs, passes: int) -> tuple[Ints, Ints]:
     return chosen, np.arange(len(chosen), dtype=np.int64) - firsts
 
 
-def partition_batches(pairs: EncodedPairs, passes: int, max_tokens: int, special: SpecialIds) -> Iterator[MaskedViews]:
+def partition_batches(
+    pairs: EncodedPairs, passes: int, max_tokens: int, special: SpecialIds, dealt_to: Ints | None = None
+) -> Iterator[MaskedViews]:
     """Yield every view of every pair once, in batches of at most `max_tokens` tokens, padding included.
 
     A single view that is longer is a batch of its own. Batches are cut from views in order of length, so that little
-    of them is padding.
+    of them is padding. `dealt_to` is what `dealt` gives, by default for partition 0.
     """
     chosen, residues = partition_views(pairs, passes)
+    in_pass = dealt(pairs, passes, 0, 0, np.arange(pairs.n_pairs)) if dealt_to is None else dealt_to
     lengths = view_lengths(pairs, special)[chosen]
     start = 0
     while start < len(chosen):
         stop = start + max(1, max_tokens // int(lengths[start]))
         grid = _lay_out(pairs, chosen[start:stop], special)
-        yield _mask(grid, grid.in_target & (grid.within % passes == residues[start:stop, None]), special)
+        hidden = np.zeros_like(grid.in_target)
+        # Boolean assignment runs row by row, as in `_lay_out`.
+        own = in_pass[positions(pairs.target_offsets, chosen[start:stop])]
+        hidden[grid.in_target] = own == np.repeat(residues[start:stop], pairs.target_lengths[chosen[start:stop]])
+        yield _mask(grid, hidden, special)
         start = stop
 
 

@@ -7,18 +7,8 @@ from dataclasses import dataclass
 
 from kdcache.errors import UsageError
 
-# What a name needs beside the k best words, where a cache does not hold it yet.
-OBJECTIVES: dict[str, str | None] = {
-    "chen2020": None,
-    "hinton": None,
-    "bucket": None,
-    "forward-kl": None,
-    "reverse-kl": None,
-    "jensen-shannon": None,
-    "exact-tail": "normalizers at other temperatures",
-    "sampled": "sampled targets",
-}
-# What these compare contains the mass of the tail, which the k best words give at temperature 1 only.
+OBJECTIVES = ("chen2020", "hinton", "bucket", "forward-kl", "reverse-kl", "jensen-shannon", "sampled")
+# What these compare contains the mass of the tail: at temperature 1 the k best words give it, elsewhere a normalizer.
 BUCKETED = frozenset({"bucket", "forward-kl", "reverse-kl", "jensen-shannon"})
 GATES = ("none", "confident", "known")
 
@@ -85,19 +75,18 @@ class ObjectiveConfig:
         """Raise UsageError if a value is outside its range or contradicts another."""
         if self.name not in OBJECTIVES:
             raise UsageError(f"--objective must be one of {', '.join(OBJECTIVES)}, not {self.name}.")
-        if (missing := OBJECTIVES[self.name]) is not None:
-            raise UsageError(
-                f"--objective {self.name} needs {missing}, which caches do not hold yet. Use --objective bucket, "
-                "which counts the tail too."
-            )
         if not all(0 <= one <= 1 for one in _ends(self.alpha)):
             raise UsageError(f"--alpha must be between 0 and 1, not {_shown(self.alpha)}: it weighs the hard labels.")
         if not all(0 < one < math.inf for one in _ends(self.temperature)):
             raise UsageError(f"--temperature must be a finite number above 0, not {_shown(self.temperature)}.")
-        if self.name in BUCKETED and _ends(self.temperature) != (1.0, 1.0):
+        if self.name in BUCKETED and isinstance(self.temperature, Ramp):
             raise UsageError(
                 f"--temperature {_shown(self.temperature)} with --objective {self.name}: the mass of the tail is known "
-                "at temperature 1 only. Leave --temperature at 1, or use --objective chen2020 or hinton."
+                "at single temperatures only. Give one number, or use --objective chen2020 or hinton."
+            )
+        if self.name == "sampled" and (_ends(self.temperature) != (1.0, 1.0) or self.topk is not None):
+            raise UsageError(
+                "--objective sampled takes the drawn words as they are: leave --temperature at 1, and --topk out."
             )
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing must be at least 0 and below 1, not {self.label_smoothing}.")

@@ -50,14 +50,17 @@ class Axis:
         return [f"{value:,.{digits}f}" if short else f"{value:.4g}" for value in self.ticks]
 
 
-def ticks(low: float, high: float) -> tuple[float, ...]:
-    """Multiples of 1, 2 or 5 times a power of ten: the first at most `low`, the last at least `high`, two at least."""
+def ticks(low: float, high: float, intervals: int = _INTERVALS) -> tuple[float, ...]:
+    """Multiples of 1, 2 or 5 times a power of ten: the first at most `low`, the last at least `high`, two at least.
+
+    There are about `intervals` steps between them, mostly fewer.
+    """
     size = max(abs(low), abs(high))
     # Smaller numbers lose their digits; they are drawn as 0.
     size = size if size > _SMALLEST else 1.0
     if high - low < 1e-6 * size:
         low, high = low - size / 20, high + size / 20
-    rough = (high - low) / _INTERVALS
+    rough = (high - low) / intervals
     power = 10.0 ** math.floor(math.log10(rough))
     unit = next(factor for factor in (1, 2, 5, 10) if factor * power >= rough or factor == 10) * power
     return tuple(unit * i for i in range(math.floor(low / unit), math.ceil(high / unit) + 1))
@@ -139,7 +142,7 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
             f"--output {output}: drawing a PNG needs matplotlib. Run pip install matplotlib, or leave --output "
             "out: the curves are drawn in the terminal."
         ) from None
-    _refuse_strangers(output)
+    refuse_strangers(output, _SOFTWARE, "picture")
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     _draw(figure.add_subplot(), curves)
     data = io.BytesIO()
@@ -147,12 +150,16 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
     replace_file(output, data.getvalue())
 
 
-def _refuse_strangers(output: Path) -> None:
-    """Only a picture that was drawn here is replaced."""
+def refuse_strangers(output: Path, mark: str, kind: str) -> None:
+    """Only what was made here is replaced, which its `mark` says; `kind` is what people call it.
+
+    Raises:
+        OutputError: the file exists without the mark, or its folder is missing.
+    """
     if not output.parent.is_dir():
         raise OutputError(f"{output}: its folder does not exist. Create it first.")
-    if output.exists() and not (output.is_file() and _SOFTWARE.encode() in output.read_bytes()):
-        raise OutputError(f"{output}: exists, and is no picture that kdcache drew. Move it away first.")
+    if output.exists() and not (output.is_file() and mark.encode() in output.read_bytes()):
+        raise OutputError(f"{output}: exists, and is no {kind} that kdcache drew. Move it away first.")
 
 
 def _draw(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -113,7 +113,7 @@ def _made(folder: Path) -> list[str]:
 def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixed: bool) -> Run:
     content = {
         "command": command,
-        "config": _plain(dataclasses.asdict(config)),
+        "config": recorded(config),
         "inputs": inputs,
         "versions": versions(),
         "argv": _plain(sys.argv[1:]),
@@ -135,12 +135,20 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     remedy = "Repeat the first command exactly to continue it, or choose another output."
     if before.get("command") != now["command"]:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
-    old, new = (_flat(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
+    old, new = (fixed_settings(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
     for field in sorted(old.keys() | new.keys()):
-        given, *parts = field.split(".")
-        free = given != "inputs" and not _FREE.isdisjoint((given, *parts))
-        if not free and old.get(field) != new.get(field):
+        if old.get(field) != new.get(field):
             raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A configuration, which is a dataclass, as `run.json` has it."""
+    return dict(_plain(dataclasses.asdict(config)))
+
+
+def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration by names such as `training.seed`, less what may differ when its run is continued."""
+    return {name: value for name, value in _flat(config).items() if _FREE.isdisjoint(name.split("."))}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,13 +22,14 @@ from kdcache import ragged
 from kdcache.cache import layout
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.hdf5 import write_image
-from kdcache.cache.layout import Plan, ShardRecord
+from kdcache.cache.layout import ShardRecord
+from kdcache.cache.plan import FORMAT, VERSION, Plan, read_plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
 from kdcache.files import sha256
 from kdcache.records import readable_json
-from kdcache.softlabels import TopK
+from kdcache.softlabels import TopK, from_counts
 from kdcache.tokens import EncodedPairs, Tokenizer
 from kdcache.vocabulary import from_corpus
 
@@ -52,8 +53,8 @@ def make_plan(n_pairs: int = 20, shard_pairs: int = 8, topk: int = 4, vocabulary
     """A plan of `tokenizer()`; with another `vocabulary` its ids are numbers without a meaning."""
     size = tokenizer().size if vocabulary is None else vocabulary
     return Plan(
-        format=layout.FORMAT,
-        version=layout.VERSION,
+        format=FORMAT,
+        version=VERSION,
         corpus=hashlib.sha256(b"corpus").hexdigest(),
         n_pairs=n_pairs,
         tokenizer=tokenizer().fingerprint,
@@ -98,6 +99,30 @@ def label(pairs: EncodedPairs, plan: Plan, seed: int) -> ShardArrays:
         TopK(order.astype(plan.encoding.ids), best),
         log_probs[rows, pairs.target_ids].astype(np.float16),
     )
+
+
+def drawn_plan(draws: int, n_pairs: int = 8, vocabulary: int | None = None) -> Plan:
+    """A plan of one shard of drawn words."""
+    plan = make_plan(n_pairs, n_pairs, 1, vocabulary)
+    return dataclasses.replace(plan, draws=draws, topk=min(draws, plan.vocabulary), seed=3)
+
+
+def log_probs_of(plan: Plan, n: int, seed: int) -> npt.NDArray[np.float64]:
+    """Seeded distributions over the whole vocabulary, [n, vocabulary]."""
+    logits = np.random.default_rng(seed).normal(0, 3, (n, plan.vocabulary))
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def drawn_arrays(plan: Plan, seed: int = 1, skipped: float = 0.2) -> ShardArrays:
+    """Words drawn by NumPy's multinomial, in the order of the format."""
+    pairs = make_pairs(plan, 0, skipped=skipped)
+    n = pairs.n_targets
+    dense = log_probs_of(plan, n, seed)
+    counts = np.array([np.random.default_rng((seed, i)).multinomial(plan.draws, np.exp(dense[i])) for i in range(n)])
+    counts = counts.reshape(n, plan.vocabulary).astype(np.int64)
+    order = np.argsort(-counts, axis=1, kind="stable")[:, : plan.topk]
+    topk = from_counts(order.astype(plan.encoding.ids), np.take_along_axis(counts, order, axis=1), plan.draws)
+    return ShardArrays(pairs, topk, dense[np.arange(n), pairs.target_ids].astype(np.float16))
 
 
 def make_arrays(plan: Plan, index: int) -> ShardArrays:
@@ -155,12 +180,12 @@ def image(plan: Plan, index: int, arrays: ShardArrays) -> bytes:
 
 def attributes(plan: Plan, index: int) -> dict[str, str | int]:
     """What a shard says about itself."""
-    return {"format": "kdcache", "version": layout.VERSION, "plan": plan.fingerprint, "shard": index}
+    return {"format": "kdcache", "version": VERSION, "plan": plan.fingerprint, "shard": index}
 
 
 def forge(folder: Path, index: int, data: bytes) -> None:
     """Put `data` in the place of a shard and commit it in record and manifest, as an enemy who can hash would."""
-    plan, shards = layout.read_plan(folder), folder / layout.SHARDS_FOLDER
+    plan, shards = read_plan(folder), folder / layout.SHARDS_FOLDER
     records = list(layout.read_manifest(folder, plan).shards)
     records[index] = dataclasses.replace(records[index], bytes=len(data), sha256=sha256(data))
     (shards / layout.shard_name(index)).write_bytes(data)

@@ -23,7 +23,7 @@ from caches import FAILED, contents, make_plan, write_cache
 
 from kdcache.cache import layout
 from kdcache.cache.audit import verify_shard
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.failpoints import VARIABLE
 

@@ -22,7 +22,8 @@ from kdcache.errors import StoppedError
 from kdcache.losses.sums import LossSums
 from kdcache.objective import ObjectiveConfig
 from kdcache.student.config import StudentConfig
-from kdcache.student.train import CacheSections, StudentTask, make_task
+from kdcache.student.labels import CacheSections
+from kdcache.student.train import StudentTask, make_task
 from kdcache.training.group import Group
 from kdcache.training.loop import FitResult, fit
 from kdcache.training.task import Task

@@ -150,16 +150,18 @@ def save_roberta(folder: Path) -> Path:
     return folder
 
 
-def slow_distributions(folder: Path, pairs: list[Pair], passes: int) -> tuple[list[list[int]], np.ndarray]:
+def slow_distributions(
+    folder: Path, pairs: list[Pair], passes: int, dealt: list[list[int]] | None = None
+) -> tuple[list[list[int]], np.ndarray]:
     """The obvious way, with the library alone: one view at a time, one position at a time, in float32.
 
-    Returns the target ids of each pair and the log-probabilities of the whole vocabulary at every target position,
-    [targets, vocabulary].
+    `dealt` names the pass of each target position of each pair; by default p modulo `passes`. Returns the target ids of
+    each pair and the log-probabilities of the whole vocabulary at every target position, [targets, vocabulary].
     """
     model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     targets, rows = [], []
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         inputs = tokenizer(pair.source, pair.target, return_tensors="pt")
         ids = [*tokenizer(pair.target, add_special_tokens=False)["input_ids"], tokenizer.sep_token_id]
         first = inputs["input_ids"].shape[1] - len(ids)
@@ -167,8 +169,10 @@ def slow_distributions(folder: Path, pairs: list[Pair], passes: int) -> tuple[li
         targets.append(ids)
         for t in range(len(ids)):
             masked = inputs["input_ids"].clone()
-            for other in range(t % passes, len(ids), passes):
-                masked[0, first + other] = tokenizer.mask_token_id
+            in_pass = [p % passes for p in range(len(ids))] if dealt is None else dealt[number]
+            for other in range(len(ids)):
+                if in_pass[other] == in_pass[t]:
+                    masked[0, first + other] = tokenizer.mask_token_id
             with torch.no_grad():
                 logits = model(**{**inputs, "input_ids": masked}).logits[0, first + t]
             rows.append(torch.log_softmax(logits, dim=0).numpy())

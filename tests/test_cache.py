@@ -19,11 +19,12 @@ from conftest import run_cli
 from kdcache.cache import layout
 from kdcache.cache.audit import strangers, summarize, verify_shard, view_pair
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan, Source, read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import CorruptError, MismatchError, OutputError, UsageError
+from kdcache.records import canonical_json
 from kdcache.vocabulary import from_corpus
 
 PLAN_FIELDS = [field.name for field in dataclasses.fields(Plan)]
@@ -92,11 +93,51 @@ def test_another_plan_is_refused_by_its_field(cache: Path, field: str) -> None:
     """A folder keeps its plan: any field that differs is named with both values, and nothing is changed."""
     plan, before = make_plan(), caches.contents(cache)
     old = getattr(plan, field)
-    new = Encoding("uint32") if field == "encoding" else "other" if isinstance(old, str) else old + 1
+    others = {
+        "encoding": Encoding("uint32"),
+        "draws": plan.topk,
+        "temperatures": (2.0,),
+        "sources": (Source("root", plan),),
+    }
+    new = others.get(field, "other" if isinstance(old, str) else old + 1 if isinstance(old, int) else None)
     with pytest.raises(MismatchError) as caught:
         CacheWriter(cache, dataclasses.replace(plan, **{field: new}), tokenizer())
-    assert (caught.value.field, caught.value.stored, caught.value.given) == (field, old, new)
+    # A source stands for itself by its root hash.
+    stored, given = ([], ["root"]) if field == "sources" else (old, new)
+    assert (caught.value.field, caught.value.stored, caught.value.given) == (field, stored, given)
     assert caches.contents(cache) == before
+
+
+def descendant(plan: Plan, generations: int) -> Plan:
+    """A plan at the end of a row of so many caches."""
+    for number in range(generations - 1):
+        plan = dataclasses.replace(make_plan(), sources=(Source(f"{number}", plan),))
+    return plan
+
+
+def test_the_ancestry_of_a_cache_is_stored_whole(tmp_path: Path) -> None:
+    """A plan comes back with its sources, theirs and so on; made_by names the command by their number."""
+    parents = (Source("a", make_plan(topk=8)), Source("b", descendant(make_plan(), 3)))
+    plan = dataclasses.replace(make_plan(), sources=parents)
+    CacheWriter(tmp_path / "cache", plan, tokenizer())
+    assert read_plan(tmp_path / "cache") == plan
+    assert (plan.generations, plan.made_by) == (4, "merge")
+    assert [descendant(plan, n).made_by for n in (1, 2)] == ["merge", "transcode"]
+    assert make_plan().made_by == "dump-logits"
+
+
+@pytest.mark.parametrize("generations", [17, 100, 300])
+def test_more_generations_than_allowed_are_refused(tmp_path: Path, generations: int) -> None:
+    """Sixteen caches in a row are written and read; longer rows are refused, however deep, without a crash."""
+    CacheWriter(tmp_path / "good", descendant(make_plan(), 16), tokenizer())
+    oldest = canonical_json(dataclasses.asdict(make_plan()))
+    inner = oldest
+    for _ in range(generations - 1):
+        inner = oldest.replace(b'"sources":[]', b'"sources":[{"root":"r","plan":' + inner + b"}]")
+    assert read_plan(tmp_path / "good").generations == 16
+    (tmp_path / "good" / "plan.json").write_bytes(inner)
+    with pytest.raises(CorruptError, match=r"made from more caches in a row than the 16|nested too deeply"):
+        read_plan(tmp_path / "good")
 
 
 def test_a_tokenizer_that_is_not_the_plans_is_refused(tmp_path: Path) -> None:
@@ -208,7 +249,7 @@ def test_verify_names_exactly_the_damaged_shard(cache: Path) -> None:
 )
 def test_verify_compares_the_sums_with_the_values(cache: Path, field: str, value: float) -> None:
     """A record whose statistics are not those of its shard is found, though every hash is right."""
-    plan = layout.read_plan(cache)
+    plan = read_plan(cache)
     records = list(layout.read_manifest(cache, plan).shards)
     if field == "n_skipped":
         records[1] = dataclasses.replace(records[1], n_skipped=int(value))

@@ -33,7 +33,7 @@ from faults import (
 
 from kdcache.cache import layout
 from kdcache.cache.audit import verify_shard
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.writer import CacheWriter
 from kdcache.failpoints import VARIABLE

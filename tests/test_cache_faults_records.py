@@ -13,6 +13,7 @@ from conftest import run_cli
 
 from kdcache.cache import layout
 from kdcache.cache.audit import strangers, verify_shard
+from kdcache.cache.plan import read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError
 
@@ -52,7 +53,7 @@ def test_fault_26_extra_shard_and_record(cache: Path) -> None:
     for suffix in ("h5", "json"):
         (cache / "shards" / f"00003.{suffix}").write_bytes((cache / "shards" / f"00001.{suffix}").read_bytes())
     assert [Path(line.split(":")[0]).name for line in strangers(CacheReader(cache))] == ["00003.h5", "00003.json"]
-    plan = layout.read_plan(cache)
+    plan = read_plan(cache)
     records = layout.read_manifest(cache, plan).shards
     for changed in (records[:2], (*records, records[0]), (records[1], records[0], records[2])):
         (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, changed))
@@ -72,7 +73,7 @@ def test_fault_26_manifest_with_another_root(cache: Path) -> None:
 @pytest.mark.parametrize("field", ["n_targets", "n_source_tokens"])
 def test_fault_26_record_of_another_size(cache: Path, field: str) -> None:
     """A record that commits the right bytes with another number of tokens is refused before they are read."""
-    plan = layout.read_plan(cache)
+    plan = read_plan(cache)
     records = list(layout.read_manifest(cache, plan).shards)
     records[1] = dataclasses.replace(records[1], **{field: getattr(records[1], field) + 1})
     (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))
@@ -86,7 +87,7 @@ IMPOSSIBLE = {"known": 10**6, "best": 10**6, "unknown": -1, "mass": 1e9, "surpri
 @pytest.mark.parametrize("field", ["n_skipped", *IMPOSSIBLE])
 def test_fault_26_impossible_sums(cache: Path, field: str) -> None:
     """A record whose statistics no shard can have is refused when the cache is opened."""
-    plan = layout.read_plan(cache)
+    plan = read_plan(cache)
     records = list(layout.read_manifest(cache, plan).shards)
     if field == "n_skipped":
         records[1] = dataclasses.replace(records[1], n_skipped=9)

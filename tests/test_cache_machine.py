@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from kdcache.cache import layout
 from kdcache.cache.audit import verify_shard
+from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError
 from kdcache.failpoints import VARIABLE
@@ -127,8 +128,8 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_else_is_touched(self) -> None:
         """The plan, once it is there, is the plan."""
-        plan = self.cache / layout.PLAN_FILE
-        assert not plan.exists() or plan.read_bytes() == self.reference[layout.PLAN_FILE]
+        plan = self.cache / PLAN_FILE
+        assert not plan.exists() or plan.read_bytes() == self.reference[PLAN_FILE]
 
     def damage(self, path: Path, how: str, place: int) -> None:
         if path.is_file():

@@ -10,7 +10,18 @@ from conftest import run_cli
 
 from kdcache.corpus import TextFiles
 
-COMMANDS = ("teacher-train", "dump-logits", "student-train", "generate", "score", "curves", "inspect", "verify", "demo")
+COMMANDS = (
+    "teacher-train",
+    "dump-logits",
+    "student-train",
+    "generate",
+    "score",
+    "curves",
+    "inspect",
+    "verify",
+    "demo",
+    "sweep",
+)
 # (arguments, exit code, what the message must hold)
 MISTAKES = [
     (["teacher-train", "--bert", "scratch:tiny", "--output", "t"], 2, "--source F and --target F"),
@@ -45,6 +56,8 @@ MISTAKES = [
     (["inspect", "none"], 1, "none: not a cache"),
     (["verify", "none"], 1, "none: not a cache"),
     (["verify"], 2, "Missing argument"),
+    (["sweep", "none.toml"], 1, "none.toml: cannot be read: No such file"),
+    (["sweep", "p.tsv"], 1, "p.tsv: not TOML"),
     (["curves"], 2, "Missing argument"),
     (["curves", "none"], 1, "none/metrics.jsonl: no such file"),
     (["train"], 2, "No such command"),

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caches import drawn_arrays, drawn_plan
 from conftest import ROOT
 
 from kdcache import ragged, vocabulary
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import FORMAT, VERSION, Plan
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.shard import ShardArrays
+from kdcache.cache.shard import ShardArrays, encode_shard
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.softlabels import TopK
@@ -97,6 +98,24 @@ def test_reader_in_the_docs_reads_a_shard(cache: Path, tmp_path: Path) -> None:
             assert [int(one) for one, _ in found] == arrays.topk.token_ids[row].tolist()
             expected = np.exp(arrays.topk.log_probs[row].astype(np.float64))
             np.testing.assert_allclose([float(p) for _, p in found], expected, atol=5e-5)
+
+
+def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
+    """Of a shard of drawn words it prints the shares, zero in columns that are left over."""
+    plan = drawn_plan(50)
+    arrays = drawn_arrays(plan, skipped=0.0)
+    (tmp_path / "shard.h5").write_bytes(encode_shard(arrays, plan, 0))
+    done = run_block(0, tmp_path, tmp_path / "shard.h5")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) == arrays.pairs.target_offsets[1]
+    for row, (target, *words) in enumerate(rows):
+        assert int(target) == arrays.pairs.target_ids[row]
+        found = [one.split(":") for one in words]
+        shares = np.exp(arrays.topk.log_probs[row].astype(np.float64))
+        np.testing.assert_allclose([float(share) for _, share in found], shares, atol=5e-5)
+        used = int((shares > 0).sum())
+        assert [int(one) for one, _ in found[:used]] == arrays.topk.token_ids[row, :used].tolist()
 
 
 def test_checker_in_the_docs_accepts_a_cache(cache: Path, tmp_path: Path) -> None:
@@ -181,5 +200,6 @@ def test_format_page_names_every_field(cache: Path) -> None:
     fields |= set(re.findall(rb'"(\w+)":', (cache / "manifest.json").read_bytes()))
     with h5py.File(cache / "shards" / "00000.h5") as shard:
         found = {field.decode() for field in fields} | set(shard) | set(shard.attrs)
+    found |= {"counts", "log_normalizers"}
     assert len(found) > 30
     assert [name for name in sorted(found) if f"`{name}`" not in text] == []

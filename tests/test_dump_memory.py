@@ -27,7 +27,7 @@ from kdcache.dump.run import dump
 from kdcache.errors import ModelError
 from kdcache.masking import MaskedViews, partition_batches
 from kdcache.ragged import from_lists
-from kdcache.teacher.model import Predictions
+from kdcache.teacher.reduce import Predictions
 from kdcache.tokens import EncodedPairs, SpecialIds
 
 PAIRS = 600
@@ -156,10 +156,10 @@ def test_later_batches_are_not_tried_in_vain() -> None:
         labels = torch.from_numpy(views.labels)
         return Predictions(labels[:, None], labels[:, None], labels)
 
-    teacher = PartwiseTeacher(predict)
+    teacher = PartwiseTeacher()
     views = next(partition_batches(make_pairs([(3, 7)] * 2), 7, 10_000, SPECIAL))
     for _ in range(2):
-        parts = list(teacher.parts(views))
+        parts = list(teacher.parts(views, predict))
         assert np.concatenate([part.target_rows for part, _ in parts]).tolist() == views.target_rows.tolist()
         assert all((found.target_log_prob == part.labels).all() for part, found in parts)
     # 14 views: 14 and 7 do not fit, then what is at most a quarter of their cells, and nothing larger ever again.
@@ -177,7 +177,7 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
 
     views = next(partition_batches(make_pairs([(3, 7)]), 7, 10_000, SPECIAL))
     with pytest.raises(RuntimeError, match="shapes"):
-        list(PartwiseTeacher(predict).parts(views))
+        list(PartwiseTeacher().parts(views, predict))
     assert len(calls) == 1
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator: can't allocate memory"))
     assert is_out_of_memory(MemoryError())
@@ -191,7 +191,7 @@ def test_a_single_view_that_does_not_fit() -> None:
 
     views = next(partition_batches(make_pairs([(3, 7)]), 7, 10_000, SPECIAL))
     with pytest.raises(ModelError, match=f"one sequence of {views.input_ids.shape[1]} tokens"):
-        list(PartwiseTeacher(predict).parts(views))
+        list(PartwiseTeacher().parts(views, predict))
 
 
 if __name__ == "__main__":

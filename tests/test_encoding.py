@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kdcache.cache.audit import summarize, verify_shard
 from kdcache.cache.encoding import NAMES, Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.dump.config import ENCODINGS

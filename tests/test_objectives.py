@@ -17,7 +17,7 @@ from kdcache.losses.objectives import cross_entropy, jensen_shannon, reverse_kl
 from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
 from kdcache.objective import BUCKETED, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 
-TEMPERED = ("chen2020", "hinton", "exact-tail")
+TEMPERED = tuple(name for name in OBJECTIVES if name != "sampled")
 
 
 @dataclass
@@ -35,7 +35,9 @@ class Case:
         log_probs = self.teacher.gather(1, self.ids)
         if name == "sampled":
             return SoftLabels(self.ids, torch.log_softmax(log_probs, dim=1))
-        normalizer = torch.logsumexp(self.teacher / temperature, dim=1) if name == "exact-tail" else None
+        normalizer = (
+            torch.logsumexp(self.teacher / temperature, dim=1) if name in BUCKETED and temperature != 1 else None
+        )
         return SoftLabels(self.ids, log_probs, normalizer)
 
     def ours(self, config: ObjectiveConfig, temperature: float = 1.0) -> Tensor:
@@ -79,11 +81,13 @@ def dense_soft(case: Case, logits: Tensor, name: str, temperature: float) -> Ten
         return -(temperature**2) * (q * tempered.gather(1, case.ids)).sum(dim=1)
     if name == "sampled":
         return -(torch.softmax(top, dim=1) * student.gather(1, case.ids)).sum(dim=1)
-    if name == "exact-tail":
-        p = merged(torch.log_softmax(case.teacher / temperature, dim=1), case.ids).exp()
-        u = merged(tempered, case.ids)
-        return -(temperature**2) * torch.where(p > 0, p * u, 0).sum(dim=1)
-    p, u = merged(case.teacher, case.ids), merged(student, case.ids)
+    # What counts the tail compares both sides at T, times T²; the teacher's tail comes from its whole distribution.
+    p = merged(torch.log_softmax(case.teacher / temperature, dim=1), case.ids)
+    return temperature**2 * dense_divergence(p, merged(tempered, case.ids), name)
+
+
+def dense_divergence(p: Tensor, u: Tensor, name: str) -> Tensor:
+    """The terms over the k words and the rest, from the log-probabilities of both sides."""
     if name == "bucket":
         return -torch.where(p.exp() > 0, p.exp() * u, 0).sum(dim=1)
     if name == "forward-kl":
@@ -303,8 +307,9 @@ def test_a_ramp_is_followed_step_by_step() -> None:
     ("given", "words"),
     [
         ({"name": "kd"}, "--objective must be one of chen2020"),
-        ({"name": "exact-tail"}, "needs normalizers"),
-        ({"name": "sampled"}, "needs sampled targets"),
+        ({"name": "bucket", "temperature": Ramp(1.0, 2.0, 5)}, "known at single temperatures only"),
+        ({"name": "sampled", "temperature": 2.0}, "takes the drawn words as they are"),
+        ({"name": "sampled", "topk": 3}, "takes the drawn words as they are"),
         ({"alpha": Ramp(1.0, -0.1, 5)}, "--alpha must be between 0 and 1, not 1.0:-0.1:5"),
         ({"temperature": Ramp(1.0, 0.0, 5)}, "--temperature must be a finite number above 0"),
         ({"temperature": math.inf}, "--temperature must be a finite number above 0"),
@@ -318,9 +323,35 @@ def test_settings_are_checked(given: dict[str, object], words: str) -> None:
         ObjectiveConfig(**given).check()  # type: ignore[arg-type]
 
 
-def test_the_tail_is_known_at_temperature_1_only() -> None:
-    """Objectives that count the tail refuse another temperature, and take T = 1."""
+def test_the_tail_at_another_temperature_needs_a_normalizer() -> None:
+    """The k words give the tail at T = 1 alone; elsewhere an objective that counts it is refused without normalizer."""
+    case = make_case(9)
     for name in BUCKETED:
-        ObjectiveConfig(name=name).check()
-        with pytest.raises(UsageError, match="tail is known at temperature 1 only"):
-            ObjectiveConfig(name=name, temperature=2.0).check()
+        config = config_of(name, 2.0)
+        config.check()
+        soft = replace(case.soft(name, 2.0), log_normalizer=None)
+        layer = OutputLayer(case.weight, case.bias)
+        with pytest.raises(UsageError, match=f"--temperature 2 with --objective {name} needs normalizers"):
+            projected_loss(case.hidden, layer, case.labels, soft, config)
+        projected_loss(case.hidden, layer, case.labels, soft, config_of(name, 1.0))
+
+
+@pytest.mark.parametrize("gate", ["none", "known", "confident"])
+def test_columns_without_a_drawn_word_change_nothing(gate: str) -> None:
+    """Ids that fill unused columns at -inf, the written word among them, alter neither value nor gradient."""
+    case = make_case(11, n=12, vocabulary=17, k=3)
+    drawn = torch.log_softmax(case.teacher.gather(1, case.ids), dim=1)
+    fillers = torch.stack(
+        [torch.tensor([word for word in range(17) if word not in row][:6]) for row in case.ids.tolist()]
+    )
+    case.labels = fillers[:, 0].clone()
+    empty = torch.full(fillers.shape, -torch.inf, dtype=torch.float64)
+    padded = SoftLabels(torch.cat([case.ids, fillers], dim=1), torch.cat([drawn, empty], dim=1))
+    config = config_of("sampled", 1.0, gate=gate, gate_threshold=0.5)
+    found = []
+    for soft in (SoftLabels(case.ids, drawn), padded):
+        leaves = case.leaves()
+        total = projected_loss(case.hidden, OutputLayer(case.weight, case.bias), case.labels, soft, config).total
+        found.append((total, *torch.autograd.grad(total, leaves)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -77,6 +77,7 @@ def test_the_installed_pipeline_runs(installed: Path) -> None:
         ["dump-logits", "--teacher", "t", *text, "--output", "c"],
         ["student-train", "--cache", "c", "--output", "s", "--max-steps", "2"],
         ["verify", "c"],
+        ["inspect", "c", "--html", "c.html"],
     ):
         done = run_installed(installed, *kdcache, *arguments)
         assert done.returncode == 0, done.stderr

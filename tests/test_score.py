@@ -14,7 +14,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
-from kdcache.compare import compare
+from kdcache.compare import compare, compare_corpus
 from kdcache.errors import DataError, UsageError
 from kdcache.rouge import UnicodeTokenizer
 from kdcache.score import Score, score_corpus
@@ -49,7 +49,10 @@ def test_rouge_by_hand() -> None:
     """ROUGE of "a b c d" against "a c e": two words and a common subsequence of two, no common bigram."""
     scores = by_name(score_corpus(["a b c d"], [["a c e"]], ["rouge"]))
     for name in ("rouge1", "rougeL"):
-        found = (scores[name].precision, scores[name].recall, scores[name].value)
+        precision, recall = scores[name].precision, scores[name].recall
+        assert precision is not None
+        assert recall is not None
+        found = (precision.value, recall.value, scores[name].value)
         assert found == pytest.approx((100 * 2 / 4, 100 * 2 / 3, 100 * 4 / 7))
     assert scores["rouge2"].value == 0
 
@@ -130,16 +133,18 @@ def test_an_unknown_metric_is_refused() -> None:
     """An unknown metric is a usage error that lists the known ones."""
     with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge"):
         score_corpus(["a"], [["a"]], ["meteor"])
-    with pytest.raises(UsageError, match="can be compared"):
-        compare(["a"], ["a"], [["a"]], "chrf")
+    with pytest.raises(UsageError, match="only bleu, chrf, ter, rouge1, rouge2, rougeL can be compared"):
+        compare(["a"], ["a"], [["a"]], "rouge")
+    with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge"):
+        compare_corpus(["a"], ["a"], [["a"]], ["rouge1"])
 
 
-@pytest.mark.parametrize("metric", ["bleu", "rouge1", "rouge2", "rougeL"])
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL"])
 def test_compared_scores_are_the_scores_of_the_texts(metric: str, references: list[str]) -> None:
     """The two values of a comparison equal the corpus scores, whatever the statistics are summed from."""
     system, baseline = noisy(references, 0.1, 1), noisy(references, 0.3, 2)
-    found = compare(system, baseline, [references], metric, resamples=50)
-    kind = "bleu" if metric == "bleu" else "rouge"
+    found = compare(system, baseline, [references], metric, resamples=100)
+    kind = "rouge" if metric.startswith("rouge") else metric
     expected = [by_name(score_corpus(one, [references], [kind]))[metric] for one in (system, baseline)]
     assert found.system == pytest.approx(expected[0].value, abs=1e-9)
     assert found.baseline == pytest.approx(expected[1].value, abs=1e-9)
@@ -163,33 +168,36 @@ def test_equal_systems_do_not_differ(references: list[str]) -> None:
     assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
 
 
-@pytest.mark.parametrize("seed", [3, 4, 8])
-def test_the_bootstrap_agrees_with_randomization(seed: int, references: list[str]) -> None:
-    """P-values lie near those of another two-sided paired test, sacreBLEU's approximate randomization."""
-    system, baseline = noisy(references, 0.2, 1), noisy(references, 0.2, seed)
+def test_the_bootstrap_counts_one_tail(references: list[str]) -> None:
+    """A two-sided paired test, sacreBLEU's approximate randomization, has a p-value about twice as large."""
+    system, baseline = noisy(references, 0.18, 1), noisy(references, 0.22, 2)
     ours = compare(system, baseline, [references], "bleu", resamples=2_000)
     metrics = {"BLEU": BLEU(references=[references], force=True)}
     systems = [("baseline", baseline), ("system", system)]
     theirs = PairedTest(systems, metrics, references=None, test_type="ar", n_samples=2_000)()[1]["BLEU"][1].p_value
-    # Four standard errors of two proportions from 2,000 draws each.
-    assert ours.p_value == pytest.approx(theirs, abs=4 * (2 * 0.25 / 2_000) ** 0.5)
+    assert 0.005 < theirs < 0.1
+    assert 1.4 < theirs / ours.p_value < 3
 
 
 def test_score_writes_json_without_torch(tmp_path: Path) -> None:
-    """`score --json` writes a list with name, value, signature and n, prints the same, and needs no torch for it."""
+    """`score --json` writes scores with interval, signature and n, prints the same, and needs no torch for it."""
     for name, text in (("hyp", "a b c d e\nx y\n"), ("one", "a b c d f\nx z\n"), ("two", "a b c\nx y\n")):
         (tmp_path / name).write_text(text)
     arguments = ["score", "--hypothesis", "hyp", "--reference", "one", "--reference", "two"]
     metrics = ["--metric", "bleu", "--metric", "ter", "--metric", "rouge", "--json", "scores.json"]
     done = run_cli(*arguments, *metrics, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr
-    entries = json.loads((tmp_path / "scores.json").read_text())
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert (found["version"], found["system"], found["comparison"], found["ceilings"]) == (1, "hyp", None, [])
+    assert found["bootstrap"] == {"resamples": 1_000, "seed": 12_345}
+    entries = found["scores"]
     assert [entry["name"] for entry in entries] == ["bleu", "ter", "rouge1", "rouge2", "rougeL"]
     for entry in entries:
         assert entry["n"] == 2
         assert "nrefs:2" in entry["signature"]
         assert entry["signature"] in done.stdout
-        assert ("precision" in entry) == entry["name"].startswith("rouge")
+        assert (entry["precision"] is not None) == entry["name"].startswith("rouge")
+        assert entry["low"] <= entry["high"]
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "sacrebleu.metrics" in imported
     assert not imported & {"torch", "transformers"}

@@ -23,6 +23,7 @@ from faults import environment, faulty, within
 
 from kdcache.cache import layout
 from kdcache.cache.audit import verify_shard
+from kdcache.cache.plan import read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import decode_shard, encode_shard
 from kdcache.errors import CorruptError
@@ -275,7 +276,7 @@ def test_fault_48_honest_repetition_is_written_and_read() -> None:
 @pytest.mark.parametrize("file", ["../00001.h5", "/etc/passwd", "00001.h5/../00000.h5", "sub/00001.h5", "", "."])
 def test_fault_50_path_in_a_record(cache: Path, file: str) -> None:
     """A record may name only the file that belongs to its shard: nothing outside the folder is ever opened."""
-    plan = layout.read_plan(cache)
+    plan = read_plan(cache)
     records = list(layout.read_manifest(cache, plan).shards)
     records[1] = dataclasses.replace(records[1], file=file)
     (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))

@@ -20,9 +20,9 @@ from faults import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.cache import hdf5, layout
+from kdcache.cache import hdf5
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan, check_plan
 from kdcache.cache.shard import ShardArrays, check_arrays, decode_shard, encode_shard
 from kdcache.errors import CorruptError
 from kdcache.softlabels import TopK
@@ -270,7 +270,7 @@ def test_the_message_opens_with_the_place() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 65_536])
-@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<i8", "<f2"])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<u4", "<i8", "<f2", "<f4"])
 def test_unshuffling_equals_hdf5(rows: int, dtype: str) -> None:
     """Our inverse of the shuffle filter equals HDF5's for every item size in use."""
     values = np.random.default_rng(rows).integers(0, 60_000, (rows, 3)).astype(dtype)
@@ -288,12 +288,21 @@ def test_unshuffling_equals_hdf5(rows: int, dtype: str) -> None:
         ({"topk": 200, "vocabulary": 100}, "200 words of a vocabulary of 100"),
         ({"vocabulary": 65_537}, "uint16 cannot hold the ids of 65537 words"),
         ({"encoding": Encoding("uint8")}, "unknown encoding"),
+        ({"maskings": 0}, "0 maskings"),
+        ({"draws": 65_536}, "65536 draws"),
+        ({"seed": -1}, "seed -1"),
+        ({"draws": 50}, "50 draws in 4 columns"),
+        ({"temperatures": (5.0, 2.0)}, "they rise"),
+        ({"temperatures": (0.0,)}, "they rise"),
+        ({"temperatures": (1.0, 2.0)}, "1 is not among them"),
+        ({"temperatures": (2.0,), "draws": 4}, "normalizers belong to the k best words as float16"),
+        ({"temperatures": (2.0,), "encoding": Encoding("uint16", "sqrt8")}, "belong to the k best words as float16"),
     ],
 )
 def test_plans_that_cannot_be_carried_out_are_refused(changes: dict[str, Any], message: str) -> None:
     """A plan with no pairs, more words than the vocabulary, or ids that do not fit their type is refused."""
     with pytest.raises(CorruptError, match=message):
-        layout.check_plan(dataclasses.replace(make_plan(), **changes), "here")
+        check_plan(dataclasses.replace(make_plan(), **changes), "here")
 
 
 def test_shard_boundaries_are_exact_for_any_number() -> None:

@@ -28,9 +28,10 @@ from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate
 from kdcache.objective import ObjectiveConfig
 from kdcache.student.config import POSITIONS, StudentConfig, default_rate
+from kdcache.student.labels import CacheSections
 from kdcache.student.model import Student, build_student, load_student
 from kdcache.student.pilot import forecast
-from kdcache.student.train import CacheSections, make_task, train_student
+from kdcache.student.train import make_task, train_student
 
 # Layers on each side, width, feed-forward, heads.
 DIMENSIONS = {"tiny": (4, 128, 256, 4), "small": (3, 256, 1024, 4), "base": (6, 512, 2048, 8)}

@@ -15,8 +15,9 @@ from transformers import BertModel, DistilBertModel
 from kdcache.corpus import Corpus, Pair, TextFiles
 from kdcache.masking import MaskedViews, partition_batches
 from kdcache.teacher.config import TeacherConfig
-from kdcache.teacher.model import Predictions, Teacher
+from kdcache.teacher.model import Teacher
 from kdcache.teacher.prepare import prepare_teacher
+from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.teacher.train import train_teacher
 from kdcache.tokens import EncodedPairs
 from kdcache.training.config import TrainingConfig
@@ -49,8 +50,8 @@ def predictions(teacher: Teacher, pairs: list[Pair], passes: int, max_tokens: in
     log_probs = np.full((encoded.n_targets, k), np.nan, dtype=np.float32)
     written = np.full(encoded.n_targets, np.nan, dtype=np.float32)
     for views in partition_batches(encoded, passes, max_tokens, teacher.tokenizer.special):
-        found = teacher.predict(views, k, CPU, "float32")
-        ids[views.target_rows], log_probs[views.target_rows] = found.topk.token_ids, found.topk.log_probs
+        found = teacher.predict(views, Reduction(k), CPU, "float32")
+        ids[views.target_rows], log_probs[views.target_rows] = found.ids, found.values
         written[views.target_rows] = found.target_log_prob
     return Predictions(*map(torch.from_numpy, (ids, log_probs, written)))
 
@@ -65,9 +66,9 @@ def test_predictions_are_the_librarys_own(kind: str, folders: dict[str, Path], s
     for max_tokens in (1, 600):
         found = predictions(teacher, pairs, passes=4, max_tokens=max_tokens)
         best = -np.sort(-expected, axis=1)[:, :K]
-        np.testing.assert_allclose(found.topk.log_probs, best, rtol=0, atol=1e-5)
-        at_ids = np.take_along_axis(expected, found.topk.token_ids.astype(np.int64), axis=1)
-        np.testing.assert_allclose(found.topk.log_probs, at_ids, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.values, best, rtol=0, atol=1e-5)
+        at_ids = np.take_along_axis(expected, found.ids.astype(np.int64), axis=1)
+        np.testing.assert_allclose(found.values, at_ids, rtol=0, atol=1e-5)
         written = expected[np.arange(len(targets)), targets]
         np.testing.assert_allclose(found.target_log_prob, written, rtol=0, atol=1e-5)
     # Distributions that no mistake would leave unchanged: far from uniform, and unlike each other.
@@ -92,7 +93,7 @@ def test_segment_ids_only_where_the_model_has_them(folders: dict[str, Path], sma
     flat = MaskedViews(
         views.input_ids, views.segment_ids * 0, views.lengths, views.masked, views.labels, views.target_rows
     )
-    one, other = (teacher.predict(some, K, CPU, "float32").target_log_prob for some in (views, flat))
+    one, other = (teacher.predict(some, Reduction(K), CPU, "float32").target_log_prob for some in (views, flat))
     assert np.abs(one - other).max() > 0.01
 
 
@@ -107,10 +108,10 @@ def test_positions_can_all_be_used(kind: str, positions: int, folders: dict[str,
         last = np.array([length - 1])
         views = MaskedViews(ids, np.zeros_like(ids), np.array([length]), last, last * 0, last * 0)
         if fits:
-            assert np.isfinite(teacher.predict(views, 1, CPU, "float32").target_log_prob).all()
+            assert np.isfinite(teacher.predict(views, Reduction(1), CPU, "float32").target_log_prob).all()
         else:
             with pytest.raises((IndexError, RuntimeError)):
-                teacher.predict(views, 1, CPU, "float32")
+                teacher.predict(views, Reduction(1), CPU, "float32")
 
 
 HEADLESS = {"bert": BertModel, "distilbert": DistilBertModel}
@@ -245,4 +246,4 @@ def test_the_real_minilm_package(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     teacher.save(tmp_path / "teacher")
     found = predictions(Teacher.load(tmp_path / "teacher"), some_pairs(2), 7, 600)
     expected = slow_distributions(tmp_path / "teacher", some_pairs(2), passes=7)[1]
-    np.testing.assert_allclose(found.topk.log_probs, -np.sort(-expected, axis=1)[:, :K], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.values, -np.sort(-expected, axis=1)[:, :K], rtol=0, atol=1e-5)

@@ -222,7 +222,7 @@ sys.path.insert(0, {root!r})
 from kdcache import batches
 from kdcache.batches import collate, epoch_order
 from kdcache.cache.reader import CacheReader
-from kdcache.student.train import CacheSections
+from kdcache.student.labels import CacheSections
 
 batches.WINDOW_PAIRS = 40
 

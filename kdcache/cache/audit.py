@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import layout
-from kdcache.cache.encoding import Encoding
 from kdcache.cache.layout import ShardRecord
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.source import Source
@@ -26,6 +26,7 @@ class Summary:
 
     Attributes:
         plan: every field of the plan.
+        made_by: the command that made it: "dump-logits", "transcode" or "merge".
         root: hash over all records; the identity of the content.
         pairs, skipped: line pairs, and those among them that were left out.
         source_tokens, targets: tokens of both sides, special tokens included.
@@ -40,6 +41,7 @@ class Summary:
     """
 
     plan: dict[str, Any]
+    made_by: str
     root: str
     pairs: int
     skipped: int
@@ -68,6 +70,7 @@ def summarize(source: Source | Path) -> Summary:
     size = reader.source.size(records)
     return Summary(
         plan=asdict(reader.plan),
+        made_by=reader.plan.made_by,
         root=reader.manifest.root,
         pairs=reader.plan.n_pairs,
         skipped=sum(record.n_skipped for record in records),
@@ -95,7 +98,7 @@ def verify_shard(reader: CacheReader, index: int) -> list[str]:
         arrays = reader.shard(index)
     except CacheError as error:
         return [str(error)]
-    return _compare_sums(arrays, record, _unknown(reader), reader.plan.encoding)
+    return _compare_sums(arrays, record, _unknown(reader), reader.plan)
 
 
 @functools.lru_cache(maxsize=1)
@@ -103,8 +106,8 @@ def _unknown(reader: CacheReader) -> int:
     return reader.tokenizer().special.unk
 
 
-def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, encoding: Encoding) -> list[str]:
-    found, stored = asdict(arrays.sums(unknown, encoding)), asdict(record.sums)
+def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, plan: Plan) -> list[str]:
+    found, stored = asdict(arrays.sums(unknown, plan)), asdict(record.sums)
     found["n_skipped"], stored["n_skipped"] = int((arrays.pairs.target_lengths == 0).sum()), record.n_skipped
     wrong = [name for name, value in found.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
     return [f"shard {record.index}: {name} is {found[name]}, its record says {stored[name]}." for name in wrong]
@@ -114,7 +117,7 @@ def strangers(reader: CacheReader) -> list[str]:
     """Files among the shards that no record names; set-aside shards and temporary files are not counted."""
     expected = {name(i) for i in range(reader.plan.n_shards) for name in (layout.shard_name, layout.record_name)}
     return [
-        f"{reader.source.place}/{layout.SHARDS_FOLDER}/{name}: no shard of this cache has that name. Move it away."
+        f"{reader.place}/{layout.SHARDS_FOLDER}/{name}: no shard of this cache has that name. Move it away."
         for name in reader.source.shard_files()
         if name not in expected and ".invalid-" not in name and not name.startswith(".")
     ]
@@ -127,7 +130,8 @@ class PairView:
     Attributes:
         index: from 0.
         source, target: as text; empty if the pair was skipped.
-        words: for each target position the written piece, its log-probability, and the k best with theirs.
+        words: for each target position the written piece, its log-probability, and the k best with theirs; or those
+            that were drawn, with the logarithms of their shares.
     """
 
     index: int
@@ -157,6 +161,6 @@ def view_pair(reader: CacheReader, index: int) -> PairView:
 
 def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tuple[str, float, list[tuple[str, float]]]:
     ids, log_probs = arrays.topk.token_ids[position], arrays.topk.log_probs[position].astype(np.float64)
-    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True)]
+    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True) if value > -np.inf]
     written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
     return written, float(arrays.target_log_prob[position]), best

@@ -2,7 +2,8 @@
 
 Log-probabilities are stored as float16, or, in the compact encoding, as the nearest of 256 values −(c · s)², c = 0 …
 255: codes of the square root, fine where a word is probable and coarse where it is not. In memory both are float16,
-whose values the codes give back exactly.
+whose values the codes give back exactly. How often a word was drawn is stored as a whole number. Normalizers are
+stored as float32: the tail that they give is a difference to 1.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ _CODED = (-((np.arange(256) * _STEP) ** 2)).astype(np.float16)
 # The stored type of log-probabilities.
 LOG_PROB_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "sqrt8": np.dtype("u1")}
 FILTERS = ("gzip", "none")
+NORMALIZER_DTYPE = np.dtype("<f4")
+
+
+def count_dtype(draws: int) -> np.dtype[Any]:
+    """The stored type of how often a word was drawn: the smallest that holds `draws`."""
+    return np.dtype("u1" if draws <= np.iinfo(np.uint8).max else "<u2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +73,29 @@ class Encoding:
         """Stored values as float16."""
         return _CODED[stored] if self.log_probs == "sqrt8" else stored.astype(np.float16, copy=False)
 
-    def mass_tolerance(self, k: int) -> float:
+    def mass_tolerance(self, k: int, log_normalizer: float = 0.0) -> float:
         """How far above 1 rounding can lift the probabilities of k words together.
 
         A step of δ·√(−log p) or δ·|log p| in each log-probability changes the sum by at most δ·√(log k) or δ·log k
-        (Jensen); the rest is for terms of higher order.
+        (Jensen); the rest is for terms of higher order. At a temperature T with log Z_T the step is δ·|log p|/T, and
+        |log p|/T at most |log p_T| + |log Z_T|.
         """
         if self.log_probs == "sqrt8":
             return 1.1 * _STEP * math.sqrt(math.log(max(k, 2))) + 1e-3
-        return 2.0**-11 * math.log(max(k, 2)) + 1e-3
+        return 2.0**-11 * (math.log(max(k, 2)) + abs(log_normalizer)) + 1e-3
+
+    def half_step(self, log_probs: LogProbs) -> npt.NDArray[np.float64]:
+        """How far at most what is stored may be from what was rounded, but for values below `least`: [...] to [...]."""
+        half = np.spacing(np.abs(log_probs).astype(np.float16)).astype(np.float64) / 2
+        if self.log_probs == "sqrt8":
+            # |(√v ± δ/2)² - v| with the step δ of the codes; the codes' own values are float16.
+            half += _STEP * np.sqrt(-log_probs.astype(np.float64)) + _STEP**2 / 4
+        return half
+
+    @property
+    def least(self) -> float:
+        """The least log-probability that is told from what lies below it."""
+        return -_LEAST if self.log_probs == "sqrt8" else -math.inf
 
     def rounding_error(self, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What to expect of the total variation between what a teacher said and what was stored: [n, k] to [n].

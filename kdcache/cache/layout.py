@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import math
 import typing
@@ -22,14 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.encoding import LOG_PROB_DTYPES, Encoding
-from kdcache.errors import CorruptError, MismatchError
-from kdcache.files import sha256
+from kdcache.cache.encoding import LOG_PROB_DTYPES, NORMALIZER_DTYPE, count_dtype
+from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
+from kdcache.errors import CorruptError, UsageError
 from kdcache.records import canonical_json, from_json, read_json
 
-FORMAT = "kdcache"
-VERSION = 2
-PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARDS_FOLDER = "shards"
@@ -43,69 +39,16 @@ SLACK = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a cache will be; its identity.
-
-    Attributes:
-        format, version: "kdcache" and the version of the layout.
-        corpus: fingerprint of the line pairs.
-        n_pairs: number of line pairs.
-        tokenizer: fingerprint of the tokenizer.
-        vocabulary: size of the output vocabulary; every id is below it.
-        teacher: fingerprint of the teacher's tensors and configuration.
-        positions: how many positions the teacher has for source and target together.
-        topk: words stored at each target position.
-        passes: P; pass p masks target positions p, p+P, p+2P, ….
-        precision: of the matrix products in the forward pass, "float32" or "bfloat16".
-        shard_pairs: pairs in a shard; the last may hold fewer.
-        encoding: how numbers are stored.
-    """
-
-    format: str
-    version: int
-    corpus: str
-    n_pairs: int
-    tokenizer: str
-    vocabulary: int
-    teacher: str
-    positions: int
-    topk: int
-    passes: int
-    precision: str
-    shard_pairs: int
-    encoding: Encoding
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards."""
-        return -(-self.n_pairs // self.shard_pairs)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the plan, which every shard and record carries."""
-        return _fingerprint(self)
-
-    def bounds(self, index: int) -> tuple[int, int]:
-        """First pair of shard `index`, and the one after its last."""
-        return index * self.shard_pairs, min((index + 1) * self.shard_pairs, self.n_pairs)
-
-
-@functools.lru_cache(maxsize=8)
-def _fingerprint(plan: Plan) -> str:
-    return sha256(canonical_json(dataclasses.asdict(plan)))
-
-
-@dataclass(frozen=True, slots=True)
 class Sums:
     """What a shard's target positions add up to, in float64, from the values as stored.
 
     Attributes:
-        mass: of the probability that the k words hold together.
+        mass: of the probability that the k words hold together; of words that were drawn, of their shares: 1 each.
         known: of positions whose written word is among the k.
         best: of positions whose written word is the first of the k.
         surprise: of -log p of the written word, in nats.
         unknown: of positions whose written word is the unknown token.
-        rounding: of the total variation that storing the k words is expected to cost.
+        rounding: of the total variation that storing the k words is expected to cost; 0 of words that were drawn.
     """
 
     mass: float
@@ -159,15 +102,33 @@ def schema(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> dict[str,
     ids = np.dtype(plan.encoding.ids).newbyteorder("<")
     log_probs = LOG_PROB_DTYPES[plan.encoding.log_probs]
     offsets = np.dtype("<i8")
+    normalizers = (
+        {"log_normalizers": (NORMALIZER_DTYPE, (n_targets, len(plan.temperatures)))} if plan.temperatures else {}
+    )
     return {
         "source_ids": (ids, (n_source,)),
         "source_offsets": (offsets, (n_pairs + 1,)),
         "target_ids": (ids, (n_targets,)),
         "target_offsets": (offsets, (n_pairs + 1,)),
         "topk_ids": (ids, (n_targets, plan.topk)),
-        "topk_log_probs": (log_probs, (n_targets, plan.topk)),
+        values_name(plan): (count_dtype(plan.draws) if plan.draws else log_probs, (n_targets, plan.topk)),
         "target_log_prob": (log_probs, (n_targets,)),
+        **normalizers,
     }
+
+
+def check_shards(plan: Plan) -> None:
+    """Raise UsageError if the cache would have too many shards."""
+    if plan.n_shards > SHARDS_MAX:
+        raise UsageError(
+            f"--shard-pairs {plan.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most {SHARDS_MAX:,} "
+            "are allowed. Choose larger shards."
+        )
+
+
+def values_name(plan: Plan) -> str:
+    """The dataset beside `topk_ids`: how often each word was drawn, or its log-probability."""
+    return "counts" if plan.draws else "topk_log_probs"
 
 
 def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: int, place: str) -> None:
@@ -179,6 +140,20 @@ def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: in
     arrays = _array_bytes(plan, stop - first, n_source, n_targets)
     if not (0 < size <= _most_stored(arrays) and arrays <= RATIO * size + SLACK):
         raise CorruptError(f"{place}: {size:,} bytes cannot be a shard whose arrays take {arrays:,} bytes.")
+
+
+def check_drawn(plan: Plan, index: int, n_targets: int) -> None:
+    """Raise UsageError where drawn words may compress so well that the shard breaks the bound of `check_counts`.
+
+    A sure teacher draws one word, and what its other columns take is nothing. Up to SLACK that is within the bound.
+    """
+    width = np.dtype(plan.encoding.ids).itemsize + count_dtype(plan.draws).itemsize
+    size = n_targets * plan.topk * width
+    if plan.draws and size > SLACK:
+        raise UsageError(
+            f"--sample {plan.draws}: the words drawn in shard {index} take {size:,} bytes before they are compressed, "
+            f"at most {SLACK:,} are allowed. Choose a smaller --shard-pairs than {plan.shard_pairs:,}."
+        )
 
 
 def most_bytes(plan: Plan, index: int) -> int:
@@ -210,48 +185,6 @@ def root_hash(records: typing.Sequence[ShardRecord]) -> str:
 def make_manifest(plan: Plan, records: typing.Sequence[ShardRecord]) -> Manifest:
     """The manifest of a complete cache."""
     return Manifest(FORMAT, VERSION, plan.fingerprint, tuple(records), root_hash(records))
-
-
-def read_plan(cache: Path) -> Plan:
-    """Read the plan of a cache.
-
-    Raises:
-        CorruptError: there is none, or it is damaged or of another format.
-    """
-    path = cache / PLAN_FILE
-    if not path.exists():
-        raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
-    return plan_of(read_json(path), str(path))
-
-
-def plan_of(value: Any, place: str) -> Plan:
-    """The plan that parsed JSON is.
-
-    Raises:
-        CorruptError: it is damaged or of another format; the message opens with `place`.
-    """
-    version = value.get("version") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CorruptError(f"{place}: not the plan of a kdcache cache.")
-    if version != VERSION:
-        raise CorruptError(
-            f"{place}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
-        )
-    plan = from_json(Plan, value, place)
-    check_plan(plan, place)
-    return plan
-
-
-def check_plan(plan: Plan, place: str) -> None:
-    """Raise CorruptError unless `plan` can be carried out."""
-    if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
-        raise CorruptError(f"{place}: a count is below 1.")
-    if plan.topk > plan.vocabulary:
-        raise CorruptError(f"{place}: {plan.topk} words of a vocabulary of {plan.vocabulary}.")
-    if not plan.encoding.known:
-        raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
-    if plan.vocabulary > np.iinfo(plan.encoding.ids).max + 1:
-        raise CorruptError(f"{place}: {plan.encoding.ids} cannot hold the ids of {plan.vocabulary} words.")
 
 
 def read_record(cache: Path, plan: Plan, index: int) -> ShardRecord:
@@ -299,7 +232,7 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
         done = sum(1 for _ in (cache / SHARDS_FOLDER).glob("[0-9]*.json"))
         raise CorruptError(
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "
-            "dump-logits command again: it continues."
+            f"{plan.made_by} command again: it continues."
         )
     return manifest_of(read_json(path), plan, str(path))
 
@@ -318,17 +251,3 @@ def manifest_of(value: Any, plan: Plan, place: str) -> Manifest:
     for index, record in enumerate(manifest.shards):
         check_record(record, plan, index, f"{place}, shard {index}")
     return manifest
-
-
-def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
-    """Raise MismatchError for the first field in which two plans differ."""
-    for field in dataclasses.fields(Plan):
-        old, new = getattr(stored, field.name), getattr(given, field.name)
-        if old != new:
-            raise MismatchError(
-                str(cache),
-                field.name,
-                old,
-                new,
-                "A cache keeps its plan: repeat the first command exactly, or choose another --output.",
-            )

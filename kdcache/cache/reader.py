@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kdcache.cache import layout
 from kdcache.cache.config import StoreConfig
+from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.shard import ShardArrays, decode_shard
 from kdcache.cache.source import Folder, GiveUp, Source
 from kdcache.errors import CorruptError
@@ -35,6 +36,11 @@ class CacheReader:
         self.plan = self.source.plan()
         self.manifest = self.source.manifest(self.plan)
         self.records = self.manifest.shards
+
+    @property
+    def place(self) -> str:
+        """Its location, to be shown."""
+        return self.source.place
 
     @property
     def n_targets(self) -> int:
@@ -72,8 +78,8 @@ class CacheReader:
         """
         tokenizer = self.source.tokenizer()
         if tokenizer.fingerprint != self.plan.tokenizer:
-            place = f"{self.source.place}/{layout.TOKENIZER_FOLDER}"
-            raise CorruptError(f"{place}: not the tokenizer that {layout.PLAN_FILE} names.")
+            place = f"{self.place}/{layout.TOKENIZER_FOLDER}"
+            raise CorruptError(f"{place}: not the tokenizer that {PLAN_FILE} names.")
         return tokenizer
 
 

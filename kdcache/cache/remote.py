@@ -11,7 +11,8 @@ from kdcache.cache import layout
 from kdcache.cache.ahead import Ahead
 from kdcache.cache.config import StoreConfig
 from kdcache.cache.fetch import Fetcher, Pause
-from kdcache.cache.layout import Manifest, Plan, ShardRecord
+from kdcache.cache.layout import Manifest, ShardRecord
+from kdcache.cache.plan import PLAN_FILE, Plan, plan_of
 from kdcache.cache.source import GiveUp, check_committed
 from kdcache.cache.store import Store
 from kdcache.errors import UsageError
@@ -43,8 +44,8 @@ class Remote:
     def plan(self) -> Plan:
         """Fetch `plan.json`."""
         missing = f"there is none, so {self.place} is not a cache. Make one with kdcache dump-logits."
-        value = self._json(layout.PLAN_FILE, missing)
-        return layout.plan_of(value, self._fetcher.place_of(layout.PLAN_FILE))
+        value = self._json(PLAN_FILE, missing)
+        return plan_of(value, self._fetcher.place_of(PLAN_FILE))
 
     def manifest(self, plan: Plan) -> Manifest:
         """Fetch `manifest.json`."""
@@ -115,7 +116,7 @@ class Remote:
 
     def size(self, records: Sequence[ShardRecord]) -> int:
         """Bytes as fetched or committed; those of the shards' records as they were written."""
-        names = (layout.PLAN_FILE, layout.MANIFEST_FILE, *(f"{layout.TOKENIZER_FOLDER}/{name}" for name in FILES))
+        names = (PLAN_FILE, layout.MANIFEST_FILE, *(f"{layout.TOKENIZER_FOLDER}/{name}" for name in FILES))
         small = sum(self._fetcher.fetch(name, BYTES_MAX, len, time.sleep) for name in names)
         written = (len(readable_json(dataclasses.asdict(record))) for record in records)
         return small + sum(record.bytes for record in records) + sum(written)

@@ -6,21 +6,24 @@ file is compared with what plan and record allow before any of its data is touch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.cache.encoding import Encoding
 from kdcache.cache.hdf5 import open_image, require, write_image
-from kdcache.cache.layout import FORMAT, VERSION, Plan, ShardRecord, Sums, check_counts, schema
+from kdcache.cache.layout import ShardRecord, Sums, check_counts, schema, values_name
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.errors import CorruptError
-from kdcache.softlabels import LogProbs, TopK
+from kdcache.softlabels import LogProbs, TopK, from_counts, to_counts
 from kdcache.tokens import EncodedPairs
 
 # Up to so many words, comparing all with all is faster than sorting.
 _COMPARED_ROWS = 16
+# What float32 may add to a normalizer, relative to its largest possible size.
+_NORMALIZER_SLACK = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class ShardArrays:
 
     Attributes:
         pairs: both texts as ids; skipped pairs have length 0.
-        topk: the k best words at each of the ΣN target positions.
+        topk: the k best words at each of the ΣN target positions, or those that were drawn.
         target_log_prob: the teacher's log-probability of the written word, [ΣN].
     """
 
@@ -37,16 +40,17 @@ class ShardArrays:
     topk: TopK
     target_log_prob: LogProbs
 
-    def sums(self, unknown: int, encoding: Encoding) -> Sums:
+    def sums(self, unknown: int, plan: Plan) -> Sums:
         """Statistics of the stored values; `unknown` is the id of the unknown token."""
         ranks = self.topk.rank_of(self.pairs.target_ids)
+        log_probs = self.topk.log_probs.astype(np.float64)
         return Sums(
             mass=float(self.topk.mass().sum()),
             known=int((ranks < self.topk.k).sum()),
             best=int((ranks == 0).sum()),
             surprise=float(-self.target_log_prob.astype(np.float64).sum()),
             unknown=int((self.pairs.target_ids == unknown).sum()),
-            rounding=float(encoding.rounding_error(self.topk.log_probs.astype(np.float64)).sum()),
+            rounding=0.0 if plan.draws else float(plan.encoding.rounding_error(log_probs).sum()),
         )
 
 
@@ -58,14 +62,16 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
     """
     check_arrays(arrays, plan, index, f"shard {index}")
     pairs = arrays.pairs
+    ids, stored_values = _packed(arrays.topk, plan)
     values = {
         "source_ids": pairs.source_ids,
         "source_offsets": pairs.source_offsets,
         "target_ids": pairs.target_ids,
         "target_offsets": pairs.target_offsets,
-        "topk_ids": arrays.topk.token_ids,
-        "topk_log_probs": plan.encoding.pack(arrays.topk.log_probs),
+        "topk_ids": ids,
+        values_name(plan): stored_values,
         "target_log_prob": plan.encoding.pack(arrays.target_log_prob),
+        "log_normalizers": arrays.topk.log_normalizers,
     }
     counts = (len(pairs.source_ids), pairs.n_targets)
     expected = schema(plan, pairs.n_pairs, *counts)
@@ -74,6 +80,23 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
     # What could not be read again may not be written.
     check_counts(plan, index, *counts, len(data), f"shard {index}")
     return data
+
+
+def _packed(topk: TopK, plan: Plan) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Ids and values as they are stored; columns that hold no drawn word are 0 in both."""
+    if not plan.draws:
+        return topk.token_ids, plan.encoding.pack(topk.log_probs)
+    counts = to_counts(topk.log_probs, plan.draws)
+    return np.where(counts > 0, topk.token_ids, 0), counts
+
+
+def _unpacked(values: dict[str, npt.NDArray[Any]], plan: Plan, place: str) -> TopK:
+    ids, stored = values["topk_ids"], values[values_name(plan)]
+    if not plan.draws:
+        return TopK(ids, plan.encoding.unpack(stored), values.get("log_normalizers"))
+    require(not bool(ids[stored == 0].any()), place, "a word that was not drawn has an id other than 0")
+    require(bool((stored <= plan.draws).all()), place, f"counts above the {plan.draws} draws")
+    return from_counts(ids, stored, plan.draws)
 
 
 def _attributes(plan: Plan, index: int) -> dict[str, str | int]:
@@ -91,18 +114,60 @@ def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> Non
     ids, best = np.ascontiguousarray(topk.token_ids.T), np.ascontiguousarray(topk.log_probs.T).astype(np.float32)
     own = arrays.target_log_prob.astype(np.float32)
     require(not _repeats(ids), place, "topk_ids name a word twice at one position")
-    for name, values in (("topk_log_probs", best), ("target_log_prob", own)):
-        # What is not a number fails the first comparison.
-        require(bool(values.min(initial=0) > -np.inf), place, f"{name} holds a value that is not finite")
-        require(bool(values.max(initial=-1) <= 0), place, f"{name} holds a log-probability above 0")
+    _check_range(own, "target_log_prob", place)
+    if plan.draws:
+        _check_drawn(ids, best, plan, place)
+        return
+    _check_range(best, "topk_log_probs", place)
     require(bool((best[1:] <= best[:-1]).all()), place, "topk_log_probs do not fall")
     mass = float(np.exp(best).sum(axis=0).max(initial=0))
     require(
-        mass <= 1 + plan.encoding.mass_tolerance(plan.topk),
+        mass <= 1 + plan.mass_tolerance,
         place,
         f"the {plan.topk} best words hold a mass of {mass:.4f}, above 1",
     )
     _check_written_word(arrays.pairs, ids, best, own, place)
+    _check_normalizers(topk.log_normalizers, best, plan, place)
+
+
+def _check_range(values: npt.NDArray[np.float32], name: str, place: str) -> None:
+    # What is not a number fails the first comparison.
+    require(bool(values.min(initial=0) > -np.inf), place, f"{name} holds a value that is not finite")
+    require(bool(values.max(initial=-1) <= 0), place, f"{name} holds a log-probability above 0")
+
+
+def _check_drawn(ids: npt.NDArray[Any], shares: npt.NDArray[np.float32], plan: Plan, place: str) -> None:
+    """Drawn words [k, n] come by falling count, then by id, and their counts add up to the number of draws.
+
+    About the written word's own log-probability they say nothing.
+    """
+    require(bool(shares.max(initial=-1) <= 0), place, "counts hold a value that is not a count")
+    counts = to_counts(shares, plan.draws)
+    wrong = int((counts.sum(axis=0) != plan.draws).sum())
+    require(not wrong, place, f"the counts of {wrong:,} positions do not add up to {plan.draws} draws")
+    falling = (counts[1:] < counts[:-1]) | ((counts[1:] == counts[:-1]) & (ids[1:] > ids[:-1]))
+    require(bool(falling.all()), place, "drawn words do not stand by falling count and rising id")
+
+
+def _check_normalizers(
+    found: npt.NDArray[np.float32] | None, best: npt.NDArray[np.float32], plan: Plan, place: str
+) -> None:
+    """Log Z_T lies between 0 and (1 − 1/T)·log V, and the k words ([k, n]) hold no more than 1 at T."""
+    n, n_temperatures = best.shape[1], len(plan.temperatures)
+    require((found is None) == (n_temperatures == 0), place, "log_normalizers where the plan has none, or none of them")
+    if found is None:
+        return
+    require(found.shape == (n, n_temperatures), place, f"log_normalizers of shape {found.shape}")
+    for column, temperature in enumerate(plan.temperatures):
+        values = found[:, column]
+        ends = sorted((0.0, (1 - 1 / temperature) * math.log(plan.vocabulary)))
+        slack = _NORMALIZER_SLACK * max(1.0, -ends[0], ends[1])
+        # What is not a number fails both comparisons.
+        inside = (values >= ends[0] - slack) & (values <= ends[1] + slack)
+        require(bool(inside.all()), place, f"log_normalizers at temperature {temperature} outside {ends}")
+        mass = float(np.exp(best / np.float32(temperature) - values).sum(axis=0).max(initial=0))
+        limit = 1 + plan.encoding.mass_tolerance(plan.topk, max(-ends[0], ends[1]))
+        require(mass <= limit, place, f"the {plan.topk} best words hold a mass of {mass:.4f} at T = {temperature}")
 
 
 def _check_texts(pairs: EncodedPairs, plan: Plan, index: int, place: str) -> None:
@@ -174,7 +239,7 @@ def decode_shard(data: bytes, plan: Plan, index: int, place: str, record: ShardR
             require(counts == said, place, f"holds {counts} source and target tokens, its record says {said}")
         values = image.read(schema(plan, stop - first, *counts), plan.encoding.filters)
     pairs = EncodedPairs(values["source_ids"], values["source_offsets"], values["target_ids"], values["target_offsets"])
-    best, own = (plan.encoding.unpack(values[name]) for name in ("topk_log_probs", "target_log_prob"))
-    arrays = ShardArrays(pairs, TopK(values["topk_ids"], best), own)
+    own = plan.encoding.unpack(values["target_log_prob"])
+    arrays = ShardArrays(pairs, _unpacked(values, plan, place), own)
     check_arrays(arrays, plan, index, place)
     return arrays

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from kdcache.cache import layout
-from kdcache.cache.layout import Manifest, Plan, ShardRecord
+from kdcache.cache.layout import Manifest, ShardRecord
+from kdcache.cache.plan import PLAN_FILE, Plan, read_plan
 from kdcache.errors import CorruptError
 from kdcache.files import sha256
 from kdcache.tokens import Tokenizer
@@ -71,7 +72,7 @@ class Folder:
 
     def plan(self) -> Plan:
         """Read `plan.json`."""
-        return layout.read_plan(self._path)
+        return read_plan(self._path)
 
     def manifest(self, plan: Plan) -> Manifest:
         """Read `manifest.json`."""
@@ -112,7 +113,7 @@ class Folder:
         """What the file system says."""
         names = [name(i) for i in range(len(records)) for name in (layout.shard_name, layout.record_name)]
         tokenizer = self._path / layout.TOKENIZER_FOLDER
-        small = [self._path / layout.PLAN_FILE, self._path / layout.MANIFEST_FILE, *tokenizer.iterdir()]
+        small = [self._path / PLAN_FILE, self._path / layout.MANIFEST_FILE, *tokenizer.iterdir()]
         return sum(path.stat().st_size for path in (*small, *(self._shards / n for n in names)) if path.is_file())
 
 

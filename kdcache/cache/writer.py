@@ -12,12 +12,14 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from kdcache.cache import layout
-from kdcache.cache.layout import Plan, ShardRecord
+from kdcache.cache.layout import ShardRecord
+from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_plan
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.cache.source import regular_bytes
 from kdcache.errors import CorruptError, MismatchError, OutputError
@@ -42,7 +44,7 @@ class CacheWriter:
         self.plan = plan
         self._unknown = tokenizer.special.unk
         self._shards = cache / layout.SHARDS_FOLDER
-        layout.check_plan(plan, str(cache))
+        check_plan(plan, str(cache))
         if tokenizer.fingerprint != plan.tokenizer:
             raise MismatchError(str(cache), "tokenizer", plan.tokenizer, tokenizer.fingerprint, "Use the plan's own.")
         with storage_errors(cache):
@@ -59,7 +61,7 @@ class CacheWriter:
             remove_abandoned(self._shards)
 
     def _claim(self) -> None:
-        path = self.cache / layout.PLAN_FILE
+        path = self.cache / PLAN_FILE
         if not self.cache.is_dir():
             self.cache.mkdir(parents=True, exist_ok=True)
             sync_folder(self.cache.parent)
@@ -68,11 +70,11 @@ class CacheWriter:
             if foreign := self._foreign():
                 raise OutputError(f"{self.cache}: holds other files ({foreign}) and no cache. Choose another --output.")
             publish_file(path, readable_json(dataclasses.asdict(self.plan)))
-        layout.compare_plans(self.cache, layout.read_plan(self.cache), self.plan)
+        compare_plans(self.cache, read_plan(self.cache), self.plan)
 
     def _foreign(self) -> str | None:
         names = {path.name for path in self.cache.iterdir() if not path.name.startswith(".")}
-        if layout.PLAN_FILE in names:
+        if PLAN_FILE in names:
             return None  # another process claimed the folder in this moment
         return min(names - {layout.SHARDS_FOLDER, layout.TOKENIZER_FOLDER, "run.json", "kdcache.log"}, default=None)
 
@@ -138,6 +140,23 @@ class CacheWriter:
         finally:
             os.close(handle)
 
+    def commit_each(self, indices: Iterable[int], make: Callable[[int], ShardArrays]) -> None:
+        """Make shards and commit them; one is hashed, compressed and written while the next is made.
+
+        What was published without a record is adopted and not made. Errors are those of `make` and of `commit`.
+        """
+        pending: Future[ShardRecord] | None = None
+        with ThreadPoolExecutor(1) as background:
+            for index in indices:
+                if self.adopt(index) is not None:
+                    continue
+                arrays = make(index)
+                if pending is not None:
+                    pending.result()
+                pending = background.submit(self.commit, index, arrays)
+            if pending is not None:
+                pending.result()
+
     def commit(self, index: int, arrays: ShardArrays) -> ShardRecord:
         """Store shard `index`; if another process was first, its shard stands.
 
@@ -167,7 +186,7 @@ class CacheWriter:
             n_skipped=int((arrays.pairs.target_lengths == 0).sum()),
             n_source_tokens=len(arrays.pairs.source_ids),
             n_targets=arrays.pairs.n_targets,
-            sums=arrays.sums(self._unknown, self.plan.encoding),
+            sums=arrays.sums(self._unknown, self.plan),
         )
         publish_file(self._shards / layout.record_name(index), readable_json(dataclasses.asdict(record)))
         reach("record-published")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import click
 
 import kdcache
-from kdcache.cli.cache import dump_logits, inspect, verify
+from kdcache.cli.cache import dump_logits, inspect
 from kdcache.cli.console import Group
 from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
-from kdcache.cli.text import generate, score
+from kdcache.cli.derive import merge, transcode
+from kdcache.cli.score import score
+from kdcache.cli.sweep import sweep
+from kdcache.cli.text import generate
 from kdcache.cli.train import student_train, teacher_train
+from kdcache.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -26,5 +30,7 @@ def main() -> None:
     """
 
 
-for command in (teacher_train, dump_logits, student_train, generate, score, curves, inspect, verify, demo):
+for command in (teacher_train, dump_logits, student_train, generate, score, sweep, curves):
+    main.add_command(command)
+for command in (inspect, verify, transcode, merge, demo):
     main.add_command(command)

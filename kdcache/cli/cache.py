@@ -1,10 +1,11 @@
-"""`kdcache dump-logits`, `inspect` and `verify`."""
+"""`kdcache dump-logits` and `inspect`."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +13,14 @@ from kdcache import tables
 from kdcache.cache.config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
+from kdcache.cli.distributions import described, distributions
 from kdcache.corpus import TextFiles
-from kdcache.dump.config import ENCODINGS, DumpConfig
-from kdcache.errors import CorruptError, UsageError
-from kdcache.progress import Progress, duration
+from kdcache.dump.config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
+from kdcache.errors import UsageError
+from kdcache.progress import duration
+
+if TYPE_CHECKING:
+    from kdcache.cache.audit import Summary
 
 
 def _default(name: str) -> object:
@@ -26,7 +31,7 @@ def _default(name: str) -> object:
 @click.option("--teacher", required=True, metavar="DIR", help="What teacher-train wrote.")
 @options.text
 @click.option("--output", metavar="CACHE", help="Where the cache goes.")
-@click.option("--topk", type=int, default=_default("topk"), show_default=True, help="Words stored a position.")
+@click.option("--topk", type=int, help=f"Words stored a position.  [default: {DEFAULT_TOPK}]")
 @click.option(
     "--passes",
     type=int,
@@ -65,6 +70,7 @@ def _default(name: str) -> object:
 @click.option(
     "--shards", metavar="A:B", help="Make only shards A to B (exclusive, from 0), where several machines share a cache."
 )
+@distributions
 @options.skip_bad
 @options.device
 @options.precision
@@ -74,13 +80,14 @@ def dump_logits(
     teacher: str,
     text: TextFiles,
     output: str | None,
-    topk: int,
+    topk: int | None,
     passes: int,
     shard_pairs: int,
     max_tokens: int,
     encoding: str,
     max_unknown: float,
     shards: str | None,
+    distributions: Distributions,
     skip_bad: bool,
     device: str,
     precision: str,
@@ -108,6 +115,7 @@ def dump_logits(
         device=device,
         precision=precision,
         shards=None if shards is None else _bounds(shards),
+        distributions=distributions,
     )
     config.check()
     if dry_run:
@@ -136,7 +144,7 @@ def _dump_forecast(config: DumpConfig) -> None:
     items = [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped) in {found.shards:,} shards"),
         ("targets", f"{found.targets:,}"),
-        ("passes", f"{config.passes}, {found.views:,} masked views"),
+        ("passes", f"{config.passes}, {found.views:,} masked views in {config.distributions.maskings} partitions"),
         ("tokens to encode", f"{found.tokens:,}"),
         ("bytes", f"about {tables.size(found.bytes)}, {found.bytes / max(1, found.targets):.1f} a target"),
         ("time", f"about {duration(found.seconds)} (from {found.pilot_pairs:,} pairs)"),
@@ -148,38 +156,54 @@ def _dump_forecast(config: DumpConfig) -> None:
 @click.argument("cache", metavar="CACHE")
 @click.option("--pair", type=int, metavar="N", help="Show pair N (from 0) with its distributions, word by word.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", metavar="FILE.html", help="Write a page with pictures, the worst pairs and a sample as well.")
 @options.store
 @options.verbosity
-def inspect(cache: str, pair: int | None, as_json: bool, store: StoreConfig) -> None:
+def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store: StoreConfig) -> None:
     """Say what is in a cache.
 
     \b
     Example:
       kdcache inspect cache --pair 17
+      kdcache inspect cache --html cache.html
     """
+    if pair is not None and html is not None:
+        raise UsageError("Give either --pair N or --html FILE, not both.")
     if pair is not None:
         _show_pair(cache, store, pair, as_json)
         return
+    from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
     from kdcache.cache.reader import open_source
 
-    found = summarize(open_source(cache))
+    source = open_source(cache, store)
+    found, own = summarize(source), source.plan()
+    items = [*_facts(found), ("made by", lineage.made_by(own))]
+    if html is not None:
+        from kdcache.page.page import write_page
+
+        write_page(source, items, Path(html))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
+    click.echo(tables.facts(items))
+    for line in lineage.tree(own):
+        click.echo(f"  {line}")
+
+
+def _facts(found: Summary) -> list[tuple[str, str]]:
     plan = found.plan
-    items = [
+    return [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped)"),
         ("targets", f"{found.targets:,} ({found.unknown:,} unknown words)"),
         ("source tokens", f"{found.source_tokens:,}"),
         ("vocabulary", f"{plan['vocabulary']:,}"),
-        ("top-k", f"{plan['topk']}"),
-        ("passes", f"{plan['passes']}"),
+        *described(plan),
         ("precision", f"{plan['precision']}"),
         ("encoding", ", ".join(f"{name} {value}" for name, value in plan["encoding"].items())),
         ("shards", f"{found.shards:,} of {plan['shard_pairs']:,} pairs"),
         ("size", f"{tables.size(found.bytes)}, {found.bytes_per_target:.1f} bytes a target with everything"),
-        ("mass of the top-k", f"{100 * found.mass:.1f} %"),
+        *([] if plan["draws"] else [("mass of the top-k", f"{100 * found.mass:.1f} %")]),
         ("written word among them", f"{100 * found.known:.1f} %"),
         ("written word is the first", f"{100 * found.best:.1f} %"),
         ("teacher perplexity", f"{found.perplexity:.2f}"),
@@ -189,7 +213,6 @@ def inspect(cache: str, pair: int | None, as_json: bool, store: StoreConfig) -> 
         ("corpus", plan["corpus"]),
         ("content", found.root),
     ]
-    click.echo(tables.facts(items))
 
 
 def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> None:
@@ -213,31 +236,3 @@ def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> Non
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     for written, probability, listed in rows:
         click.echo(f"{written:<{widths[0]}}  {probability:>{widths[1]}}  {listed}")
-
-
-@click.command("verify")
-@click.argument("cache", metavar="CACHE")
-@options.verbosity
-def verify(cache: str) -> None:
-    """Check every committed byte of a cache; exit with 1 and name what is wrong.
-
-    A remote cache is fetched whole; local copies of its shards are neither used nor made.
-
-    \b
-    Example:
-      kdcache verify cache
-    """
-    from kdcache.cache.audit import strangers, verify_shard
-    from kdcache.cache.reader import open_cache
-
-    reader = open_cache(cache)
-    reader.tokenizer()
-    problems = strangers(reader)
-    with Progress("verifying", len(reader.records), "shards") as progress:
-        for index in range(len(reader.records)):
-            problems.extend(verify_shard(reader, index))
-            progress.advance(1)
-    if problems:
-        raise CorruptError("\n".join(problems))
-    place, size = reader.source.place, sum(record.bytes for record in reader.records)
-    click.echo(f"{place}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")

@@ -16,6 +16,7 @@ import click
 from kdcache.cache.config import StoreConfig, parse_size
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
+from kdcache.generate.config import GenerateConfig
 from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.training.config import PRECISIONS, SCHEDULES, TrainingConfig
 
@@ -29,19 +30,27 @@ def default_of(config: type[Any], name: str) -> Any:
 
 
 def gathered(name: str, build: Callable[..., Any], *choices: Decorator) -> Decorator:
-    """Several options that reach the command as one argument `name`: what `build` makes of their values."""
+    """Several options that reach the command as one argument `name`: what `build` makes of their values.
+
+    `choices` may be gathered themselves: `build` then receives what these make.
+    """
+
+    def make(**values: Any) -> Any:
+        return build(**values)
+
+    made: Any = make
+    for choice in reversed(choices):
+        made = choice(made)
+    own = list(made.__click_params__)
 
     def decorate(command: Any) -> Any:
         @functools.wraps(command)
         def wrapped(**values: Any) -> Any:
-            own = {parameter: values.pop(parameter) for parameter in parameters}
-            return command(**values, **{name: build(**own)})
+            mine = {parameter.name: values.pop(parameter.name) for parameter in own}
+            return command(**values, **{name: made(**mine)})
 
-        before = {parameter.name for parameter in getattr(command, "__click_params__", [])}
         result: Any = wrapped
-        for choice in reversed(choices):
-            result = choice(result)
-        parameters = [p.name for p in result.__click_params__ if p.name not in before]
+        result.__click_params__ = [*getattr(command, "__click_params__", []), *own]
         return result
 
     return decorate
@@ -109,6 +118,20 @@ precision = click.option(
     show_default=True,
     help="Of matrix products; auto is bfloat16 on a GPU, float32 elsewhere.",
 )
+beam_size = click.option(
+    "--beam-size",
+    type=int,
+    default=default_of(GenerateConfig, "beam_size"),
+    show_default=True,
+    help="Hypotheses kept; 1 is greedy search.",
+)
+length_penalty = click.option(
+    "--length-penalty",
+    type=float,
+    default=default_of(GenerateConfig, "length_penalty"),
+    show_default=True,
+    help="p in log P / length^p. GNMT's, which papers quote as 0.6, is ((5 + length) / 6)^0.6.",
+)
 
 
 def _size(_context: click.Context, option: click.Parameter, value: str) -> int:
@@ -151,7 +174,7 @@ objective = gathered(
     _objective,
     click.option(
         "--objective",
-        type=click.Choice(tuple(OBJECTIVES)),
+        type=click.Choice(OBJECTIVES),
         default=default_of(ObjectiveConfig, "name"),
         show_default=True,
         help="The soft term: how the teacher's top-k is compared with the student; see docs/method.md.",

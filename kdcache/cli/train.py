@@ -71,37 +71,9 @@ def teacher_train(
     train_teacher(config, Path(output))
 
 
-@click.command("student-train")
-@click.option(
-    "--cache",
-    required=True,
-    metavar="CACHE",
-    help="What dump-logits wrote: a folder, or a URL such as s3://…, gs://… or https://…. The teacher is not needed.",
-)
-@options.store
-@click.option("--output", metavar="DIR", help="Where the student goes.")
-@options.valid
-@options.text_to_compare
-@click.option(
-    "--arch", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True, help="Kind of student."
-)
-@click.option("--size", type=click.Choice(tuple(SIZES)), default="tiny", show_default=True, help="Its dimensions.")
-@options.objective
-@click.option(
-    "--dropout", type=float, default=options.default_of(StudentConfig, "dropout"), show_default=True, help="Dropout."
-)
-@options.skip_bad
-@options.training(
-    epochs=student_defaults.DEFAULT_EPOCHS,
-    max_tokens=4_096,
-    rate_help="[default: tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1]",
-)
-@click.option("--dry-run", is_flag=True, help="Say how long it would take and how much memory; write nothing.")
-@options.verbosity
-def student_train(
+def _student_config(
     cache: str,
     store: StoreConfig,
-    output: str | None,
     valid: TextFiles | None,
     text: TextFiles | None,
     arch: str,
@@ -110,18 +82,7 @@ def student_train(
     dropout: float,
     skip_bad: bool,
     training: TrainingOptions,
-    dry_run: bool,
-) -> None:
-    """Train a sequence-to-sequence student from a cache.
-
-    The loss is alpha · hard + (1 - alpha) · soft. Validation is the plain loss; its best step is kept, or the last one
-    without validation text. Run again, it continues.
-
-    \b
-    Example:
-      kdcache student-train --cache cache --output student --valid-source valid.de --valid-target valid.en \\
-          --size tiny --alpha 0.5 --epochs 30
-    """
+) -> StudentConfig:
     config = StudentConfig(
         cache=cache,
         store=store,
@@ -139,6 +100,60 @@ def student_train(
         skip_bad=skip_bad,
     )
     config.check()
+    return config
+
+
+# What decides about a student: the options of student-train, and those that a sweep may set.
+student = options.gathered(
+    "config",
+    _student_config,
+    click.option(
+        "--cache",
+        required=True,
+        metavar="CACHE",
+        help="What dump-logits wrote: a folder, or a URL such as s3://…, gs://… or https://…. The teacher is not "
+        "needed.",
+    ),
+    options.store,
+    options.valid,
+    options.text_to_compare,
+    click.option(
+        "--arch", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True, help="Kind of student."
+    ),
+    click.option("--size", type=click.Choice(tuple(SIZES)), default="tiny", show_default=True, help="Its dimensions."),
+    options.objective,
+    click.option(
+        "--dropout",
+        type=float,
+        default=options.default_of(StudentConfig, "dropout"),
+        show_default=True,
+        help="Dropout.",
+    ),
+    options.skip_bad,
+    options.training(
+        epochs=student_defaults.DEFAULT_EPOCHS,
+        max_tokens=4_096,
+        rate_help="[default: tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1]",
+    ),
+)
+
+
+@click.command("student-train")
+@click.option("--output", metavar="DIR", help="Where the student goes.")
+@student
+@click.option("--dry-run", is_flag=True, help="Say how long it would take and how much memory; write nothing.")
+@options.verbosity
+def student_train(config: StudentConfig, output: str | None, dry_run: bool) -> None:
+    """Train a sequence-to-sequence student from a cache.
+
+    The loss is alpha · hard + (1 - alpha) · soft. Validation is the plain loss; its best step is kept, or the last one
+    without validation text. Run again, it continues.
+
+    \b
+    Example:
+      kdcache student-train --cache cache --output student --valid-source valid.de --valid-target valid.en \\
+          --size tiny --alpha 0.5 --epochs 30
+    """
     if dry_run:
         _student_forecast(config)
         return

@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 from kdcache.corpus import TextFiles
+from kdcache.counters import SEED_MAX
 from kdcache.errors import UsageError
+
+DEFAULT_TOPK = 8
+# What `kdcache.cache.plan` allows: so many draws are counted in 16 bits.
+SAMPLE_MAX = 65_535
 
 # What `kdcache.cache.encoding.NAMES` knows.
 ENCODINGS = ("float16", "compact", "uncompressed")
+
+
+@dataclass(frozen=True, slots=True)
+class Distributions:
+    """How the distributions are made, and what is stored of them beside or instead of the k best words.
+
+    Attributes:
+        maskings: partitions of the target positions into passes whose distributions are averaged, in probability.
+        sample: words drawn from each distribution in place of the k best; 0: none.
+        seed: of `sample`, and of the partitions after the first.
+        normalizers: temperatures T, rising and without 1, at which log Σ_w p(w)^(1/T) is stored.
+    """
+
+    maskings: int = 1
+    sample: int = 0
+    seed: int = 1
+    normalizers: tuple[float, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError if a value is outside its range or contradicts another."""
+        if self.maskings < 1:
+            raise UsageError(f"--maskings must be at least 1, not {self.maskings}.")
+        if not 0 <= self.sample <= SAMPLE_MAX:
+            raise UsageError(f"--sample must be between 0 and {SAMPLE_MAX}, not {self.sample}.")
+        if not 0 <= self.seed <= SEED_MAX:
+            raise UsageError(f"--seed must be between 0 and 2^63 - 1, not {self.seed}.")
+        bounded = (0.0, *self.normalizers, math.inf)
+        if 1.0 in self.normalizers or not all(low < high for low, high in itertools.pairwise(bounded)):
+            shown = ",".join(f"{one:g}" for one in self.normalizers)
+            raise UsageError(
+                f"--normalizers takes temperatures above 0, rising and other than 1 (where the normalizer is 1), such "
+                f"as 2,5,10, not {shown}."
+            )
+        if self.sample and self.normalizers:
+            raise UsageError(
+                "--normalizers with --sample: they give the tail of the k best words, and drawn words have no tail. "
+                "Leave one of them out."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +63,7 @@ class DumpConfig:
     Attributes:
         teacher: folder of a trained teacher.
         text: the corpus.
-        topk: words stored at each target position.
+        topk: words stored at each target position; None: 8, or those that are drawn.
         passes: P; pass p masks target positions p, p+P, p+2P, ….
         shard_pairs: pairs in a shard: what a crash can cost at most.
         max_tokens: padded tokens in one forward pass.
@@ -28,11 +73,12 @@ class DumpConfig:
         device: "auto", "cpu" or "cuda".
         precision: "auto" (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16".
         shards: first shard to make and the one after the last; None is all.
+        distributions: how they are made, and what else is stored of them.
     """
 
     teacher: str
     text: TextFiles
-    topk: int = 8
+    topk: int | None = None
     passes: int = 7
     shard_pairs: int = 4_096
     max_tokens: int = 8_192
@@ -42,11 +88,17 @@ class DumpConfig:
     device: str = "auto"
     precision: str = "auto"
     shards: tuple[int, int] | None = None
+    distributions: Distributions = Distributions()
+
+    @property
+    def words(self) -> int:
+        """How many of the best words are stored, where none are drawn."""
+        return DEFAULT_TOPK if self.topk is None else self.topk
 
     def check(self) -> None:
         """Raise UsageError if a value is outside its range."""
         for option, value in (
-            ("--topk", self.topk),
+            ("--topk", self.words),
             ("--passes", self.passes),
             ("--shard-pairs", self.shard_pairs),
             ("--max-tokens", self.max_tokens),
@@ -55,6 +107,17 @@ class DumpConfig:
                 raise UsageError(f"{option} must be at least 1, not {value}.")
         if self.encoding not in ENCODINGS:
             raise UsageError(f"--encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding}.")
+        self.distributions.check()
+        if self.topk is not None and self.distributions.sample:
+            raise UsageError(
+                f"--topk {self.topk} with --sample {self.distributions.sample}: either the best words are stored or "
+                "drawn ones. Leave one of them out."
+            )
+        if self.distributions.normalizers and self.encoding == "compact":
+            raise UsageError(
+                "--normalizers with --encoding compact: its codes end at a probability of e^-25, which at a higher "
+                "temperature is far too much. Use --encoding float16."
+            )
         if not 0 <= self.max_unknown <= 1:
             raise UsageError(f"--max-unknown is a share between 0 and 1, not {self.max_unknown}.")
         if self.shards is not None and not 0 <= self.shards[0] < self.shards[1]:

@@ -5,51 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from kdcache.cache import layout
-from kdcache.cache.encoding import Encoding
-from kdcache.cache.layout import Plan
+from kdcache.cache.encoding import Encoding, count_dtype
+from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
 from kdcache.device import resolve_device, resolve_precision
 from kdcache.dump.config import DumpConfig
-from kdcache.dump.parts import PartwiseTeacher
+from kdcache.dump.passes import Passes, Predictor
 from kdcache.encode import encode_slice
 from kdcache.errors import DataError, UsageError
-from kdcache.masking import MaskedViews, partition_batches
 from kdcache.processes import this_process
 from kdcache.runs import log
-from kdcache.softlabels import TopK
-from kdcache.teacher.model import Predictions, Teacher
+from kdcache.softlabels import TopK, from_counts
+from kdcache.teacher.model import Teacher
+from kdcache.teacher.reduce import Predictions
 from kdcache.textcheck import tokenizer_warnings
-from kdcache.tokens import EncodedPairs, Tokenizer
-
-
-class Predictor(Protocol):
-    """What a dump asks of a teacher; see `kdcache.teacher.model.Teacher`."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer, which cache and students share."""
-
-    @property
-    def positions(self) -> int:
-        """Tokens that fit into one view."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Size of the output vocabulary."""
-
-    def predict(self, views: MaskedViews, k: int, device: torch.device, precision: str) -> Predictions:
-        """The k best words and the written word's log-probability at each masked position."""
-
-    def fingerprint(self) -> str:
-        """Which teacher it is."""
+from kdcache.tokens import EncodedPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +39,18 @@ class Job:
     corpus: Corpus
     plan: Plan
     device: torch.device
-    _partwise: PartwiseTeacher = field(init=False)
+    _passes: Passes = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_partwise", PartwiseTeacher(self._predict))
-
-    def _predict(self, views: MaskedViews) -> Predictions:
-        return self.teacher.predict(views, self.plan.topk, self.device, self.plan.precision)
+        passes = Passes(self.teacher, self.plan, self.config.max_tokens, self.device)
+        object.__setattr__(self, "_passes", passes)
 
     def encode(self, index: int) -> EncodedPairs:
         """The pairs of shard `index` as ids.
 
         Raises:
             DataError: a pair cannot be used, or too many targets are the unknown token.
+            UsageError: the words that would be drawn for them are too many for one shard.
         """
         start, stop = self.plan.bounds(index)
         config, tokenizer = self.config, self.teacher.tokenizer
@@ -85,6 +62,7 @@ class Job:
                 f"unknown to the teacher's vocabulary, more than the share of {config.max_unknown} that is allowed. Is "
                 "this the text that the teacher was trained on? If so, raise --max-unknown."
             )
+        layout.check_drawn(self.plan, index, pairs.n_targets)
         return pairs
 
     def soft_labels(self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]) -> ShardArrays:
@@ -97,15 +75,12 @@ class Job:
             ModelError: memory does not suffice for a single view.
         """
         collected = _Collector(pairs, self.plan)
-        special = self.teacher.tokenizer.special
         running: tuple[npt.NDArray[np.int64], Predictions] | None = None
-        for batch in partition_batches(pairs, self.plan.passes, self.config.max_tokens, special):
-            for views, found in self._partwise.parts(batch):
-                # One batch late, so that a GPU has work while the one before is taken in and the next is laid out.
-                if running is not None:
-                    collected.add(*running)
-                running = views.target_rows, found
-                after_batch(len(views.lengths))
+        for rows, found in self._passes.run(pairs, first, after_batch):
+            # One batch late, so that a GPU has work while the one before is taken in and the next is laid out.
+            if running is not None:
+                collected.add(*running)
+            running = rows, found
         if running is not None:
             collected.add(*running)
         row = collected.first_bad()
@@ -122,25 +97,37 @@ class _Collector:
     """The soft labels of some pairs, filled batch by batch."""
 
     def __init__(self, pairs: EncodedPairs, plan: Plan) -> None:
-        self._pairs = pairs
+        self._pairs, self._draws = pairs, plan.draws
         n = pairs.n_targets
         self._round = plan.encoding.round
         self._ids: npt.NDArray[Any] = np.zeros((n, plan.topk), dtype=plan.encoding.ids)
         # What no batch fills stays not-a-number and is refused.
-        self._log_probs = np.full((n, plan.topk), np.nan, dtype=np.float16)
         self._written = np.full(n, np.nan, dtype=np.float16)
+        self._log_probs = np.full((n, 0 if plan.draws else plan.topk), np.nan, dtype=np.float16)
+        self._counts: npt.NDArray[Any] = np.zeros((n, plan.topk if plan.draws else 0), count_dtype(plan.draws))
+        self._normalizers = np.full((n, len(plan.temperatures)), np.nan, dtype=np.float32)
 
     def add(self, rows: npt.NDArray[np.int64], found: Predictions) -> None:
-        self._ids[rows] = found.topk.token_ids
-        self._log_probs[rows] = self._round(found.topk.log_probs)
+        self._ids[rows] = found.ids
         self._written[rows] = self._round(found.target_log_prob)
+        if self._draws:
+            self._counts[rows] = found.values
+        else:
+            self._log_probs[rows] = self._round(found.values)
+        if found.log_normalizers is not None:
+            self._normalizers[rows] = found.log_normalizers
 
     def first_bad(self) -> int | None:
-        bad = ~(np.isfinite(self._log_probs).all(axis=1) & np.isfinite(self._written))
+        finite = (np.isfinite(one).all(axis=1) for one in (self._log_probs, self._written[:, None], self._normalizers))
+        bad = ~np.logical_and.reduce(list(finite))
         return int(np.flatnonzero(bad)[0]) if bad.any() else None
 
     def arrays(self) -> ShardArrays:
-        return ShardArrays(self._pairs, TopK(self._ids, self._log_probs), self._written)
+        if self._draws:
+            topk = from_counts(self._ids, self._counts, self._draws)
+        else:
+            topk = TopK(self._ids, self._log_probs, self._normalizers if self._normalizers.shape[1] else None)
+        return ShardArrays(self._pairs, topk, self._written)
 
 
 def prepare(config: DumpConfig) -> Job:
@@ -155,34 +142,35 @@ def prepare(config: DumpConfig) -> Job:
     device = resolve_device(config.device, this_process().local)
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     teacher = Teacher.load(Path(config.teacher))
-    if config.topk > teacher.vocabulary:
-        raise UsageError(f"--topk {config.topk}: the teacher's vocabulary has only {teacher.vocabulary} words.")
+    if config.words > teacher.vocabulary:
+        raise UsageError(f"--topk {config.words}: the teacher's vocabulary has only {teacher.vocabulary} words.")
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
     plan = make_plan(config, teacher, corpus, device)
-    if plan.n_shards > layout.SHARDS_MAX:
-        raise UsageError(
-            f"--shard-pairs {config.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most "
-            f"{layout.SHARDS_MAX:,} are allowed. Choose larger shards."
-        )
+    layout.check_shards(plan)
     teacher.model.to(device)
     return Job(config, teacher, corpus, plan, device)
 
 
 def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:
     """What the cache of this teacher and corpus will be."""
+    wanted = config.distributions
     return Plan(
-        format=layout.FORMAT,
-        version=layout.VERSION,
+        format=FORMAT,
+        version=VERSION,
         corpus=corpus.fingerprint,
         n_pairs=corpus.n_pairs,
         tokenizer=teacher.tokenizer.fingerprint,
         vocabulary=teacher.vocabulary,
         teacher=teacher.fingerprint(),
         positions=teacher.positions,
-        topk=config.topk,
+        topk=min(wanted.sample, teacher.vocabulary) if wanted.sample else config.words,
         passes=config.passes,
         precision=resolve_precision(config.precision, device),
         shard_pairs=config.shard_pairs,
         encoding=Encoding.named(config.encoding, teacher.vocabulary),
+        maskings=wanted.maskings,
+        draws=wanted.sample,
+        seed=wanted.seed if wanted.sample or wanted.maskings > 1 else 0,
+        temperatures=wanted.normalizers,
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from kdcache.errors import ModelError
 from kdcache.masking import MaskedViews
 from kdcache.runs import log
-from kdcache.teacher.model import Predictions
 
 # What comes without a class of its own: from the CPU's allocator, oneDNN, and the libraries beneath a full GPU.
 _MESSAGES = (
@@ -22,18 +22,21 @@ _MESSAGES = (
 )
 
 
+# What a teacher gives for a batch.
+P = TypeVar("P")
+
+
 class PartwiseTeacher:
     """Predicts batches; one for which memory does not suffice is halved until it does, and so are later ones.
 
-    `predict` is the teacher's; the size that was found to fit is kept for all that follow.
+    The size that was found to fit is kept for all that follow.
     """
 
-    def __init__(self, predict: Callable[[MaskedViews], Predictions]) -> None:
-        self._predict = predict
+    def __init__(self) -> None:
         self._most: int | None = None
 
-    def parts(self, views: MaskedViews) -> Iterator[tuple[MaskedViews, Predictions]]:
-        """The views in one part or several, in order, each with its predictions.
+    def parts(self, views: MaskedViews, predict: Callable[[MaskedViews], P]) -> Iterator[tuple[MaskedViews, P]]:
+        """The views in one part or several, in order, each with what `predict` gives for it.
 
         Raises:
             ModelError: memory does not suffice for a single view.
@@ -41,7 +44,7 @@ class PartwiseTeacher:
         waiting = [views]
         while waiting:
             part = waiting.pop()
-            found = self._try(part) if self._fits(part) else None
+            found = self._try(part, predict) if self._fits(part) else None
             if found is not None:
                 yield part, found
                 continue
@@ -51,9 +54,9 @@ class PartwiseTeacher:
     def _fits(self, part: MaskedViews) -> bool:
         return self._most is None or part.input_ids.size <= self._most or len(part.lengths) == 1
 
-    def _try(self, part: MaskedViews) -> Predictions | None:
+    def _try(self, part: MaskedViews, predict: Callable[[MaskedViews], P]) -> P | None:
         try:
-            return self._predict(part)
+            return predict(part)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -10,7 +10,7 @@ import numpy as np
 from kdcache.cache.shard import encode_shard
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare
-from kdcache.masking import view_lengths
+from kdcache.masking import view_counts, view_lengths
 
 _PILOT_SECONDS = 5.0
 _PILOT_PAIRS = 16
@@ -48,7 +48,7 @@ def forecast(config: DumpConfig) -> Forecast:
     skipped = targets = views = tokens = 0
     for index in range(job.plan.n_shards):
         pairs = job.encode(index)
-        counts = np.minimum(pairs.target_lengths, job.plan.passes)
+        counts = view_counts(pairs, job.plan.passes, job.plan.maskings)
         skipped += int((counts == 0).sum())
         targets += pairs.n_targets
         views += int(counts.sum())
@@ -83,6 +83,6 @@ def _pilot(job: Job) -> tuple[int, float, float]:
         count *= 4
     plan = replace(job.plan, n_pairs=sample.n_pairs, shard_pairs=sample.n_pairs)
     size = len(encode_shard(arrays, plan, 0))
-    counts = np.minimum(sample.target_lengths, plan.passes)
+    counts = view_counts(sample, plan.passes, plan.maskings)
     tokens = int((counts * view_lengths(sample, job.teacher.tokenizer.special)).sum())
     return sample.n_pairs, size / sample.n_targets, tokens / seconds

@@ -6,19 +6,18 @@ number of processes; they never wait for each other, and whoever finds all shard
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache import layout
-from kdcache.cache.layout import ShardRecord
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare
 from kdcache.errors import UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.masking import view_counts
 from kdcache.processes import Process, this_process
 from kdcache.progress import Progress
 from kdcache.runs import folder_run, log
@@ -63,25 +62,16 @@ def own(index: int, config: DumpConfig, process: Process) -> bool:
 
 
 def write_shards(job: Job, writer: CacheWriter, missing: list[int], stop: StopRequest) -> None:
-    """Compute and commit shards; one is hashed, compressed and written while the next is computed."""
+    """Compute and commit shards; one is written while the next is computed."""
     n_pairs = sum(int(np.diff(job.plan.bounds(index))[0]) for index in missing)
-    pending: Future[ShardRecord] | None = None
-    with Progress("dumping", n_pairs, "pairs") as progress, ThreadPoolExecutor(1) as background:
-        for index in missing:
-            if writer.adopt(index) is not None:
-                continue
-            arrays = _compute(job, index, progress, stop)
-            if pending is not None:
-                pending.result()
-            pending = background.submit(writer.commit, index, arrays)
-        if pending is not None:
-            pending.result()
+    with Progress("dumping", n_pairs, "pairs") as progress:
+        writer.commit_each(missing, lambda index: _compute(job, index, progress, stop))
 
 
 def _compute(job: Job, index: int, progress: Progress, stop: StopRequest) -> ShardArrays:
     """One shard's soft labels, with progress counted in pairs and a look at the signals after each batch."""
     pairs = job.encode(index)
-    n_views = max(1, int(np.minimum(pairs.target_lengths, job.plan.passes).sum()))
+    n_views = max(1, int(view_counts(pairs, job.plan.passes, job.plan.maskings).sum()))
     views = reported = 0
 
     def after_batch(more: int) -> None:

@@ -10,9 +10,10 @@ import torch
 from kdcache.corpus import read_sentences
 from kdcache.device import resolve_device
 from kdcache.errors import DataError
-from kdcache.files import file_sha256, replace_file
+from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.lineage import student_prints, text_sha256
 from kdcache.progress import Progress
 from kdcache.runs import file_run, log
 from kdcache.student.config import POSITIONS
@@ -30,8 +31,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     config.check()
     sentences = read_sentences(Path(config.source))
     student = load_student(Path(config.student))
-    weights = Path(config.student) / "model.safetensors"
-    inputs = {"source": file_sha256(Path(config.source)), "student": file_sha256(weights)}
+    inputs = {"source": text_sha256(sentences), **student_prints(Path(config.student))}
     run = file_run(output, "generate", config, inputs)
     if run.finished and output.exists():
         log.info("%s: was made by the same command; nothing to do.", output)
@@ -39,7 +39,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     with stop_on_signals() as stop:
         hypotheses = generate(student, sentences, config, stop)
     replace_file(output, "".join(f"{line}\n" for line in hypotheses).encode())
-    run.finish({"sentences": len(hypotheses)})
+    run.finish({"sentences": len(hypotheses), "sha256": text_sha256(hypotheses)})
     log.info("%s: %s lines.", output, f"{len(hypotheses):,}")
 
 

@@ -1,20 +1,22 @@
 """The soft terms: what a student's distribution is compared with at one position, and how.
 
-With z = W h + b the logits, P_θ = softmax(z), p_i the teacher's probability of its i-th best word (i ≤ k, at
-temperature 1, over the whole vocabulary), p_0 = 1 − Σ_i p_i its tail, u_i = log P_θ(w_i), u_0 = log(1 − Σ_i e^{u_i}),
-and q = softmax((log p_1 … log p_k)/T):
+With z = W h + b the logits, p_i the teacher's probability of its i-th best word (i ≤ k, over the whole vocabulary),
+q = softmax((log p_1 … log p_k)/T), and v_i = log softmax(z)_i:
 
-- `chen2020`: −Σ_i q_i u_i; the student is not tempered (Chen et al. 2020, equation 7, as their code has it);
+- `chen2020`: −Σ_i q_i v_i; the student is not tempered (Chen et al. 2020, equation 7, as their code has it);
 - `hinton`: −T² Σ_i q_i log softmax(z/T)_i (Hinton, Vinyals and Dean 2015, section 2);
-- `bucket`: −Σ_i p_i u_i − p_0 u_0 (Anshumann et al. 2025, "ghost token");
-- `forward-kl`: Σ_{i≥0} p_i (log p_i − u_i) (Kullback and Leibler 1951);
-- `reverse-kl`: Σ_{i≥0} e^{u_i} (u_i − log p_i), the same with its arguments exchanged;
-- `jensen-shannon`: ½ KL(p, m) + ½ KL(e^u, m) with m = ½ (p + e^u) (Lin 1991);
-- `exact-tail`: −T² (Σ_i p_{T,i} u_{T,i} + p_{T,0} u_{T,0}), where p_{T,i} = p_i^{1/T} / Z_T: Hinton's form, all of it;
-- `sampled`: −Σ_i (c_i / N) u_i, c_i of N draws from the teacher (Anshumann et al. 2025).
+- `sampled`: −Σ_i (c_i / N) v_i, c_i of N draws from the teacher (Anshumann et al. 2025).
 
-`bucket` and `forward-kl` differ by the teacher's entropy, so their gradients are equal. Z_T = Σ_w p_w^{1/T} over the
-whole vocabulary is what `log_normalizer` holds the logarithm of.
+The others count the tail. With t_i = p_i^{1/T} / Z_T, Z_T = Σ_w p_w^{1/T} over the whole vocabulary, t_0 = 1 − Σ_i t_i,
+u_i = log softmax(z/T)_i and u_0 = log(1 − Σ_i e^{u_i}) they are, both sides tempered as Hinton's:
+
+- `bucket`: −T² Σ_{i≥0} t_i u_i (at T = 1 Anshumann et al. 2025, "ghost token");
+- `forward-kl`: T² Σ_{i≥0} t_i (log t_i − u_i) (Kullback and Leibler 1951);
+- `reverse-kl`: T² Σ_{i≥0} e^{u_i} (u_i − log t_i), the same with its arguments exchanged;
+- `jensen-shannon`: T² (½ KL(t, m) + ½ KL(e^u, m)) with m = ½ (t + e^u) (Lin 1991).
+
+At T = 1 Z_T is 1; elsewhere `log_normalizer` holds its logarithm. `bucket` and `forward-kl` differ by the teacher's
+entropy, so their gradients are equal.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdcache.errors import UsageError
 from kdcache.objective import BUCKETED
 
 # A probability below e^-25 (1.4e-11) counts as that, where its logarithm is a factor.
@@ -52,10 +55,10 @@ class Objective:
 
 def make_objective(name: str, temperature: float) -> Objective:
     """The soft term `name` at a temperature T; names as in `kdcache.objective.OBJECTIVES`."""
-    tempered = name in ("hinton", "exact-tail")
+    tempered = name == "hinton" or name in BUCKETED
     return Objective(
         _LOSSES.get(name, cross_entropy),
-        bucket=name in BUCKETED or name == "exact-tail",
+        bucket=name in BUCKETED,
         student_temperature=temperature if tempered else 1.0,
         scale=temperature**2 if tempered else 1.0,
     )
@@ -65,15 +68,20 @@ def teacher_log_probs(name: str, log_probs: Tensor, temperature: float, log_norm
     """What the soft term `name` compares the student with.
 
     *Shape:* log_probs `[n, k]` at temperature 1 over the whole vocabulary (for `sampled`: of the counts' shares);
-    log_normalizer `[n]`, for `exact-tail` only; to `[n, k]`, or `[n, k + 1]` with the rest in the last column; in
-    float32 (float64 for float64).
+    log_normalizer `[n]`, needed where an objective counts the tail at a temperature other than 1; to `[n, k]`, or
+    `[n, k + 1]` with the rest in the last column; in float32 (float64 for float64).
+
+    Raises:
+        UsageError: the normalizer is missing.
     """
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     if name in ("chen2020", "hinton"):
         return torch.log_softmax(wide / temperature, dim=-1)
     if name == "sampled":
         return wide
-    if log_normalizer is not None:
+    if temperature != 1:
+        if log_normalizer is None:
+            raise UsageError(f"--temperature {temperature:g} with --objective {name} needs normalizers.")
         wide = wide / temperature - log_normalizer.to(wide.dtype)[:, None]
     # Rounding can lift the k words' mass a little above 1: then there is no rest.
     rest = (1 - wide.exp().sum(dim=-1, keepdim=True)).clamp(min=0)
@@ -119,5 +127,6 @@ def gate(name: str, threshold: float, log_probs: Tensor, ids: Tensor, labels: Te
     if name == "confident":
         return log_probs[:, 0].float().exp() >= threshold
     if name == "known":
-        return (ids == labels[:, None]).any(dim=-1)
+        # Drawn words have columns to spare, whose ids stand for nothing.
+        return ((ids == labels[:, None]) & (log_probs > -torch.inf)).any(dim=-1)
     return None

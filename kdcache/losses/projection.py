@@ -53,7 +53,7 @@ class SoftLabels:
     Attributes:
         ids: of any whole type `[n, k]`.
         log_probs: `[n, k]`, natural logarithms at temperature 1 (for "sampled": of the shares of the draws).
-        log_normalizer: `[n]`, log Σ_w p_w^{1/T} over the whole vocabulary; for "exact-tail" only.
+        log_normalizer: `[n]`, log Σ_w p_w^{1/T} over the whole vocabulary; where an objective counts the tail at T ≠ 1.
     """
 
     ids: Tensor

@@ -13,7 +13,8 @@ import torch
 from kdcache.cache.reader import open_cache
 from kdcache.device import resolve_device
 from kdcache.student.config import StudentConfig
-from kdcache.student.train import CacheSections, make_task
+from kdcache.student.labels import cache_sections
+from kdcache.student.train import make_task
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
 from kdcache.training.loader import Prefetch, step_batches
@@ -47,9 +48,9 @@ def forecast(config: StudentConfig) -> Forecast:
     """Take some real steps and write nothing. Errors as in `kdcache.student.train.train_student`."""
     config.check()
     reader = open_cache(config.cache, config.store)
+    sections = cache_sections(reader, config.objective)
     task = make_task(config, reader)
     training = config.training
-    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
     device = resolve_device(training.device)
     model = task.model.to(device).train()
     stepper = Stepper(model, training, device, Group())

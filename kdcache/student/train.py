@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.batches import Batch, Section, Sections, Selection, collate, micro_bounds, valid_selections
+from kdcache.batches import Batch, Selection, collate, micro_bounds, valid_selections
 from kdcache.cache.reader import CacheReader, open_cache
-from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
-from kdcache.errors import UsageError
 from kdcache.files import sha256
 from kdcache.losses.projection import SoftLabels, projected_loss
 from kdcache.losses.sums import LossSums
@@ -24,36 +21,12 @@ from kdcache.objective import PLAIN, ObjectiveConfig
 from kdcache.records import canonical_json
 from kdcache.runs import folder_run, log
 from kdcache.student.config import POSITIONS, StudentConfig
+from kdcache.student.labels import cache_sections
 from kdcache.student.model import Student, build_student
 from kdcache.student.text import check_text
 from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
-
-
-class CacheSections(Sections):
-    """The shards of a cache as sections; the soft labels are left out where nothing weighs them."""
-
-    def __init__(self, reader: CacheReader, *, soft: bool) -> None:
-        self._reader, self._soft = reader, soft
-
-    @property
-    def sizes(self) -> list[int]:
-        """Pairs in each shard."""
-        return [record.n_pairs for record in self._reader.records]
-
-    def load(self, index: int) -> Section:
-        """Read and check one shard."""
-        return self._section(self._reader.shard(index))
-
-    def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
-        """Read and check one shard after the other; those of a remote cache are fetched ahead."""
-        with closing(self._reader.read(order, give_up)) as shards:
-            for _ in order:
-                yield self._section(next(shards))
-
-    def _section(self, arrays: ShardArrays) -> Section:
-        return Section(arrays.pairs, arrays.topk if self._soft else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +64,9 @@ class StudentTask:
         return self._loss(batch, PLAIN, 1)
 
     def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
-        ids, log_probs = batch.topk_ids, batch.topk_log_probs
-        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs)
+        ids, log_probs, normalizers = batch.topk_ids, batch.topk_log_probs, batch.log_normalizers
+        normalizer = None if normalizers is None else normalizers[:, 0]
+        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs, normalizer)
         return projected_loss(
             self.student.hidden(batch), self.student.output_layer, batch.labels, soft, objective, step
         )
@@ -102,7 +76,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     """Train a student into `output`; run again, it continues, and does nothing when it has finished.
 
     Raises:
-        UsageError: a setting is outside its range, or more words are asked for than the cache holds.
+        UsageError: a setting is outside its range, or the cache does not hold what the objective needs.
         CorruptError: the cache is incomplete or damaged.
         CacheError: it cannot be reached.
         MismatchError: `output` belongs to a run with other settings, or `config.compared` is not the text of the cache.
@@ -114,10 +88,8 @@ def train_student(config: StudentConfig, output: Path) -> None:
 
 
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
-    reader = open_cache(config.cache, config.store)
-    _check_topk(config.objective.topk, reader.plan.topk)
-    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
+    reader, valid, inputs = open_inputs(config)
+    sections = cache_sections(reader, config.objective)
     run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
     group.check_visible(run.record)
     if config.compared is not None:
@@ -129,7 +101,6 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
-    sections = CacheSections(reader, soft=config.objective.needs_soft_labels)
     result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
     with group.all_or_none():
         if group.leads:
@@ -139,6 +110,18 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     log.info("%s: the student of step %s is saved.", output, result.exported)
 
 
+def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:
+    """What a student learns from and is validated on, and the fingerprints of both.
+
+    Raises:
+        CorruptError: the cache is incomplete or damaged.
+        DataError: the validation text cannot be read or used.
+    """
+    reader = open_cache(config.cache, config.store)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid)}
+
+
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
     """A fresh student of this configuration, with the batches of the validation text, if there is one."""
     tokenizer = reader.tokenizer()
@@ -146,11 +129,6 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None =
     student = build_student(config.arch, config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
     batches = None if valid is None else _valid_batches(valid, config, student)
     return StudentTask(student, config.objective, batches)
-
-
-def _check_topk(wanted: int | None, stored: int) -> None:
-    if wanted is not None and not 1 <= wanted <= stored:
-        raise UsageError(f"--topk must be between 1 and the {stored} that the cache holds, not {wanted}.")
 
 
 def _thousands(reader: CacheReader, parameters: int) -> tuple[str, str, str]:

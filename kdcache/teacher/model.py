@@ -16,7 +16,7 @@ from kdcache.errors import ModelError
 from kdcache.losses.projection import OutputLayer
 from kdcache.masking import MaskedViews
 from kdcache.records import canonical_json, read_json
-from kdcache.softlabels import TopK
+from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.tokens import Tokenizer
 
 # Parts of a configuration that say where a model comes from or how it is used, not what it computes.
@@ -24,34 +24,6 @@ _NOT_COMPUTED = frozenset(
     {"architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "id2label", "label2id"}
 )
 _PROBE_LENGTH = 8
-
-
-class Predictions:
-    """What a teacher says at n masked positions. A GPU may still be at work on it; whoever looks at it waits.
-
-    *Shape:* ids int32 `[n, k]`, log_probs float32 `[n, k]`, written float32 `[n]`, on any device.
-    """
-
-    def __init__(self, ids: Tensor, log_probs: Tensor, written: Tensor) -> None:
-        # Into pinned memory, without waiting.
-        self._host = [tensor.to("cpu", non_blocking=True) for tensor in (ids, log_probs, written)]
-        self._done = torch.cuda.current_stream(ids.device).record_event() if ids.is_cuda else None
-
-    def _arrays(self) -> list[np.ndarray[Any, Any]]:
-        if self._done is not None:
-            self._done.synchronize()
-        return [tensor.numpy() for tensor in self._host]
-
-    @property
-    def topk(self) -> TopK:
-        """The k best words, log-probabilities float32 [n, k]."""
-        ids, log_probs, _ = self._arrays()
-        return TopK(ids, log_probs)
-
-    @property
-    def target_log_prob(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Log-probability of the word that was there, float32 [n]."""
-        return self._arrays()[2]
 
 
 class Teacher:
@@ -120,13 +92,7 @@ class Teacher:
 
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
-        inputs = {"input_ids": to_device(views.input_ids, device)}
-        length = views.input_ids.shape[1]
-        if int(views.lengths.min()) < length:
-            # Without padding no mask is passed, which leaves the fastest attention open.
-            mask = to_device(np.arange(length) < views.lengths[:, None], device)
-            # One of four dimensions is taken as it is; for others the host waits to hear whether they mask anything.
-            inputs["attention_mask"] = mask[:, None, None] if self._fused else mask.long()
+        inputs = {"input_ids": to_device(views.input_ids, device), "attention_mask": self.attention(views, device)}
         if self.segments:
             inputs["token_type_ids"] = to_device(views.segment_ids, device)
         self._masked = to_device(views.masked, device)
@@ -135,16 +101,28 @@ class Teacher:
         hidden: Tensor = output.logits[0]
         return hidden
 
+    def attention(self, views: MaskedViews, device: torch.device) -> Tensor | None:
+        """Which tokens may be looked at: all but padding, `[views, 1, 1, length]` or `[views, length]`."""
+        length = views.input_ids.shape[1]
+        if int(views.lengths.min()) == length:
+            # Without padding no mask is passed, which leaves the fastest attention open.
+            return None
+        mask = to_device(np.arange(length) < views.lengths[:, None], device)
+        # One of four dimensions is taken as it is; for others the host waits to hear whether they mask anything.
+        return mask[:, None, None] if self._fused else mask.long()
+
     @torch.inference_mode()
-    def predict(self, views: MaskedViews, k: int, device: torch.device, precision: str) -> Predictions:
-        """The k best words and the written word's log-probability at each masked position, logits in float32."""
+    def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
+        """Log-probabilities of all words at the masked positions, float32 `[masked, vocabulary]`."""
         with autocast(device, precision):
             hidden = self.hidden(views, device)
             logits = self.output_layer.exact_logits(hidden)
-        log_probs = torch.log_softmax(logits, dim=-1)
-        best, ids = log_probs.topk(k, dim=-1)
-        written = log_probs.gather(1, to_device(views.labels, device)[:, None])[:, 0]
-        return Predictions(ids.int(), best, written)
+        return torch.log_softmax(logits, dim=-1)
+
+    @torch.inference_mode()
+    def predict(self, views: MaskedViews, reduction: Reduction, device: torch.device, precision: str) -> Predictions:
+        """What `reduction` keeps of the distributions at the masked positions."""
+        return reduction(self.log_probs(views, device, precision), views.labels, views.target_rows)
 
     def fingerprint(self) -> str:
         """SHA-256 of the parameters (name, type, shape, bytes) and of the configuration that the forward pass reads."""

@@ -1,0 +1,185 @@
+"""The plan of a cache: what it will be, and from what it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache.encoding import Encoding
+from kdcache.errors import CorruptError, MismatchError
+from kdcache.files import sha256
+from kdcache.records import canonical_json, from_json, read_json
+
+FORMAT = "kdcache"
+VERSION = 3
+PLAN_FILE = "plan.json"
+# A cache of caches of caches …: more than anybody makes, less than what exhausts the stack.
+GENERATIONS_MAX = 16
+# So many draws are counted in 16 bits.
+DRAWS_MAX = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a cache will be; its identity.
+
+    Attributes:
+        format, version: "kdcache" and the version of the layout.
+        corpus: fingerprint of the line pairs.
+        n_pairs: number of line pairs.
+        tokenizer: fingerprint of the tokenizer.
+        vocabulary: size of the output vocabulary; every id is below it.
+        teacher: fingerprint of the teacher's tensors and configuration.
+        positions: how many positions the teacher has for source and target together.
+        topk: words stored at each target position.
+        passes: P; pass p masks target positions p, p+P, p+2P, ….
+        precision: of the matrix products in the forward pass, "float32" or "bfloat16".
+        shard_pairs: pairs in a shard; the last may hold fewer.
+        encoding: how numbers are stored.
+        maskings: how many partitions of the target positions into passes were averaged, in probability.
+        draws: words drawn from each distribution; 0: the k best are stored instead.
+        seed: of the partitions after the first, and of the draws; 0 where there are neither.
+        temperatures: T at which log Z_T = log Σ_w p(w)^(1/T) is stored beside each distribution; rising, without 1.
+        sources: the caches that this one was made from; none where a teacher was run.
+    """
+
+    format: str
+    version: int
+    corpus: str
+    n_pairs: int
+    tokenizer: str
+    vocabulary: int
+    teacher: str
+    positions: int
+    topk: int
+    passes: int
+    precision: str
+    shard_pairs: int
+    encoding: Encoding
+    maskings: int = 1
+    draws: int = 0
+    seed: int = 0
+    temperatures: tuple[float, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def made_by(self) -> str:
+        """The command that made it."""
+        return ("dump-logits", "transcode", "merge")[min(len(self.sources), 2)]
+
+    @property
+    def generations(self) -> int:
+        """How many caches stand in a row from a teacher to this one."""
+        return 1 + max((source.plan.generations for source in self.sources), default=0)
+
+    @property
+    def mass_tolerance(self) -> float:
+        """How far above 1 rounding can have lifted the probabilities of the k words together, here and before."""
+        before = max((source.plan.mass_tolerance for source in self.sources), default=0.0)
+        return before + self.encoding.mass_tolerance(self.topk)
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return -(-self.n_pairs // self.shard_pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the plan, which every shard and record carries."""
+        return _fingerprint(self)
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """First pair of shard `index`, and the one after its last."""
+        return index * self.shard_pairs, min((index + 1) * self.shard_pairs, self.n_pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A cache that another one was made from: its content, and how it was made in turn."""
+
+    root: str
+    plan: Plan
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(plan: Plan) -> str:
+    return sha256(canonical_json(dataclasses.asdict(plan)))
+
+
+def read_plan(cache: Path) -> Plan:
+    """Read the plan of a cache.
+
+    Raises:
+        CorruptError: there is none, or it is damaged or of another format.
+    """
+    path = cache / PLAN_FILE
+    if not path.exists():
+        raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
+    return plan_of(read_json(path), str(path))
+
+
+def plan_of(value: Any, place: str) -> Plan:
+    """The plan that parsed JSON is.
+
+    Raises:
+        CorruptError: it is damaged or of another format; the message opens with `place`.
+    """
+    version = value.get("version") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise CorruptError(f"{place}: not the plan of a kdcache cache.")
+    if version != VERSION:
+        raise CorruptError(
+            f"{place}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
+        )
+    try:
+        plan = from_json(Plan, value, place)
+        check_plan(plan, place)
+    except RecursionError:
+        raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.") from None
+    return plan
+
+
+def check_plan(plan: Plan, place: str) -> None:
+    """Raise CorruptError unless `plan` can be carried out."""
+    if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
+        raise CorruptError(f"{place}: a count is below 1.")
+    if plan.topk > plan.vocabulary:
+        raise CorruptError(f"{place}: {plan.topk} words of a vocabulary of {plan.vocabulary}.")
+    if not plan.encoding.known:
+        raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
+    if plan.vocabulary > np.iinfo(plan.encoding.ids).max + 1:
+        raise CorruptError(f"{place}: {plan.encoding.ids} cannot hold the ids of {plan.vocabulary} words.")
+    if plan.maskings < 1 or not 0 <= plan.draws <= DRAWS_MAX or plan.seed < 0:
+        raise CorruptError(f"{place}: {plan.maskings} maskings, {plan.draws} draws, seed {plan.seed}.")
+    if plan.draws and plan.topk != min(plan.draws, plan.vocabulary):
+        raise CorruptError(f"{place}: {plan.draws} draws in {plan.topk} columns.")
+    rising = all(low < high for low, high in itertools.pairwise((0.0, *plan.temperatures, math.inf)))
+    if not rising or 1.0 in plan.temperatures:
+        raise CorruptError(f"{place}: temperatures {plan.temperatures}: they rise, and 1 is not among them.")
+    if plan.temperatures and (plan.draws or plan.encoding.log_probs != "float16"):
+        raise CorruptError(f"{place}: normalizers belong to the k best words as float16.")
+    if plan.generations > GENERATIONS_MAX:
+        raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.")
+
+
+def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
+    """Raise MismatchError for the first field in which two plans differ."""
+    for field in dataclasses.fields(Plan):
+        old, new = getattr(stored, field.name), getattr(given, field.name)
+        if old != new:
+            if field.name == "sources":
+                old, new = ([source.root for source in one] for one in (old, new))
+            raise MismatchError(
+                str(cache),
+                field.name,
+                old,
+                new,
+                "A cache keeps its plan: repeat the first command exactly, or choose another --output.",
+            )

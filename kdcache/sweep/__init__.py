@@ -1,0 +1,1 @@
+"""Many students from one cache or several: a grid of settings, run, scored and compared."""

@@ -1,0 +1,52 @@
+"""What a sweep would cost, without doing it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from kdcache.progress import duration
+from kdcache.sweep.config import SweepConfig
+from kdcache.sweep.folders import Checker, find_students
+from kdcache.sweep.grid import Run
+from kdcache.sweep.run import check_jobs, check_texts, divide
+
+
+def forecast_runs(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None) -> list[tuple[str, ...]]:
+    """Names, steps and times of all runs, a header before them and the time of all behind; nothing is written.
+
+    Some steps are taken for each row, whose seeds take the same time, with as many threads as a run would have. What
+    runs side by side take from each other, validation, generation and scoring are not counted.
+
+    Raises:
+        UsageError, DataError, CorruptError: as in `kdcache.sweep.run.run_sweep` and `kdcache.student.pilot.forecast`.
+    """
+    import torch
+
+    from kdcache.student.pilot import Forecast, forecast
+
+    check_jobs(jobs)
+    layout = divide(runs, jobs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(layout.threads)
+    found: dict[str, Forecast] = {}
+    try:
+        with contextlib.chdir(sweep.file.parent):
+            check_texts(sweep.tests)
+            checker = Checker()
+            students, _ = find_students(sweep, runs)
+            left = [one.run for one in students if not checker.trained(one)]
+            for run in left:
+                if run.row not in found:
+                    found[run.row] = forecast(run.config)
+    finally:
+        torch.set_num_threads(before)
+    rows: list[tuple[str, ...]] = [("run", "steps", "time")]
+    for run in runs:
+        if run in left:
+            rows.append((run.name, f"{found[run.row].steps:,}", duration(found[run.row].seconds)))
+        else:
+            rows.append((run.name, "", "trained"))
+    total = sum(found[run.row].seconds for run in left) / len(layout.environments)
+    rows.append((f"all, {layout.words}", "", duration(total)))
+    return rows
