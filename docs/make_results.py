@@ -50,13 +50,21 @@ def _cache(folder: Path) -> Json:
 
     from kdcache.cache.audit import summarize
 
+    teacher = _teacher(folder)
     found: Json = {"summary": asdict(summarize(folder))}
-    record = folder / "run.json"
-    if record.is_file():
-        teacher = folder.parent / str(_read(record)["config"]["teacher"]) / "run.json"
-        if teacher.is_file():
-            found["teacher"] = _record(_read(teacher))
-    return found
+    return found if teacher is None else {**found, "teacher": _record(_read(teacher))}
+
+
+def _teacher(cache: Path) -> Path | None:
+    """The record of the teacher at the end of a cache's row of sources, if all of them still lie where they did."""
+    record = cache / "run.json"
+    if not record.is_file():
+        return None
+    config = _read(record)["config"]
+    if "cache" in config:
+        return _teacher(cache.parent / str(config["cache"]))
+    teacher = cache.parent / str(config.get("teacher", "")) / "run.json"
+    return teacher if teacher.is_file() else None
 
 
 def _read(path: Path) -> Json:

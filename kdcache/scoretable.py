@@ -175,7 +175,8 @@ def _baseline(row: Row, rows: Sequence[Row]) -> str:
     if comparison is None:
         return ""
     text = comparison.lineage.hypothesis
-    return next((one.name for one in rows if one.found.lineage.hypothesis == text), comparison.baseline)
+    others = (one for one in rows if one is not row and one.found.lineage.hypothesis == text)
+    return next((one.name for one in others), comparison.baseline)
 
 
 def _superscript(number: int) -> str:

@@ -14,6 +14,7 @@ from benchmarks.left_to_right import LeftToRightTeacher
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.encode import encode_sections
 from kdcache.masking import partition_batches
+from kdcache.teacher.reduce import Reduction
 from kdcache.tokens import EncodedPairs, concatenate
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def predicted(teacher: LeftToRightTeacher, pairs: EncodedPairs, k: int) -> np.nd
     """Log-probabilities of all words at every target position, [ΣN, vocabulary], by word."""
     found = np.full((pairs.n_targets, k), np.nan)
     for views in partition_batches(pairs, 1, 200, teacher.tokenizer.special):
-        topk = teacher.predict(views, k, CPU, "float32").topk
+        topk = teacher.predict(views, Reduction(k), CPU, "float32").topk
         for row, ids, log_probs in zip(views.target_rows, topk.token_ids, topk.log_probs, strict=True):
             found[row, ids] = log_probs
     return found

@@ -23,9 +23,10 @@ SACRE = ("bleu", "chrf", "ter")
 
 
 def noisy(sentences: list[str], share: float, seed: int) -> list[str]:
-    """Each word is replaced by another with probability `share`."""
+    """Each word is replaced or left out with probability `share`, so that precision and recall differ."""
     draw = random.Random(seed)
-    return [" ".join(draw.choice(WORDS) if draw.random() < share else w for w in s.split()) for s in sentences]
+    words = [[draw.choice([*WORDS, *[""] * 4]) if draw.random() < share else w for w in s.split()] for s in sentences]
+    return [" ".join(filter(None, one)) for one in words]
 
 
 @pytest.fixture(scope="module")

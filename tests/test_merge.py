@@ -368,7 +368,7 @@ def test_the_command_and_its_record(tmp_path: Path) -> None:
         texts.append(done.stdout)
         result = json.loads((tmp_path / "merged" / "run.json").read_text())["result"]
         assert f"{100 * result['mass']['tails']:.2f} %" in done.stdout
-        assert "2 pairs, skipped here" in done.stdout
+        assert "2 pairs, left out here" in done.stdout
     assert texts[0] == texts[1]
     refused = run_cli("merge", tmp_path / "merged", one)
     assert (refused.returncode, refused.stdout) == (2, "")

@@ -82,6 +82,8 @@ def test_a_baseline_outside_the_table_is_named() -> None:
     """Where no row has the baseline's text, the note has the name that it was given."""
     table = build([Row("a", against(result(score("bleu", 1)), "x", bleu=0.5))])
     assert "compared were a with some/baseline" in table.notes[1].text
+    same = build([Row("a", against(result(score("bleu", 1), text="x"), "x", bleu=1.0))])
+    assert "compared were a with some/baseline" in same.notes[1].text
     assert "p below" not in " ".join(note.text for note in build([Row("a", result(score("bleu", 1)))]).notes)
 
 

@@ -100,11 +100,13 @@ def test_batches_carry_the_normalizer_of_their_temperature(
         assert batch.topk_log_probs is not None
         assert batch.log_normalizers.shape == (len(batch.labels), 1)
         rows = zip(batch.topk_ids.tolist(), batch.topk_log_probs.tolist(), batch.log_normalizers[:, 0], strict=True)
-        assert all(known[(tuple(ids), tuple(values))] == float(own) for ids, values, own in rows)
+        # A pair that stands twice in the text has its last bits twice.
+        assert all(abs(known[(tuple(ids), tuple(values))] - float(own)) < 2e-5 for ids, values, own in rows)
         found = teacher_log_probs("bucket", batch.topk_log_probs, temperature, batch.log_normalizers[:, 0])
         torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(len(found)), rtol=0, atol=2e-3)
         seen += len(batch.labels)
     assert seen == reader.n_targets
+    assert len({round(one, 3) for one in known.values()}) > 100
 
 
 def test_soft_labels_without_need_of_normalizers_leave_them_out(caches: dict[str, Path]) -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import run_cli
-from families import World, content, flat, same
+from families import World, content, flat, same, write
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from kdcache.cache import lineage
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.encoding import Encoding
+from kdcache.cache.merge import MergeConfig
 from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges, concatenate, take
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.transcode import TranscodeConfig
-from kdcache.derive import transcode
+from kdcache.derive import merge, transcode
 from kdcache.errors import CorruptError, MismatchError, UsageError
+from kdcache.softlabels import from_counts
 
 WORLD = World()
 
@@ -205,3 +209,62 @@ def test_the_command(tmp_path: Path) -> None:
     refused = run_cli("transcode", source, tmp_path / "more", "--topk", 20)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
+
+
+def test_normalizers_are_carried(tmp_path: Path) -> None:
+    """Normalizers stay bit for bit beside their positions when words are cut and shards moved; codes are refused."""
+    dense = WORLD.dense(0)
+    plan = dataclasses.replace(WORLD.plan(), temperatures=(2.0, 10.0))
+    normalizers = np.stack([np.logaddexp.reduce(dense / t, axis=1) for t in plan.temperatures], axis=1)
+    whole = WORLD.arrays(0, plan)
+    topk = dataclasses.replace(whole.topk, log_normalizers=normalizers.astype(np.float32))
+    source = write(tmp_path / "source", plan, dataclasses.replace(whole, topk=topk))
+    made = CacheReader(convert(source, tmp_path / "made", topk=2, shard_pairs=4))
+    shards = [made.shard(index).topk.log_normalizers for index in range(made.plan.n_shards)]
+    assert (np.concatenate(shards) == normalizers.astype(np.float32)).all()
+    assert made.plan.temperatures == (2.0, 10.0)
+    with pytest.raises(UsageError, match=r"--encoding compact: .* holds normalizers"):
+        transcode(TranscodeConfig(str(source), encoding="compact"), tmp_path / "codes")
+
+
+def test_drawn_words_are_carried(tmp_path: Path) -> None:
+    """Drawn words and their counts stay in other shards and encodings; fewer of them are refused, and averages too."""
+    plan = dataclasses.replace(WORLD.plan(), draws=6, topk=6)
+    whole = WORLD.arrays(0, plan)
+    generator = np.random.default_rng(1)
+    counts = -np.sort(-generator.multinomial(6, np.full(6, 1 / 6), whole.pairs.n_targets), axis=1)
+    # Among equal counts by id: ids are put into order, which no count contradicts.
+    ids = np.sort(whole.topk.token_ids, axis=1)
+    drawn = dataclasses.replace(whole, topk=from_counts(np.where(counts > 0, ids, 0).astype("u2"), counts, 6))
+    source = write(tmp_path / "source", plan, drawn)
+    for number, changes in enumerate(({"shard_pairs": 4}, {"encoding": "compact"})):
+        made = convert(source, tmp_path / str(number), **changes)
+        for place in (4, 5):
+            assert (content(made)[place] == content(source)[place]).all()
+        assert CacheReader(made).plan.draws == 6
+    with pytest.raises(UsageError, match="holds words that were drawn"):
+        transcode(TranscodeConfig(str(source), topk=3), tmp_path / "fewer")
+    other = WORLD.write(tmp_path / "other", teacher=1)
+    with pytest.raises(UsageError, match="samples are not averaged"):
+        merge(MergeConfig((str(other), str(source))), tmp_path / "average")
+
+
+def test_the_tree_of_sources(tmp_path: Path) -> None:
+    """`inspect` says what made a cache and shows each source below what was made from it, in text and JSON."""
+    one, two = (WORLD.write(tmp_path / str(m), m) for m in range(2))
+    small = convert(one, tmp_path / "small", topk=2, encoding="compact")
+    assert merge(MergeConfig((str(small), str(two))), tmp_path / "average") is not None
+    plan = CacheReader(tmp_path / "average").plan
+    roots = {name: CacheReader(tmp_path / name).manifest.root[:12] for name in ("0", "1", "small")}
+    lines = lineage.tree(plan)
+    assert sorted(line.split()[0] for line in lines) == sorted(roots.values())
+    place = next(i for i, line in enumerate(lines) if line.startswith(roots["small"]))
+    assert lines[place].split("  ")[1].startswith("transcode, k 2, sqrt8/gzip, passes 7, maskings 1, teacher ")
+    assert lines[place + 1].startswith(f"  {roots['0']}  dump-logits, k 6, float16/gzip")
+    assert lineage.made_by(plan) == "merge, from 2 caches"
+    assert lineage.made_by(CacheReader(one).plan) == "dump-logits, with a teacher"
+    text = run_cli("inspect", tmp_path / "average").stdout
+    assert all(line in text for line in lines)
+    found = json.loads(run_cli("inspect", tmp_path / "average", "--json").stdout)
+    assert found["made_by"] == "merge"
+    assert {source["root"][:12] for source in found["plan"]["sources"]} == {roots["small"], roots["1"]}

@@ -84,9 +84,9 @@ class Encoding:
             return 1.1 * _STEP * math.sqrt(math.log(max(k, 2))) + 1e-3
         return 2.0**-11 * (math.log(max(k, 2)) + abs(log_normalizer)) + 1e-3
 
-    def half_step(self, log_probs: LogProbs) -> npt.NDArray[np.float64]:
+    def half_step(self, log_probs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """How far at most what is stored may be from what was rounded, but for values below `least`: [...] to [...]."""
-        half = np.spacing(np.abs(log_probs).astype(np.float16)).astype(np.float64) / 2
+        half: npt.NDArray[np.float64] = np.spacing(np.abs(log_probs).astype(np.float16)).astype(np.float64) / 2
         if self.log_probs == "sqrt8":
             # |(√v ± δ/2)² - v| with the step δ of the codes; the codes' own values are float16.
             half += _STEP * np.sqrt(-log_probs.astype(np.float64)) + _STEP**2 / 4

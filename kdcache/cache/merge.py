@@ -12,7 +12,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges, take
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.files import sha256
@@ -42,7 +41,7 @@ class MergeConfig:
     """Which caches are averaged.
 
     Attributes:
-        caches: their folders, at least two; the order does not matter.
+        caches: their folders or URLs, at least two; the order does not matter.
         topk: words stored at each target position; None is the least of the sources'.
     """
 
@@ -109,7 +108,7 @@ class Merging:
 
     def __init__(self, config: MergeConfig) -> None:
         config.check()
-        readers = [CacheReader(Path(cache)) for cache in config.caches]
+        readers = [open_cache(cache) for cache in config.caches]
         # By content, so that the order in which they were given is nowhere in the result.
         self._readers = sorted(readers, key=lambda reader: reader.manifest.root)
         _check_sources(readers)
@@ -176,7 +175,7 @@ def _check_sources(readers: Sequence[CacheReader]) -> None:
             stored, given = getattr(first.plan, field), getattr(reader.plan, field)
             if stored != given:
                 remedy = f"Caches that are averaged share it; the first was {first.place}."
-                raise MismatchError(str(reader.place), field, stored, given, remedy)
+                raise MismatchError(reader.place, field, stored, given, remedy)
         if reader.plan.draws:
             raise UsageError(
                 f"{reader.place}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "

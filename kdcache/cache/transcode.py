@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdcache.cache import layout
 from kdcache.cache.encoding import NAMES, Encoding
 from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges
-from kdcache.cache.reader import CacheReader
+from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
 from kdcache.tokens import Tokenizer
@@ -22,7 +21,7 @@ class TranscodeConfig:
     """What becomes of a cache; None leaves a part as it is.
 
     Attributes:
-        cache: folder of the cache that is read.
+        cache: folder or URL of the cache that is read.
         topk: words kept at each target position.
         encoding: how numbers are stored: "float16", "compact" or "uncompressed".
         shard_pairs: pairs in a shard.
@@ -55,7 +54,7 @@ class Transcoding:
 
     def __init__(self, config: TranscodeConfig) -> None:
         config.check()
-        self._reader = CacheReader(Path(config.cache))
+        self._reader = open_cache(config.cache)
         self._ranges = PairRanges(self._reader)
         self.plan = _plan(config, self._reader)
 

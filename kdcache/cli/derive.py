@@ -61,7 +61,7 @@ def merge(output: str, caches: tuple[str, ...], topk: int | None) -> None:
     mass = {name: f"{100 * value:.2f} %" for name, value in result["mass"].items()}
     items = [
         ("targets", f"{result['targets']:,}"),
-        ("skipped in some caches only", f"{result['skipped_in_some']:,} pairs, skipped here"),
+        ("skipped in some caches only", f"{result['skipped_in_some']:,} pairs, left out here"),
         ("mass of the words kept", mass["kept"]),
         ("mass of words known but cut", mass["cut"]),
         ("mass in the caches' tails", f"{mass['tails']}, of which {mass['missed']} at most belong to words kept"),

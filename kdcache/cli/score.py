@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdcache.score import Score
     from kdcache.scorefile import Comparison, ScoreFile
 
+_OF_BASELINE = frozenset({"hypothesis", "student", "cache"})
 _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
 
 
@@ -216,10 +217,9 @@ def _comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 def _lineage_facts(found: ScoreFile) -> list[tuple[str, str]]:
     facts = [("system", found.system), *_prints(found.lineage)]
     if found.comparison is not None:
-        of_baseline = [(f"baseline {name}", one) for name, one in _prints(found.comparison.lineage)]
         # References and source are the system's.
-        new = [fact for fact in of_baseline if fact[1] not in {one for _, one in facts}]
-        facts += [("baseline", found.comparison.baseline), *new]
+        own = [(f"baseline {name}", one) for name, one in _prints(found.comparison.lineage) if name in _OF_BASELINE]
+        facts += [("baseline", found.comparison.baseline), *own]
     return facts
 
 

@@ -17,6 +17,9 @@ SAMPLE_MAX = 65_535
 # What `kdcache.cache.encoding.NAMES` knows.
 ENCODINGS = ("float16", "compact", "uncompressed")
 
+# Of a comparison with the teacher; "plan" is that of the dump.
+VERIFY_PRECISIONS = ("plan", "float32", "bfloat16")
+
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
@@ -122,3 +125,27 @@ class DumpConfig:
             raise UsageError(f"--max-unknown is a share between 0 and 1, not {self.max_unknown}.")
         if self.shards is not None and not 0 <= self.shards[0] < self.shards[1]:
             raise UsageError(f"--shards A:B: from 0, with A below B, not {self.shards[0]}:{self.shards[1]}.")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    """How a cache is held against its teacher.
+
+    Attributes:
+        cache: its folder or URL.
+        teacher: folder of the teacher.
+        sample: line pairs that are computed again; always the same ones.
+        device: "auto", "cpu" or "cuda".
+        precision: "plan" (that of the dump), "float32" or "bfloat16".
+    """
+
+    cache: str
+    teacher: str
+    sample: int = 200
+    device: str = "auto"
+    precision: str = "plan"
+
+    def check(self) -> None:
+        """Raise UsageError if a value is outside its range."""
+        if self.sample < 1:
+            raise UsageError(f"--sample must be at least 1, not {self.sample}.")

@@ -1,0 +1,295 @@
+"""Holding a cache against its live teacher, with the teacher against itself in other batches beside it.
+
+Arithmetic in another order changes a prediction in its last bits, and rounding changes what is stored. What is left
+beyond both is a cache that says something else than its teacher. docs/derived.md has the criterion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdcache.cache.encoding import Encoding
+from kdcache.cache.plan import Plan
+from kdcache.cache.ranges import concatenate, take
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.shard import ShardArrays
+from kdcache.device import resolve_device
+from kdcache.dump.config import VerifyConfig
+from kdcache.dump.passes import Passes, Predictor
+from kdcache.errors import DataError, MismatchError, UsageError
+from kdcache.progress import Progress
+from kdcache.ragged import offsets_of
+from kdcache.teacher.model import Teacher
+from kdcache.tokens import EncodedPairs
+
+_SEED = 0
+_MAX_TOKENS = 8_192
+# Asked for beyond the k that are stored, so that a word which changed its place is still found.
+_MORE_WORDS = 32
+# Other hardware may be noisier than two ways to cut batches on one machine.
+_MARGIN = 4.0
+# What float32 in another order changes on any hardware: in one value at most, and on average.
+_SLACK_LARGEST, _SLACK_MEAN = 1e-4, 1e-5
+_NAMED = 5
+# Cells of the tables that are looked up at a time.
+_CELLS = 1 << 22
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far a teacher's words are from given ones.
+
+    Attributes:
+        largest, mean: of |Δ log p|, over the k words and the written one at each position.
+        same_order: share of positions with the same k words in the same order.
+        same_best: share of positions with the same best word.
+        variation: mean total variation, over the k words and the rest.
+    """
+
+    largest: float
+    mean: float
+    same_order: float
+    same_best: float
+    variation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came out.
+
+    Attributes:
+        pairs, targets: how many were computed again.
+        cache: the cache against the teacher.
+        noise: the teacher against itself, each view in a batch of its own against many together.
+        beyond: largest and mean |Δ log p| of the cache, less what rounding explains.
+        allowed: how large these two may be.
+        worst: line numbers, from 1, of the pairs that go furthest beyond rounding, the worst first.
+    """
+
+    pairs: int
+    targets: int
+    cache: Difference
+    noise: Difference
+    beyond: tuple[float, float]
+    allowed: tuple[float, float]
+    worst: tuple[int, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether rounding and noise explain all differences."""
+        # What is not a number fails.
+        return all(found <= limit for found, limit in zip(self.beyond, self.allowed, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """At n positions: words [n, k] by falling probability, their log-probabilities, and the written word's own [n]."""
+
+    ids: npt.NDArray[np.int64]
+    log_probs: Floats
+    written: Floats
+
+    def first(self, k: int) -> _Words:
+        return _Words(self.ids[:, :k], self.log_probs[:, :k], self.written)
+
+
+def verify(config: VerifyConfig) -> Finding:
+    """Compute a sample of a cache's pairs again with its teacher.
+
+    Raises:
+        UsageError: the cache was not made by one teacher alone, or holds drawn words.
+        MismatchError: the teacher is not the one of the plan.
+        ModelError: the teacher cannot be used.
+        DataError: no pair of the sample holds anything.
+        CorruptError: the cache is incomplete or damaged.
+    """
+    config.check()
+    reader = open_cache(config.cache)
+    check_origin(reader)
+    teacher = Teacher.load(Path(config.teacher))
+    check_teacher(reader, teacher)
+    device = resolve_device(config.device)
+    teacher.model.to(device)
+    return compare(reader, teacher, device, config)
+
+
+def check_origin(reader: CacheReader) -> None:
+    """Raise UsageError unless one teacher said all that is in a cache, word by word."""
+    for plan in _lineage(reader.plan):
+        if len(plan.sources) > 1:
+            raise UsageError(
+                f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each "
+                "of the caches that it was made from."
+            )
+    if reader.plan.draws:
+        raise UsageError(
+            f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be "
+            "verified, without --teacher."
+        )
+
+
+def _lineage(plan: Plan) -> Iterator[Plan]:
+    """A plan, that of its first source, and so on."""
+    yield plan
+    if plan.sources:
+        yield from _lineage(plan.sources[0].plan)
+
+
+def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
+    """Raise MismatchError unless `teacher` is the one that the plan names."""
+    plan = reader.plan
+    for field, stored, given in (
+        ("tokenizer", plan.tokenizer, teacher.tokenizer.fingerprint),
+        ("vocabulary", plan.vocabulary, teacher.vocabulary),
+        ("teacher", plan.teacher, teacher.fingerprint()),
+    ):
+        if stored != given:
+            raise MismatchError(reader.place, field, stored, given, "Give the teacher that the cache was made with.")
+
+
+def compare(reader: CacheReader, teacher: Predictor, device: torch.device, config: VerifyConfig) -> Finding:
+    """Hold a cache against a teacher that is on its device, whatever its fingerprint. Errors as in `verify`."""
+    lines, arrays = _sample(reader, config.sample)
+    plan, k = reader.plan, reader.plan.topk
+    live = dataclasses.replace(
+        plan,
+        topk=min(plan.vocabulary, max(2 * k, k + _MORE_WORDS)),
+        temperatures=(),
+        precision=plan.precision if config.precision == "plan" else config.precision,
+    )
+    pairs = _in_place(arrays.pairs, lines, plan.n_pairs)
+    views = 2 * plan.maskings * int(np.minimum(pairs.target_lengths, plan.passes).sum())
+    with Progress("verifying", views, "views") as progress:
+        together, alone = (
+            _words(Passes(teacher, live, max_tokens, device), pairs, progress.advance)
+            for max_tokens in (_MAX_TOKENS, 1)
+        )
+    stored = _Words(
+        arrays.topk.token_ids.astype(np.int64),
+        arrays.topk.log_probs.astype(np.float64),
+        arrays.target_log_prob.astype(np.float64),
+    )
+    encodings = [one.encoding for one in _lineage(plan)]
+    cache, gaps = _difference(stored, together, max(one.least for one in encodings))
+    noise, _ = _difference(together.first(k), alone, -np.inf)
+    beyond = np.maximum(0.0, gaps - _rounding(stored, encodings))
+    order = np.argsort(-_by_pair(beyond, arrays.pairs), kind="stable")[:_NAMED]
+    return Finding(
+        pairs=len(lines),
+        targets=arrays.pairs.n_targets,
+        cache=cache,
+        noise=noise,
+        beyond=(float(beyond.max()), float(beyond.mean())),
+        allowed=(_SLACK_LARGEST + _MARGIN * noise.largest, _SLACK_MEAN + _MARGIN * noise.mean),
+        worst=tuple((lines[order] + 1).tolist()),
+    )
+
+
+def _sample(reader: CacheReader, count: int) -> tuple[npt.NDArray[np.int64], ShardArrays]:
+    """Indices of pairs that were not skipped, rising, and what is stored of them."""
+    plan = reader.plan
+    drawn = np.random.default_rng(_SEED).choice(plan.n_pairs, min(count, plan.n_pairs), replace=False)
+    lines, parts = [], []
+    for shard in np.unique(drawn // plan.shard_pairs).tolist():
+        first, _ = plan.bounds(shard)
+        arrays = reader.shard(shard)
+        within = np.sort(drawn[drawn // plan.shard_pairs == shard]) - first
+        within = within[arrays.pairs.target_lengths[within] > 0]
+        lines.append(within + first)
+        parts.append(take(arrays, within))
+    found = np.concatenate(lines)
+    if not len(found):
+        raise DataError(
+            f"{reader.place}: all {len(drawn):,} pairs of the sample were skipped. Choose a larger --sample."
+        )
+    return found, concatenate(parts)
+
+
+def _in_place(pairs: EncodedPairs, lines: npt.NDArray[np.int64], n_pairs: int) -> EncodedPairs:
+    """The pairs at their own indices, which decide how several maskings divide them, and nothing at all others."""
+    lengths = np.zeros((2, n_pairs), dtype=np.int64)
+    lengths[:, lines] = pairs.source_lengths, pairs.target_lengths
+    source_offsets, target_offsets = map(offsets_of, lengths)
+    return EncodedPairs(pairs.source_ids, source_offsets, pairs.target_ids, target_offsets)
+
+
+def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> _Words:
+    n, k = pairs.n_targets, passes.plan.topk
+    ids = np.zeros((n, k), dtype=np.int64)
+    log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)
+    for rows, found in passes.run(pairs, 0, after_batch):
+        ids[rows], log_probs[rows], written[rows] = found.ids, found.values, found.target_log_prob
+    return _Words(ids, log_probs, written)
+
+
+def _difference(given: _Words, live: _Words, least: float) -> tuple[Difference, Floats]:
+    """How far `live` is from `given`, and |Δ log p| at the k words and the written one: [n, k + 1].
+
+    What `live` calls less probable than `least` counts as that, since it is stored as that.
+    """
+    at_words = _look_up(given.ids, live)
+    known = np.where(np.isneginf(at_words), live.log_probs[:, -1:], at_words)
+    gaps = np.abs(given.log_probs - np.maximum(known, least))
+    # A word that is not among those asked for is at most as probable as the last of them.
+    gaps = np.where(np.isneginf(at_words), np.maximum(0.0, given.log_probs - np.maximum(known, least)), gaps)
+    own = np.abs(given.written - np.maximum(live.written, least))
+    gaps = np.concatenate([gaps, own[:, None]], axis=1)
+    one, other = np.exp(given.log_probs), np.exp(known)
+    apart = np.abs(one - other).sum(axis=1) + np.abs(one.sum(axis=1) - other.sum(axis=1))
+    same = given.ids == live.ids[:, : given.ids.shape[1]]
+    found = Difference(
+        largest=float(gaps.max()),
+        mean=float(gaps.mean()),
+        same_order=float(same.all(axis=1).mean()),
+        same_best=float(same[:, 0].mean()),
+        variation=float(apart.mean() / 2),
+    )
+    return found, gaps
+
+
+def _look_up(ids: npt.NDArray[np.int64], live: _Words) -> Floats:
+    """The log-probabilities that `live` has for `ids` [n, k]; -inf where it has none."""
+    width = 1 + max(int(ids.max()), int(live.ids.max()))
+    found = np.empty(ids.shape)
+    step = max(1, _CELLS // width)
+    for start in range(0, len(ids), step):
+        rows = slice(start, start + step)
+        table = np.full((len(ids[rows]), width), -np.inf)
+        np.put_along_axis(table, live.ids[rows], live.log_probs[rows], axis=1)
+        found[rows] = np.take_along_axis(table, ids[rows], axis=1)
+    return found
+
+
+def _rounding(stored: _Words, encodings: list[Encoding]) -> Floats:
+    """How far at most rounding, once for each encoding in the lineage, moved the k words and the written one."""
+    values = np.concatenate([stored.log_probs, stored.written[:, None]], axis=1)
+    kinds = {one.log_probs: one for one in encodings}
+    return np.sum([one.half_step(values) for one in kinds.values()], axis=0)  # type: ignore[no-any-return]
+
+
+def _by_pair(beyond: Floats, pairs: EncodedPairs) -> Floats:
+    worst: Floats = np.maximum.reduceat(beyond.max(axis=1), pairs.target_offsets[:-1])
+    return worst
+
+
+def table(found: Finding) -> list[tuple[str, str, str]]:
+    """Both differences side by side, with a header."""
+    columns: list[tuple[str, Callable[[Any], str]]] = [
+        ("largest |Δ log p|", lambda one: f"{one.largest:.2e}"),
+        ("mean |Δ log p|", lambda one: f"{one.mean:.2e}"),
+        ("same words in the same order", lambda one: f"{100 * one.same_order:.2f} %"),
+        ("same best word", lambda one: f"{100 * one.same_best:.2f} %"),
+        ("mean total variation", lambda one: f"{100 * one.variation:.4f} %"),
+    ]
+    rows = [(name, shown(found.cache), shown(found.noise)) for name, shown in columns]
+    return [("", "cache to teacher", "teacher to itself"), *rows]
