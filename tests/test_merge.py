@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache.audit import summarize, verify_shard
-from kdcache.cache.merge import MergeConfig, Whereabouts, average
+from kdcache.cache.average import Whereabouts, average
+from kdcache.cache.merge import MergeConfig
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
