@@ -24,7 +24,7 @@ FAST = "max_steps = 4\nvalid_every = 2"
 ARMS = "[[arms]]\nname = '<b>'\nalpha = 1\n"
 BROKEN = "[[arms]]\nname = 'broken'\ntopk = 99\n"
 LONG = "[grid]\nalpha = [1.0, 0.5]"
-STEPS = "max_steps = 300\nvalid_every = 20"
+STEPS = "max_steps = 120\nvalid_every = 20"
 
 
 def state(folder: Path) -> dict[Path, int]:
@@ -195,7 +195,7 @@ def test_a_disturbed_sweep_ends_as_an_undisturbed_one(
     folder = tmp_path / "work"
     copy_inputs(source, folder)
     generator = random.Random(int(number))
-    for _ in range(3):
+    for _ in range(2):
         process = start_and_train(folder)
         time.sleep(generator.uniform(0, 4))
         process.send_signal(number)
