@@ -238,7 +238,7 @@ def test_a_stopped_run_has_saved(undisturbed: tuple[Path, dict[str, Any]], tmp_p
     process = start_and_train(folder)
     process.terminate()
     assert process.wait(120) == 143
-    stopped = [path for path in folder.glob("sweep/*.log") if "Stopped by SIGTERM" in path.read_text()]
+    stopped = [path for path in folder.glob("sweep/alpha=?.?.log") if "Stopped by SIGTERM" in path.read_text()]
     assert stopped
     again = start(folder)
     assert again.wait(600) == 0
