@@ -237,11 +237,12 @@ def test_a_stopped_run_has_saved(undisturbed: tuple[Path, dict[str, Any]], tmp_p
     copy_inputs(source, folder)
     process = start_and_train(folder)
     process.terminate()
-    assert process.wait(120) == 143
+    process.communicate(timeout=120)
+    assert process.returncode == 143
     stopped = [path for path in folder.glob("sweep/alpha=?.?.log") if "Stopped by SIGTERM" in path.read_text()]
     assert stopped
-    again = start(folder)
-    assert again.wait(600) == 0
+    _, said = (again := start(folder)).communicate(timeout=600)
+    assert again.returncode == 0, said
     for path in stopped:
         log = path.with_suffix("") / "kdcache.log"
         assert "Continuing after step" in log.read_text()
