@@ -276,6 +276,8 @@ def test_differences_pair_seeds_and_pool_outputs(outcomes: list[Outcome]) -> Non
     assert whole.p_value < 0.2
     assert loss.spread == Spread(pytest.approx(-0.6), pytest.approx(0.2 / 2**0.5), 2)
     assert loss.p_value is None
+    _, one_seed = contrasts([outcomes[0], *outcomes[2:]], "plain", [TEXT], StopRequest())
+    assert one_seed.spread == Spread(3.0, None, 1)
     cells = contrast_cells(report_of(outcomes))
     assert cells[1:] == [
         (ODD, "validation loss", "-0.6000 ± 0.1414", "2", "–"),

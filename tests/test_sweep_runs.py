@@ -24,7 +24,7 @@ FAST = "max_steps = 4\nvalid_every = 2"
 ARMS = "[[arms]]\nname = '<b>'\nalpha = 1\n"
 BROKEN = "[[arms]]\nname = 'broken'\ntopk = 99\n"
 LONG = "[grid]\nalpha = [1.0, 0.5]"
-STEPS = "max_steps = 300\nvalid_every = 20"
+STEPS = "max_steps = 120\nvalid_every = 20"
 
 
 def state(folder: Path) -> dict[Path, int]:
@@ -158,13 +158,19 @@ def copy_inputs(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("sweep"))
 
 
-def wait_for_step(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a run has written some step."""
-    end = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < end:
-        if any(path.stat().st_size for path in folder.glob("sweep/*/metrics.jsonl")):
-            return
+def start_and_train(folder: Path) -> subprocess.Popen[str]:
+    """Start a sweep and wait until one of its runs has written some step, if it still has to."""
+    before = written(folder)
+    process = start(folder)
+    end = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < end and written(folder) == before:
         time.sleep(0.05)
+    return process
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """When the runs have last written a step."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("sweep/*/metrics.jsonl")}
 
 
 def children_of(folder: Path) -> list[int]:
@@ -189,9 +195,8 @@ def test_a_disturbed_sweep_ends_as_an_undisturbed_one(
     folder = tmp_path / "work"
     copy_inputs(source, folder)
     generator = random.Random(int(number))
-    for _ in range(3):
-        process = start(folder)
-        wait_for_step(folder, process)
+    for _ in range(2):
+        process = start_and_train(folder)
         time.sleep(generator.uniform(0, 4))
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
@@ -216,8 +221,7 @@ def test_a_sweep_follows_at_once_on_a_killed_one(undisturbed: tuple[Path, dict[s
     source, expected = undisturbed
     folder = tmp_path / "work"
     copy_inputs(source, folder)
-    process = start(folder)
-    wait_for_step(folder, process)
+    process = start_and_train(folder)
     process.kill()
     process.communicate()
     _, said = (again := start(folder)).communicate(timeout=600)
@@ -231,14 +235,14 @@ def test_a_stopped_run_has_saved(undisturbed: tuple[Path, dict[str, Any]], tmp_p
     source, _ = undisturbed
     folder = tmp_path / "work"
     copy_inputs(source, folder)
-    process = start(folder)
-    wait_for_step(folder, process)
+    process = start_and_train(folder)
     process.terminate()
-    assert process.wait(120) == 143
-    stopped = [path for path in folder.glob("sweep/*.log") if "Stopped by SIGTERM" in path.read_text()]
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    stopped = [path for path in folder.glob("sweep/alpha=?.?.log") if "Stopped by SIGTERM" in path.read_text()]
     assert stopped
-    again = start(folder)
-    assert again.wait(600) == 0
+    _, said = (again := start(folder)).communicate(timeout=600)
+    assert again.returncode == 0, said
     for path in stopped:
         log = path.with_suffix("") / "kdcache.log"
         assert "Continuing after step" in log.read_text()
