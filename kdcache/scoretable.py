@@ -218,7 +218,8 @@ _LATEX = {
     "|": r"\textbar{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    '"': r"\textquotedbl{}",
+    # \textquotedbl is unknown to OT1, LaTeX's default encoding; this place in a typewriter face is the same in both.
+    '"': r"\texttt{\char34}",
     "`": r"\textasciigrave{}",
     "–": r"\textendash{}",
     "±": r"$\pm$",

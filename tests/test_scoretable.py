@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,17 +139,21 @@ PRINTED = {
     r"\textbar": "|",
     r"\textless": "<",
     r"\textgreater": ">",
-    r"\textquotedbl": '"',
     r"\textasciigrave": "`",
     r"\textendash": "–",
 }
+
+QUOTE = r"\texttt{\char34}"
 
 
 def typeset(source: str) -> str:
     """What LaTeX would print for `source`, by its rules for commands, groups, ligatures and special characters."""
     printed = []
-    for piece in re.findall(r"\\[a-zA-Z]+\{\}|\\.|\{\}|--|''|.", source):
+    for piece in re.findall(r"\\texttt\{\\char34\}|\\[a-zA-Z]+\{\}|\\.|\{\}|--|''|.", source):
         if piece == "{}":
+            continue
+        if piece == QUOTE:
+            printed.append('"')
             continue
         if piece.startswith("\\"):
             printed.append(PRINTED[piece[:-2]] if piece.endswith("{}") and len(piece) > 2 else piece[1])
@@ -162,6 +168,22 @@ def typeset(source: str) -> str:
 def test_latex_prints_what_the_text_says(text: str) -> None:
     """Whatever characters LaTeX gives a meaning to, it prints the text as it is, blanks joined."""
     assert typeset(latex_text(text)) == " ".join(text.split())
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_is_set_by_latex(tmp_path: Path) -> None:
+    """Where LaTeX is installed, it sets all the characters that mean something to it without an error."""
+    text = latex_text("&%$#_{}~^\\<>|\"`'--–")
+    document = rf"\documentclass{{article}}\begin{{document}}{text} \texttt{{{text}}}\end{{document}}"
+    (tmp_path / "name.tex").write_text(document, encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "name.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1))
