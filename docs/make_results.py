@@ -50,21 +50,20 @@ def _cache(folder: Path) -> Json:
 
     from kdcache.cache.audit import summarize
 
-    teacher = _teacher(folder)
-    found: Json = {"summary": asdict(summarize(folder))}
-    return found if teacher is None else {**found, "teacher": _record(_read(teacher))}
+    return {"summary": asdict(summarize(folder)), "teachers": [_record(_read(path)) for path in _teachers(folder)]}
 
 
-def _teacher(cache: Path) -> Path | None:
-    """The record of the teacher at the end of a cache's row of sources, if all of them still lie where they did."""
+def _teachers(cache: Path) -> list[Path]:
+    """The records of the teachers at the ends of a cache's rows of sources, as far as they still lie where they did."""
     record = cache / "run.json"
     if not record.is_file():
-        return None
+        return []
     config = _read(record)["config"]
-    if "cache" in config:
-        return _teacher(cache.parent / str(config["cache"]))
-    teacher = cache.parent / str(config.get("teacher", "")) / "run.json"
-    return teacher if teacher.is_file() else None
+    sources = config.get("caches") or ([config["cache"]] if "cache" in config else [])
+    if sources:
+        return list(dict.fromkeys(path for one in sources for path in _teachers(cache.parent / str(one))))
+    teacher = cache.parent / str(config["teacher"]) / "run.json"
+    return [teacher] if teacher.is_file() else []
 
 
 def _read(path: Path) -> Json:
@@ -82,28 +81,53 @@ def section(name: str, content: Json) -> str:
 
 
 def _caches(caches: Json) -> str:
-    rows = [
-        ("cache", "pairs", "targets", "k", "mass of the k", "written word first", "teacher's perplexity", "teacher")
-    ]
-    for folder, one in caches.items():
-        summary, teacher = one["summary"], one.get("teacher")
-        said = "–"
-        if teacher is not None:
-            result = teacher["result"]
-            said = f"{result['steps']:,} steps, validation loss {result['valid_nll']:.3f}"
-        rows.append(
-            (
-                f"`{folder}`",
-                f"{summary['pairs']:,}",
-                f"{summary['targets']:,}",
-                f"{summary['plan']['topk']}",
-                f"{100 * summary['mass']:.1f} %",
-                f"{100 * summary['best']:.1f} %",
-                f"{summary['perplexity']:.2f}",
-                said,
-            )
-        )
-    return table(rows)
+    head = (
+        "cache",
+        "pairs",
+        "targets",
+        "holds",
+        "bytes a target",
+        "mass",
+        "written word first",
+        "perplexity",
+        "teacher",
+    )
+    rows = [head, *(_cache_row(folder, one) for folder, one in caches.items())]
+    said = (
+        "Mass is that of the stored words, perplexity the teacher's at the masked positions of these pairs; bytes count"
+        " everything in the folder."
+    )
+    return f"{said}\n\n{table(rows)}"
+
+
+def _cache_row(folder: str, cache: Json) -> tuple[str, ...]:
+    summary = cache["summary"]
+    plan = summary["plan"]
+    results = [teacher["result"] for teacher in cache["teachers"]]
+    teachers = [f"{one['steps']:,} steps, validation loss {one['valid_nll']:.3f}" for one in results]
+    return (
+        f"`{folder}`",
+        f"{summary['pairs']:,}",
+        f"{summary['targets']:,}",
+        _holds(plan),
+        f"{summary['bytes_per_target']:.1f}",
+        "–" if plan["draws"] else f"{100 * summary['mass']:.1f} %",
+        f"{100 * summary['best']:.1f} %",
+        f"{summary['perplexity']:.2f}",
+        "; ".join(teachers) or "–",
+    )
+
+
+def _holds(plan: Json) -> str:
+    """What is stored at a position, in a few words."""
+    parts = [f"{plan['draws']} drawn words" if plan["draws"] else f"the best {plan['topk']}"]
+    if len(plan["sources"]) > 1:
+        parts.append(f"of an average of {len(plan['sources'])} caches")
+    if plan["maskings"] > 1:
+        parts.append(f"of {plan['maskings']} maskings averaged")
+    if plan["temperatures"]:
+        parts.append("log Z at T = " + ", ".join(f"{one:g}" for one in plan["temperatures"]))
+    return ", ".join(parts)
 
 
 def _values(results: Json) -> str:

@@ -37,6 +37,12 @@ def run(row: str, seed: int, bleu: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def plan(
+    topk: int = 0, draws: int = 0, maskings: int = 1, sources: int = 0, at: tuple[float, ...] = ()
+) -> dict[str, Any]:
+    return {"topk": topk, "draws": draws, "maskings": maskings, "sources": [{}] * sources, "temperatures": list(at)}
+
+
 def experiment() -> dict[str, Any]:
     """Two rows of two seeds: 30 and 32, 33 and 34 BLEU."""
     runs = [run("plain", 1, 30.0), run("plain", 2, 32.0), run("soft", 1, 33.0), run("soft", 2, 34.0)]
@@ -55,10 +61,10 @@ def experiment() -> dict[str, Any]:
         "caches": {
             "cache": {
                 "summary": {
-                    "pairs": 10_000, "targets": 145_000, "plan": {"topk": 8}, "mass": 0.789, "best": 0.655,
-                    "perplexity": 5.5,
+                    "pairs": 9_000, "targets": 145_000, "plan": plan(topk=8), "mass": 0.789, "best": 0.655,
+                    "perplexity": 5.5, "bytes_per_target": 27.34,
                 },
-                "teacher": {"result": {"steps": 900, "valid_nll": 1.9}},
+                "teachers": [{"result": {"steps": 900, "valid_nll": 1.9}}],
             }
         },
     }  # fmt: skip
@@ -68,7 +74,7 @@ def test_a_section_says_what_its_file_holds(script: ModuleType) -> None:
     """Means, deviations, differences, p-values, ROUGE's three parts and fingerprints stand in the rows by hand."""
     text = script.section("demo", experiment())
     for line in (
-        "| `cache` | 10,000 | 145,000 | 8 | 78.9 % | 65.5 % | 5.50 | 900 steps, validation loss 1.900 |",
+        "| `cache` | 9,000 | 145,000 | the best 8 | 27.3 | 78.9 % | 65.5 % | 5.50 | 900 steps, validation loss 1.900 |",
         "| plain | 2 | 31.00 ± 1.41 |",
         "| soft | test | 44.50 / 42.50 / 43.50 | 44.50 / 42.50 / 43.50 | 44.50 / 42.50 / 43.50 |",
         "| soft | test bleu | +2.50 ± 0.71 | 2 | 0.004 |",
@@ -79,16 +85,47 @@ def test_a_section_says_what_its_file_holds(script: ModuleType) -> None:
     assert "absent-one" not in text
 
 
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        (plan(draws=43), "43 drawn words"),
+        (plan(topk=8, sources=2), "the best 8, of an average of 2 caches"),
+        (plan(topk=64, sources=1, at=(2.0, 5.5)), "the best 64, log Z at T = 2, 5.5"),
+        (plan(topk=8, maskings=4), "the best 8, of 4 maskings averaged"),
+    ],
+)
+def test_a_cache_is_described_by_its_plan(script: ModuleType, described: dict[str, Any], words: str) -> None:
+    """Draws, averages, maskings and normalizers are told apart; one source alone is no average."""
+    assert script._holds(described) == words
+
+
+def test_teachers_are_found_through_all_sources(script: ModuleType, tmp_path: Path) -> None:
+    """An average of a cut cache and a dump has the teachers of both, each once; a teacher that is gone is left out."""
+
+    def write(folder: str, config: dict[str, Any]) -> None:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "run.json").write_text(json.dumps({"config": config}))
+
+    write("one", {})
+    write("two", {})
+    write("dump1", {"teacher": "one"})
+    write("dump2", {"teacher": str(tmp_path / "two")})
+    write("dump3", {"teacher": "gone"})
+    write("cut", {"cache": "dump1"})
+    write("average", {"caches": ["cut", "dump2", "dump3", "dump1"]})
+    assert script._teachers(tmp_path / "average") == [tmp_path / name / "run.json" for name in ("one", "two")]
+
+
 def test_only_the_marked_part_of_the_page_is_written(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands outside the marks stays, what stands between them is made anew, twice the same."""
     (tmp_path / "demo.json").write_text(json.dumps(experiment()))
     monkeypatch.setattr(script, "STORE", tmp_path)
-    once = script.page("before\n<!-- results demo -->\nold\n<!-- end -->\nafter\n")
+    once = script.page("before\n<!-- results demo -->\nstale\n<!-- end -->\nafter\n")
     assert once.startswith("before\n<!-- results demo -->\n")
     assert once.endswith("\n<!-- end -->\nafter\n")
-    assert "old" not in once
+    assert "stale" not in once
     assert "33.50 ± 0.71" in once
     assert script.page(once) == once
 
