@@ -55,8 +55,8 @@ class Student:
         return self.beside(f"{text.name}.txt")
 
 
-def find_students(sweep: SweepConfig, runs: Sequence[Run]) -> tuple[list[Student], int]:
-    """Give each run its folder: the one with its name, or another that holds a run with exactly its settings.
+def find_students(sweep: SweepConfig, runs: Sequence[Run], checker: Checker) -> tuple[list[Student], int]:
+    """Give each run its folder: the one with its name, or another that holds a run with its settings and its inputs.
 
     So a run is found again after the file was changed in a way that changed names. Returned with it is the number of
     folders that hold a student of no run.
@@ -67,7 +67,7 @@ def find_students(sweep: SweepConfig, runs: Sequence[Run]) -> tuple[list[Student
     others = {name: record for name, record in records.items() if name not in by_name}
     students = []
     for run in runs:
-        found = None if run.name in records else _with_settings(run.config, others)
+        found = None if run.name in records else _fitting(run.config, others, checker)
         if found is not None:
             del others[found]
         students.append(Student(run, output / (found or run.name)))
@@ -93,9 +93,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("config"), dict) else None
 
 
-def _with_settings(config: StudentConfig, records: dict[str, dict[str, Any]]) -> str | None:
-    wanted = fixed_settings(recorded(config))
-    return next((name for name, one in records.items() if fixed_settings(one["config"]) == wanted), None)
+def _fitting(config: StudentConfig, records: dict[str, dict[str, Any]], checker: Checker) -> str | None:
+    """The folder of a run that student-train would continue; first one that differs in nothing at all."""
+    wanted = recorded(config)
+    fitting = [name for name, one in records.items() if checker.same(one, config)]
+    return next((name for name in fitting if records[name]["config"] == wanted), next(iter(fitting), None))
 
 
 def _finished(record: dict[str, Any] | None, config: Any, inputs: dict[str, str]) -> bool:
@@ -112,6 +114,15 @@ class Checker:
 
     def __init__(self) -> None:
         self._inputs: dict[tuple[str, TextFiles | None, bool], dict[str, str] | None] = {}
+
+    def same(self, record: dict[str, Any], config: StudentConfig) -> bool:
+        """Whether a record has these settings, and the inputs that are there now; a cache out of reach has its name."""
+        if fixed_settings(record["config"]) != fixed_settings(recorded(config)):
+            return False
+        inputs = self._inputs_of(config)
+        if inputs is None:
+            return bool(record["config"].get("cache") == recorded(config)["cache"])
+        return record.get("inputs") == inputs
 
     def trained(self, student: Student) -> bool:
         """Whether the student is there, made with its settings from the cache and the text that are there now."""

@@ -34,7 +34,7 @@ def forecast_runs(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None) -> 
         with contextlib.chdir(sweep.file.parent):
             check_texts(sweep.tests)
             checker = Checker()
-            students, _ = find_students(sweep, runs)
+            students, _ = find_students(sweep, runs, checker)
             left = [one.run for one in students if not checker.trained(one)]
             for run in left:
                 if run.row not in found:

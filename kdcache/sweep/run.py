@@ -85,9 +85,10 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
         output = Path(sweep.output)
         with locked(output, stop) as held:
             write_log_to(output / LOG_FILE)
-            students, others = find_students(sweep, runs)
+            checker = Checker()
+            students, others = find_students(sweep, runs, checker)
             layout = divide(runs, jobs)
-            failures = _Scheduler(sweep.tests, students, layout, held, stop).run_all()
+            failures = _Scheduler(sweep.tests, students, layout, held, stop, checker).run_all()
             table = write_report(sweep, students, others, stop)
         _report(failures, output)
     return SweepResult(table, len(runs), failures)
@@ -127,8 +128,8 @@ class _Scheduler:
     places: Places
     held: int
     stop: StopRequest
+    checker: Checker
     failures: list[Failure] = field(default_factory=list)
-    checker: Checker = field(default_factory=Checker)
 
     def run_all(self) -> list[Failure]:
         """Run what is not finished.

@@ -1,0 +1,110 @@
+"""What lies in a sweep's folder: which run a folder belongs to, and what in it counts as finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from caches import make_plan, write_cache
+from sweeps import BASE, read, runs_of, write_inputs
+
+from kdcache.files import sha256
+from kdcache.runs import folder_run
+from kdcache.student.train import open_inputs
+from kdcache.sweep.config import SweepConfig
+from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
+
+# Names and caches of arms that differ in nothing else.
+Arms = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The texts of a sweep and two caches, `cache` and `other`, of different teachers."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder)
+    write_cache(folder / "other", dataclasses.replace(make_plan(), teacher=sha256(b"other")))
+    return folder
+
+
+@pytest.fixture
+def folder(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own with all that, in which one works."""
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep_of(folder: Path, arms: Arms) -> SweepConfig:
+    base = BASE.replace('cache = "cache"\n', "")
+    return read(folder, base, *(f"[[arms]]\nname = {name!r}\ncache = {cache!r}" for name, cache in arms))
+
+
+def find(folder: Path, arms: Arms) -> tuple[list[Student], int]:
+    sweep = sweep_of(folder, arms)
+    return find_students(sweep, runs_of(sweep), Checker())
+
+
+def finish(student: Student) -> None:
+    """Leave what student-train leaves, with weights that nobody opens."""
+    config = student.run.config
+    run = folder_run(student.folder, "student-train", config, open_inputs(config)[2])
+    (student.folder / WEIGHTS).write_bytes(b"weights")
+    run.finish({})
+
+
+def finished(folder: Path, arms: Arms) -> None:
+    for student in find(folder, arms)[0]:
+        finish(student)
+
+
+def folders(students: list[Student]) -> dict[str, str]:
+    return {one.run.name: one.folder.name for one in students}
+
+
+def test_a_run_with_another_cache_gets_another_folder(folder: Path) -> None:
+    """An arm in place of another that had the same settings and another cache does not get its folder."""
+    finished(folder, [("masked", "cache")])
+    students, others = find(folder, [("ltr", "other")])
+    assert (folders(students), others) == ({"ltr": "ltr"}, 1)
+    assert not Checker().trained(students[0])
+
+
+def test_renamed_arms_keep_the_folders_of_their_caches(folder: Path) -> None:
+    """Two arms that differ in their cache alone are found again after both were renamed and put in another order."""
+    finished(folder, [("one", "cache"), ("two", "other")])
+    students, others = find(folder, [("second", "other"), ("first", "cache")])
+    assert (folders(students), others) == ({"second": "two", "first": "one"}, 0)
+    assert all(Checker().trained(one) for one in students)
+
+
+def test_a_cache_that_was_moved_is_the_same(folder: Path) -> None:
+    """A cache is known by its content: runs from it are found under its new name."""
+    finished(folder, [("one", "cache")])
+    (folder / "cache").rename(folder / "moved")
+    students, _ = find(folder, [("first", "moved")])
+    assert folders(students) == {"first": "one"}
+    assert Checker().trained(students[0])
+
+
+def test_a_cache_out_of_reach_is_known_by_its_name(folder: Path) -> None:
+    """Where no cache can be opened, the run whose record names the same one is found, and no other."""
+    finished(folder, [("one", "cache"), ("two", "other")])
+    for name in ("cache", "other"):
+        (folder / name).rename(folder / f"away-{name}")
+    students, _ = find(folder, [("second", "other"), ("third", "unknown"), ("first", "cache")])
+    assert folders(students) == {"second": "two", "third": "third", "first": "one"}
+
+
+def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> None:
+    """Of several runs that could be continued, one gets the folder whose record differs in nothing."""
+    base = BASE.replace("max_tokens", "micro_tokens = 100\nmax_tokens")
+    arms = "[[arms]]\nname = 'a'\n[[arms]]\nname = 'b'\nmicro_tokens = 200"
+    sweep = read(folder, base, arms)
+    for student in find_students(sweep, runs_of(sweep), Checker())[0]:
+        finish(student)
+    sweep = read(folder, base, "[[arms]]\nname = 'x'\nmicro_tokens = 200\n[[arms]]\nname = 'y'")
+    students, _ = find_students(sweep, runs_of(sweep), Checker())
+    assert folders(students) == {"x": "b", "y": "a"}
