@@ -10,10 +10,12 @@ import pytest
 from caches import make_plan, write_cache
 from sweeps import BASE, read, runs_of, write_inputs
 
+from kdcache.corpus import read_sentences
 from kdcache.files import sha256
-from kdcache.runs import folder_run
+from kdcache.lineage import student_prints, text_sha256
+from kdcache.runs import file_run, folder_run
 from kdcache.student.train import open_inputs
-from kdcache.sweep.config import SweepConfig
+from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
 
 # Names and caches of arms that differ in nothing else.
@@ -108,3 +110,27 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
     sweep = read(folder, base, "[[arms]]\nname = 'x'\nmicro_tokens = 200\n[[arms]]\nname = 'y'")
     students, _ = find_students(sweep, runs_of(sweep), Checker())
     assert folders(students) == {"x": "b", "y": "a"}
+
+
+# What a student has written
+
+
+def test_an_edited_text_is_not_the_students(folder: Path) -> None:
+    """A text that was changed after `kdcache generate` wrote it, or is no longer text, does not count as generated."""
+    (student,) = find(folder, [("one", "cache")])[0]
+    finish(student)
+    text = ScoredText("t", "test.src", ("test.tgt",))
+    output = student.hypotheses(text)
+    lines = ["ein Hund", "", "eine Brücke"]
+    inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_prints(student.folder)}
+    run = file_run(output, "generate", student.search(text), inputs)
+    content = "".join(f"{line}\n" for line in lines).encode()
+    output.write_bytes(content)
+    assert not Checker().generated(student, text)
+    run.finish({"sentences": 3, "sha256": text_sha256(lines)})
+    assert Checker().generated(student, text)
+    for changed in (content.replace(b"Hund", b"Fuchs"), content + b"\n", b"\xff\n", b""):
+        output.write_bytes(changed)
+        assert not Checker().generated(student, text)
+    output.write_bytes(content)
+    assert Checker().generated(student, text)

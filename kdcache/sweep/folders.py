@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.corpus import TextFiles, read_sentences
-from kdcache.errors import CorruptError, KDCacheError, OutputError
+from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError
 from kdcache.files import storage_errors
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest
@@ -109,6 +109,15 @@ def _finished(record: dict[str, Any] | None, config: Any, inputs: dict[str, str]
     )
 
 
+def _as_written(record: dict[str, Any], output: Path) -> bool:
+    """Whether a text is still the one that `kdcache generate` recorded."""
+    result = record.get("result")
+    try:
+        return isinstance(result, dict) and result.get("sha256") == text_sha256(read_sentences(output))
+    except DataError:
+        return False
+
+
 class Checker:
     """Says what is finished, without starting anything."""
 
@@ -139,7 +148,7 @@ class Checker:
         if record is None or not output.is_file():
             return False
         inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_prints(student.folder)}
-        return _finished(record, student.search(text), inputs)
+        return _finished(record, student.search(text), inputs) and _as_written(record, output)
 
     def _inputs_of(self, config: StudentConfig) -> dict[str, str] | None:
         """Fingerprints of cache and text; None if they cannot be had, which the run itself will explain."""

@@ -210,7 +210,7 @@ def _generation(student: Student, text: ScoredText) -> list[str]:
     """The command that writes the target side of a text; what other settings have written there is removed first."""
     output = student.hypotheses(text)
     if output.exists():
-        log.info("%s: made with other settings or by another student; made anew.", output)
+        log.info("%s: made with other settings, by another student, or changed since; made anew.", output)
         output.unlink()
     search = student.search(text)
     options = {
