@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from caches import make_plan, write_cache
-from sweeps import BASE, read, runs_of, write_inputs
+from sweeps import BASE, read, results, runs_of, write_inputs
 
 from kdcache.corpus import read_sentences
 from kdcache.files import sha256
@@ -17,6 +17,8 @@ from kdcache.runs import file_run, folder_run
 from kdcache.student.train import open_inputs
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
+from kdcache.sweep.run import run_sweep
+from kdcache.training.loop import FitResult
 
 # Names and caches of arms that differ in nothing else.
 Arms = list[tuple[str, str]]
@@ -54,7 +56,7 @@ def finish(student: Student) -> None:
     config = student.run.config
     run = folder_run(student.folder, "student-train", config, open_inputs(config)[2])
     (student.folder / WEIGHTS).write_bytes(b"weights")
-    run.finish({})
+    run.finish(FitResult(4, (4,), None, None, 2.0, 0.1).record())
 
 
 def finished(folder: Path, arms: Arms) -> None:
@@ -110,6 +112,22 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
     sweep = read(folder, base, "[[arms]]\nname = 'x'\nmicro_tokens = 200\n[[arms]]\nname = 'y'")
     students, _ = find_students(sweep, runs_of(sweep), Checker())
     assert folders(students) == {"x": "b", "y": "a"}
+
+
+def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sweep repeated where its cache is out of reach writes the same results, and warns once."""
+    arms = [("one", "cache"), ("two", "cache")]
+    finished(folder, arms)
+    sweep = sweep_of(folder, arms)
+    run_sweep(sweep, runs_of(sweep), jobs=1)
+    expected = results(folder)
+    assert [one["name"] for one in expected["runs"]] == ["one", "two"]
+    assert "could not be compared" not in caplog.text
+    (folder / "cache").rename(folder / "away")
+    assert run_sweep(sweep, runs_of(sweep), jobs=1).failures == []
+    assert results(folder) == expected
+    assert caplog.text.count("could not be compared") == 1
+    assert not Checker().trained(find(folder, [("one", "elsewhere")])[0][0])
 
 
 # What a student has written

@@ -102,14 +102,16 @@ def column_of(text: ScoredText, metric: str) -> str:
     return f"{text.name} {metric}"
 
 
-def collect(students: Sequence[Student], texts: Sequence[ScoredText], stop: StopRequest) -> list[Outcome]:
+def collect(
+    students: Sequence[Student], texts: Sequence[ScoredText], checker: Checker, stop: StopRequest
+) -> list[Outcome]:
     """The finished runs among `students`, those scored that are not yet.
 
     Raises:
         StoppedError: a signal asked to stop.
         CorruptError: a run's record lacks its result.
     """
-    checker, outcomes = Checker(), []
+    outcomes = []
     for student in students:
         stop.check()
         if checker.trained(student) and all(checker.generated(student, text) for text in texts):

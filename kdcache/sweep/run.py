@@ -89,7 +89,7 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
             students, others = find_students(sweep, runs, checker)
             layout = divide(runs, jobs)
             failures = _Scheduler(sweep.tests, students, layout, held, stop, checker).run_all()
-            table = write_report(sweep, students, others, stop)
+            table = write_report(sweep, students, others, checker, stop)
         _report(failures, output)
     return SweepResult(table, len(runs), failures)
 
