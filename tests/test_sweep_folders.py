@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from caches import make_plan, write_cache
-from sweeps import BASE, read, results, runs_of, write_inputs
+from sweeps import BASE, TEST, read, results, runs_of, write_inputs
 
 from kdcache.corpus import read_sentences
 from kdcache.files import sha256
 from kdcache.lineage import student_prints, text_sha256
-from kdcache.runs import file_run, folder_run
+from kdcache.runs import Run, file_run, folder_run
 from kdcache.student.train import open_inputs
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
@@ -133,22 +134,57 @@ def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog:
 # What a student has written
 
 
+LINES = ["ein Hund", "", "eine Brücke"]
+TEXT = ScoredText("t", "test.src", ("test.tgt",))
+
+
+def begin_writing(student: Student) -> Run:
+    """Leave a text and the record of a `kdcache generate` that has not finished."""
+    output = student.hypotheses(TEXT)
+    inputs = {"source": text_sha256(read_sentences(Path(TEXT.source))), **student_prints(student.folder)}
+    run = file_run(output, "generate", student.search(TEXT), inputs)
+    output.write_text("".join(f"{line}\n" for line in LINES))
+    return run
+
+
+def write(student: Student) -> None:
+    """Leave what `kdcache generate` leaves."""
+    begin_writing(student).finish({"sentences": 3, "sha256": text_sha256(LINES)})
+
+
 def test_an_edited_text_is_not_the_students(folder: Path) -> None:
     """A text that was changed after `kdcache generate` wrote it, or is no longer text, does not count as generated."""
     (student,) = find(folder, [("one", "cache")])[0]
     finish(student)
-    text = ScoredText("t", "test.src", ("test.tgt",))
-    output = student.hypotheses(text)
-    lines = ["ein Hund", "", "eine Brücke"]
-    inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_prints(student.folder)}
-    run = file_run(output, "generate", student.search(text), inputs)
-    content = "".join(f"{line}\n" for line in lines).encode()
-    output.write_bytes(content)
-    assert not Checker().generated(student, text)
-    run.finish({"sentences": 3, "sha256": text_sha256(lines)})
-    assert Checker().generated(student, text)
+    begin_writing(student)
+    assert not Checker().generated(student, TEXT)
+    write(student)
+    output = student.hypotheses(TEXT)
+    assert Checker().generated(student, TEXT)
+    content = output.read_bytes()
     for changed in (content.replace(b"Hund", b"Fuchs"), content + b"\n", b"\xff\n", b""):
         output.write_bytes(changed)
-        assert not Checker().generated(student, text)
+        assert not Checker().generated(student, TEXT)
     output.write_bytes(content)
-    assert Checker().generated(student, text)
+    assert Checker().generated(student, TEXT)
+
+
+def test_scores_of_another_scorer_are_made_anew(folder: Path) -> None:
+    """Kept scores are taken while nothing changed, and made anew where another version of a scorer made them."""
+    sweep = read(folder, BASE, TEST)
+    (student,) = find_students(sweep, runs_of(sweep), Checker())[0]
+    finish(student)
+    write(student)
+    run_sweep(sweep, runs_of(sweep))
+    expected = results(folder)
+    kept = student.beside("t.json")
+    content = json.loads(kept.read_text())
+    content["scores"][0]["value"] = 99.5
+    kept.write_text(json.dumps(content))
+    run_sweep(sweep, runs_of(sweep))
+    assert results(folder)["runs"][0]["scores"]["t"][0]["value"] == 99.5
+    for versions in ({}, {**content["made_of"].get("versions", {}), "sacrebleu": "0.1"}):
+        content["made_of"]["versions"] = versions
+        kept.write_text(json.dumps(content))
+        run_sweep(sweep, runs_of(sweep))
+        assert results(folder) == expected
