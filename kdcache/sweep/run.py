@@ -15,7 +15,7 @@ from kdcache.errors import TrainingError, UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.progress import Progress
 from kdcache.runs import LOG_FILE, log, write_log_to
-from kdcache.scorers import check_counts
+from kdcache.scorers import bootstrap_seed, check_counts
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.devices import Places, places, usable_cores, visible_gpus
 from kdcache.sweep.folders import Checker, Student, find_students, locked
@@ -76,6 +76,7 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
 
     Raises:
         DataError: a text to be scored is missing, or has another number of lines than its source.
+        UsageError: `jobs` is below 1, or the seed of the bootstrap is unusable.
         OutputError: another sweep works in the output folder.
         StoppedError: a signal asked to stop; the runs have saved what they had.
     """
@@ -107,7 +108,14 @@ def divide(runs: Sequence[Run], jobs: int | None) -> Places:
 
 
 def check_texts(texts: Sequence[ScoredText]) -> None:
-    """Raise DataError unless each text's references have as many lines as its source."""
+    """Refuse before anything runs what scoring would refuse.
+
+    Raises:
+        DataError: a text cannot be read, or its references have not as many lines as its source.
+        UsageError: the seed of the bootstrap is unusable.
+    """
+    if texts:
+        bootstrap_seed()
     for text in texts:
         source = read_sentences(Path(text.source))
         check_counts(source, [read_sentences(Path(path)) for path in text.references])
