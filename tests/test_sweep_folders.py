@@ -117,7 +117,7 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
 
 def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A sweep repeated where its cache is out of reach writes the same results, and warns once."""
-    arms = [("one", "cache"), ("two", "cache")]
+    arms = [("one", "cache"), ("two", "other")]
     finished(folder, arms)
     sweep = sweep_of(folder, arms)
     run_sweep(sweep, runs_of(sweep), jobs=1)
