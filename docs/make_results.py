@@ -49,9 +49,10 @@ def _cache(folder: Path) -> Json:
     from dataclasses import asdict
 
     from kdcache.cache.audit import summarize
+    from kdcache.cache.reader import CacheReader
 
     teacher = _teacher(folder)
-    found: Json = {"summary": asdict(summarize(folder))}
+    found: Json = {"summary": asdict(summarize(CacheReader(folder)))}
     return found if teacher is None else {**found, "teacher": _record(_read(teacher))}
 
 

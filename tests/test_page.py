@@ -172,7 +172,7 @@ def test_equal_caches_give_equal_bytes(cache: Path, tmp_path: Path) -> None:
     """A copy of a cache at another place gives the same page, byte for byte, and names neither place."""
     assert write_cache(tmp_path / "copy", make_plan(200, 30))
     for folder, name in ((cache, "one.html"), (tmp_path / "copy", "two.html")):
-        write_page(folder, FACTS, tmp_path / name)
+        write_page(CacheReader(folder), FACTS, tmp_path / name)
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     assert str(tmp_path) not in (tmp_path / "one.html").read_text()
 
@@ -316,18 +316,18 @@ def test_pieces_are_joined_to_words() -> None:
 def test_only_its_own_pages_are_replaced(cache: Path, tmp_path: Path) -> None:
     """A page is written anew over a page of kdcache, and over nothing else; nothing is left half-written."""
     page = tmp_path / "cache.html"
-    write_page(cache, FACTS, page)
+    write_page(CacheReader(cache), FACTS, page)
     before = page.read_bytes()
-    write_page(cache, [("pairs", "other")], page)
+    write_page(CacheReader(cache), [("pairs", "other")], page)
     assert page.read_bytes() != before
     mine = tmp_path / "mine.html"
     mine.write_text("<!DOCTYPE html><title>mine</title>")
     with pytest.raises(OutputError, match="exists, and is no page that kdcache drew"):
-        write_page(cache, FACTS, mine)
+        write_page(CacheReader(cache), FACTS, mine)
     with pytest.raises(OutputError, match="its folder does not exist"):
-        write_page(cache, FACTS, tmp_path / "none" / "a.html")
+        write_page(CacheReader(cache), FACTS, tmp_path / "none" / "a.html")
     with pytest.raises(UsageError, match=r"its name must end in \.html"):
-        write_page(cache, FACTS, tmp_path / "a.htm")
+        write_page(CacheReader(cache), FACTS, tmp_path / "a.htm")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.html", "mine.html"]
 
 
@@ -339,7 +339,7 @@ def test_a_damaged_shard_gives_no_page(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(CorruptError):
-        write_page(tmp_path / "cache", FACTS, tmp_path / "a.html")
+        write_page(CacheReader(tmp_path / "cache"), FACTS, tmp_path / "a.html")
     assert not (tmp_path / "a.html").exists()
 
 

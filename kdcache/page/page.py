@@ -13,7 +13,6 @@ from pathlib import Path
 import kdcache
 from kdcache.cache.picks import PickedPair, Sample, Worst
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.source import Source
 from kdcache.cache.statistics import Collector, Knowledge
 from kdcache.errors import UsageError
 from kdcache.files import replace_file
@@ -45,18 +44,18 @@ class Findings:
     sample: Sequence[PickedPair]
 
 
-def write_page(cache: Source | Path, facts: Sequence[tuple[str, str]], output: Path) -> None:
+def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Path) -> None:
     """Write the page about a cache; `facts` are names and values for its top. Equal caches give equal bytes.
 
     Raises:
         UsageError: the file's name does not end in .html.
         OutputError: the file is another one's, or cannot be written.
-        CorruptError: the cache is incomplete or damaged.
+        CorruptError: a shard or the tokenizer is damaged.
+        CacheError: it cannot be fetched.
     """
     if output.suffix.lower() != ".html":
         raise UsageError(f"--html {output}: the page is HTML; its name must end in .html.")
     refuse_strangers(output, _MARK, "page")
-    reader = CacheReader(cache)
     sentences = Sentences(reader.tokenizer())
     replace_file(output, render(find(reader), sentences, facts).encode("utf-8"))
 
