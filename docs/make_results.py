@@ -59,8 +59,9 @@ def _cache(folder: Path) -> Json:
     from dataclasses import asdict
 
     from kdcache.cache.audit import summarize
+    from kdcache.cache.reader import CacheReader
 
-    return {"summary": asdict(summarize(folder)), "teachers": [_record(one) for one in _teachers(folder)]}
+    return {"summary": asdict(summarize(CacheReader(folder))), "teachers": [_record(one) for one in _teachers(folder)]}
 
 
 def _teachers(cache: Path) -> list[Path]:

@@ -211,7 +211,7 @@ def test_pairs_that_were_skipped_keep_their_place(small_teacher: Path, tmp_path:
     ids, expected = slow_distributions(small_teacher, kept, 7)
     assert arrays.pairs.target_ids.tolist() == [one for row in ids for one in row]
     check_against(arrays, expected)
-    assert summarize(tmp_path / "cache").skipped == 2
+    assert summarize(CacheReader(tmp_path / "cache")).skipped == 2
 
 
 def test_bfloat16_is_near(small_teacher: Path, small_text: TextFiles, tmp_path: Path) -> None:
@@ -249,7 +249,8 @@ def test_forecast_counts_what_a_dump_does(
     monkeypatch.chdir(tmp_path)
     found = forecast(DumpConfig(str(small_teacher), small_text, shard_pairs=40, device="cpu"))
     assert list(tmp_path.iterdir()) == []
-    summary, reader = summarize(small_cache), CacheReader(small_cache)
+    reader = CacheReader(small_cache)
+    summary = summarize(reader)
     assert (found.pairs, found.skipped, found.shards) == (summary.pairs, summary.skipped, summary.shards)
     assert found.targets == summary.targets
     views = tokens = 0

@@ -35,7 +35,7 @@ FLOORS = {
     "the teacher's side": ["teacher", "dump"],
     "the student's side": ["student", "generate"],
     "scores": ["rouge", "scorers", "score", "compare", "sentencescores", "scorefile", "scoretable"],
-    "pictures": ["curves", "report", "page"],
+    "pictures": ["curves", "report", "markup", "svg", "page"],
     "both sides": ["derive", "evaluate", "measure", "demo"],
     "many students": ["sweep"],
     "the door": ["cli", "__main__"],

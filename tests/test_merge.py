@@ -278,7 +278,7 @@ def test_a_pair_that_one_source_skipped_is_skipped(tmp_path: Path) -> None:
     two = WORLD.write(tmp_path / "two", 1, skipped=(4, 16), shard_pairs=2)
     report = averaged(tmp_path / "merged", one, two)
     assert report["skipped"] == 2
-    assert summarize(tmp_path / "merged").skipped == 3
+    assert summarize(CacheReader(tmp_path / "merged")).skipped == 3
     whole = [WORLD.write(tmp_path / f"whole{m}", m, skipped=(1, 4, 16)) for m in range(2)]
     averaged(tmp_path / "expected", *whole)
     assert same(tmp_path / "merged", tmp_path / "expected")

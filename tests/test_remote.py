@@ -83,7 +83,7 @@ def test_a_remote_cache_reads_as_the_local_one(server: Server, cache: Path, stor
     assert same(reader, cache)
     assert reader.tokenizer().fingerprint == CacheReader(cache).tokenizer().fingerprint
     assert view_pair(reader, 17) == view_pair(CacheReader(cache), 17)
-    assert summarize(open_source(server.url)) == summarize(cache)
+    assert summarize(CacheReader(open_source(server.url))) == summarize(CacheReader(cache))
     assert [server.requests[name] for name in SHARDS] == [1, 1, 1]
     assert [path.name for path in copies(store)] == sorted(record.sha256 for record in reader.records)
     assert fetchers() == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from kdcache.cache.layout import ShardRecord
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.source import Source
 from kdcache.errors import CacheError, UsageError
 from kdcache.tokens import Tokenizer
 
@@ -58,16 +56,16 @@ class Summary:
     rounding: float
 
 
-def summarize(source: Source | Path) -> Summary:
+def summarize(reader: CacheReader) -> Summary:
     """Describe a complete cache from its plan and records; shards are not read.
 
     Raises:
-        CorruptError: plan or manifest are missing or damaged.
+        CorruptError: the tokenizer of a remote cache is missing.
+        CacheError: it cannot be reached any more.
     """
-    reader = CacheReader(source)
     records = reader.records
     targets = max(1, reader.n_targets)
-    size = reader.source.size(records)
+    size = reader.source.size(reader.plan, reader.manifest)
     return Summary(
         plan=asdict(reader.plan),
         made_by=reader.plan.made_by,

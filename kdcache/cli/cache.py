@@ -174,20 +174,21 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store
         return
     from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
-    from kdcache.cache.reader import open_source
+    from kdcache.cache.reader import CacheReader, open_cache, open_source
 
-    source = open_source(cache, store)
-    found, own = summarize(source), source.plan()
-    items = [*_facts(found), ("made by", lineage.made_by(own))]
+    # Only the page needs shards, and so a store with room for them.
+    reader = CacheReader(open_source(cache)) if html is None else open_cache(cache, store)
+    found = summarize(reader)
+    items = [*_facts(found), ("made by", lineage.made_by(reader.plan))]
     if html is not None:
         from kdcache.page.page import write_page
 
-        write_page(source, items, Path(html))
+        write_page(reader, items, Path(html))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
     click.echo(tables.facts(items))
-    for line in lineage.tree(own):
+    for line in lineage.tree(reader.plan):
         click.echo(f"  {line}")
 
 

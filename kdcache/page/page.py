@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.resources
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import kdcache
 from kdcache.cache.picks import PickedPair, Sample, Worst
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.source import Source
 from kdcache.cache.statistics import Collector, Knowledge
 from kdcache.errors import UsageError
 from kdcache.files import replace_file
+from kdcache.markup import document, embedded_json, escape, generator, resource, section, tag
 from kdcache.page.figures import figures
-from kdcache.page.markup import embedded_json, escape, percent, tag
+from kdcache.page.names import percent
 from kdcache.page.sentences import LISTED, Sentences, article_list, legend
 from kdcache.progress import Progress
 from kdcache.report import refuse_strangers
@@ -26,7 +22,8 @@ from kdcache.report import refuse_strangers
 WORST_PAIRS = 50
 SAMPLED_PAIRS = 60
 _FOLDED_AFTER = 10
-_MARK = '<meta name="generator" content="kdcache inspect'
+_COMMAND = "inspect"
+_TITLE = "What the teacher knows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +42,18 @@ class Findings:
     sample: Sequence[PickedPair]
 
 
-def write_page(cache: Source | Path, facts: Sequence[tuple[str, str]], output: Path) -> None:
+def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Path) -> None:
     """Write the page about a cache; `facts` are names and values for its top. Equal caches give equal bytes.
 
     Raises:
         UsageError: the file's name does not end in .html.
         OutputError: the file is another one's, or cannot be written.
-        CorruptError: the cache is incomplete or damaged.
+        CorruptError: a shard or the tokenizer is damaged.
+        CacheError: it cannot be fetched.
     """
     if output.suffix.lower() != ".html":
         raise UsageError(f"--html {output}: the page is HTML; its name must end in .html.")
-    refuse_strangers(output, _MARK, "page")
-    reader = CacheReader(cache)
+    refuse_strangers(output, generator(_COMMAND), "page")
     sentences = Sentences(reader.tokenizer())
     replace_file(output, render(find(reader), sentences, facts).encode("utf-8"))
 
@@ -80,38 +77,14 @@ def find(reader: CacheReader) -> Findings:
 
 def render(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
     """The page's text."""
-    style, script = (
-        importlib.resources.files("kdcache.page").joinpath(name).read_text(encoding="utf-8")
-        for name in ("style.css", "script.js")
-    )
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
-    head = (
-        '<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'{_MARK} {escape(kdcache.__version__)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        "<title>What the teacher knows</title>\n"
-        f"<style>{style}</style>\n"
-    )
     body = _body(found, sentences, facts)
     data = tag("script", {"type": "application/json", "id": "data"}, embedded_json(sentences.data))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}</head>\n<body>\n{body}\n{data}\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return document(_TITLE, _COMMAND, "kdcache.page", f"{body}\n{data}", resource("kdcache.page", "script.js"))
 
 
 def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
     known = found.knowledge
-    top = tag("header", {}, "<h1>What the teacher knows</h1>" + _tiles(known)) + _section("The cache", _facts(facts))
+    top = tag("header", {}, tag("h1", {}, _TITLE) + _tiles(known)) + section("The cache", _facts(facts))
     if known.n_targets == 0:
         return tag("main", {}, top + tag("p", {}, "Every pair of this cache was skipped; there is nothing to show."))
     pictures = tag("div", {"class": "figures"}, figures(known))
@@ -119,14 +92,10 @@ def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]
         "main",
         {},
         top
-        + _section("Pictures", pictures)
-        + _section("Where teacher and text disagree most", _worst(found, sentences))
-        + _section("A sample of sentences", _sample(found.sample, sentences, len(known.ranks) - 1)),
+        + section("Pictures", pictures)
+        + section("Where teacher and text disagree most", _worst(found, sentences))
+        + section("A sample of sentences", _sample(found.sample, sentences, len(known.ranks) - 1)),
     ) + tag("div", {"id": "panel", "role": "tooltip", "hidden": ""})
-
-
-def _section(title: str, content: str) -> str:
-    return tag("section", {}, f"<h2>{escape(title)}</h2>{content}")
 
 
 def _tiles(known: Knowledge) -> str:

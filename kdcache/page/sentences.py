@@ -10,13 +10,13 @@ import numpy as np
 
 from kdcache.cache.picks import PickedPair
 from kdcache.cache.statistics import level
-from kdcache.page.markup import LEVEL_NAMES, escape, percent, tag
+from kdcache.markup import escape, tag
+from kdcache.page.names import LEVEL_NAMES, nats, percent, small
 from kdcache.page.pieces import Pieces, Shown
 from kdcache.tokens import Tokenizer
 
 # Words of a distribution that are shown; the rest is summed up.
 LISTED = 16
-_LEAST = 1e-5
 
 
 class Sentences:
@@ -112,18 +112,6 @@ class Sentences:
 
     def _piece(self, token_id: int) -> int:
         return self._numbers.setdefault(token_id, len(self._numbers))
-
-
-def nats(value: float) -> str:
-    """A surprise as people read it."""
-    return f"{value:.2f}" if math.isfinite(value) else "∞"
-
-
-def small(p: float) -> str:
-    """What a probability that may be small equals or stays below."""
-    if 0 < p < _LEAST:
-        return f"< {100 * _LEAST:g} %"
-    return f"= {percent(p, 1 if p >= 0.1 else 2 if p >= 0.01 else 3)}"
 
 
 def _kind(shown: Shown) -> int:
