@@ -56,11 +56,15 @@ def _cache_row(folder: str, cache: Json) -> tuple[str, ...]:
         f"{summary['targets']:,}",
         _holds(plan),
         f"{summary['bytes_per_target']:.1f}",
-        "–" if plan["draws"] else f"{100 * summary['mass']:.1f} %",
-        f"{100 * summary['best']:.1f} %",
+        _share(summary["mass"]),
+        _share(summary["best"]),
         f"{summary['perplexity']:.2f}",
         "; ".join(map(_teacher, cache["teachers"])) or "–",
     )
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _teacher(record: Json) -> str:

@@ -31,9 +31,9 @@ class Summary:
         unknown: targets that are the unknown token.
         shards, bytes: files and their size, JSON and tokenizer included.
         bytes_per_target: `bytes` over `targets`.
-        mass: mean probability that the k words hold together.
-        known: share of targets whose written word is among the k.
-        best: share of targets whose written word is the first of the k.
+        mass: mean probability that the k words hold together; None where words were drawn.
+        known: share of targets whose written word is among the k, or among those drawn.
+        best: share of targets whose written word is the first of the k; None where words were drawn.
         perplexity: of the teacher on the targets, exp of the mean of -log p.
         rounding: mean total variation that storing the k words is expected to have cost.
     """
@@ -49,9 +49,9 @@ class Summary:
     shards: int
     bytes: int
     bytes_per_target: float
-    mass: float
+    mass: float | None
     known: float
-    best: float
+    best: float | None
     perplexity: float
     rounding: float
 
@@ -64,7 +64,7 @@ def summarize(reader: CacheReader) -> Summary:
         CacheError: it cannot be reached any more.
     """
     records = reader.records
-    targets = max(1, reader.n_targets)
+    targets, drawn = max(1, reader.n_targets), reader.plan.draws > 0
     size = reader.source.size(reader.plan, reader.manifest)
     return Summary(
         plan=asdict(reader.plan),
@@ -78,9 +78,9 @@ def summarize(reader: CacheReader) -> Summary:
         shards=len(records),
         bytes=size,
         bytes_per_target=size / targets,
-        mass=math.fsum(record.sums.mass for record in records) / targets,
+        mass=None if drawn else math.fsum(record.sums.mass for record in records) / targets,
         known=sum(record.sums.known for record in records) / targets,
-        best=sum(record.sums.best for record in records) / targets,
+        best=None if drawn else sum(record.sums.best for record in records) / targets,
         # Bounded, since a number that a stranger wrote must not overflow.
         perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
         rounding=math.fsum(record.sums.rounding for record in records) / targets,

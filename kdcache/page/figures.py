@@ -22,8 +22,11 @@ _FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _PERCENT = ("0", "20", "40", "60", "80", "100")
 
 
-def figures(known: Knowledge) -> str:
-    """All pictures; `known` has at least one target position."""
+def figures(known: Knowledge, draws: int) -> str:
+    """All pictures; `known` has at least one target position. Where words were drawn, one of them."""
+    if draws:
+        # The written word's probability is stored beside the draws, and exact.
+        return _levels(known)
     return "".join(
         (
             _mass(known),

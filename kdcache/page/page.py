@@ -34,12 +34,14 @@ class Findings:
         knowledge: statistics of all target positions.
         by_mean, by_word: pairs at whose words the teacher is most surprised, on average and at worst.
         sample: pairs spread over the cache.
+        draws: words drawn at each position in place of the best ones; 0 is the best ones.
     """
 
     knowledge: Knowledge
     by_mean: Sequence[PickedPair]
     by_word: Sequence[PickedPair]
     sample: Sequence[PickedPair]
+    draws: int
 
 
 def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Path) -> None:
@@ -54,7 +56,7 @@ def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Pa
     if output.suffix.lower() != ".html":
         raise UsageError(f"--html {output}: the page is HTML; its name must end in .html.")
     refuse_strangers(output, generator(_COMMAND), "page")
-    sentences = Sentences(reader.tokenizer())
+    sentences = Sentences(reader.tokenizer(), reader.plan.draws)
     replace_file(output, render(find(reader), sentences, facts).encode("utf-8"))
 
 
@@ -72,7 +74,7 @@ def find(reader: CacheReader) -> Findings:
             worst.add(arrays, first)
             sample.add(arrays, index, first)
             progress.advance(1)
-    return Findings(collector.knowledge(), worst.by_mean, worst.by_word, sample.pairs)
+    return Findings(collector.knowledge(), worst.by_mean, worst.by_word, sample.pairs, plan.draws)
 
 
 def render(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
@@ -84,21 +86,21 @@ def render(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str
 
 def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
     known = found.knowledge
-    top = tag("header", {}, tag("h1", {}, _TITLE) + _tiles(known)) + section("The cache", _facts(facts))
+    top = tag("header", {}, tag("h1", {}, _TITLE) + _tiles(known, found.draws)) + section("The cache", _facts(facts))
     if known.n_targets == 0:
         return tag("main", {}, top + tag("p", {}, "Every pair of this cache was skipped; there is nothing to show."))
-    pictures = tag("div", {"class": "figures"}, figures(known))
+    pictures = tag("div", {"class": "figures"}, figures(known, found.draws))
     return tag(
         "main",
         {},
         top
         + section("Pictures", pictures)
         + section("Where teacher and text disagree most", _worst(found, sentences))
-        + section("A sample of sentences", _sample(found.sample, sentences, len(known.ranks) - 1)),
+        + section("A sample of sentences", _sample(found, sentences)),
     ) + tag("div", {"id": "panel", "role": "tooltip", "hidden": ""})
 
 
-def _tiles(known: Knowledge) -> str:
+def _tiles(known: Knowledge, draws: int) -> str:
     n = max(1, known.n_targets)
     perplexity = math.exp(min(known.surprise, 700.0))
     items = [
@@ -109,6 +111,9 @@ def _tiles(known: Knowledge) -> str:
         (f"{perplexity:.2f}" if perplexity < 1e6 else f"{perplexity:.1e}", "perplexity"),
         (percent(known.calibration.error), "expected calibration error"),
     ]
+    if draws:
+        # Draws are all that is stored: they hold no mass, have no order and say little about the best word.
+        items = [items[0], items[4]]
     tiles = (tag("div", {}, tag("dd", {}, escape(value)) + tag("dt", {}, escape(name))) for value, name in items)
     return tag("dl", {"class": "tiles"}, "".join(tiles))
 
@@ -134,10 +139,14 @@ def _worst(found: Findings, sentences: Sentences) -> str:
     return "".join(parts)
 
 
-def _sample(pairs: Sequence[PickedPair], sentences: Sentences, k: int) -> str:
+def _sample(found: Findings, sentences: Sentences) -> str:
+    pairs = found.sample
+    words = f"the teacher's first {min(LISTED, len(found.knowledge.ranks) - 1)} words"
+    if found.draws:
+        words = f"the words that were drawn most often, {LISTED} at most, with their shares of the {found.draws} draws"
     intro = (
-        f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are the "
-        f"teacher's first {min(LISTED, k)} words; ## marks a piece that goes on with the word before it. Texts are "
+        f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are "
+        f"{words}; ## marks a piece that goes on with the word before it. Texts are "
         "shown as the tokenizer keeps them."
     )
     search = (

@@ -20,10 +20,16 @@ LISTED = 16
 
 
 class Sentences:
-    """Pairs as HTML; what they say about their words is collected in `data`, for the page's script."""
+    """Pairs as HTML; what they say about their words is collected in `data`, for the page's script.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: of the cache.
+        draws: words drawn at each position; 0 is the best ones.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, draws: int = 0) -> None:
         self._tokenizer = tokenizer
+        self._draws = draws
         self._pieces = Pieces(tokenizer)
         self._numbers: dict[int, int] = {}
         self._shown: dict[int, int] = {}
@@ -66,6 +72,8 @@ class Sentences:
         p = math.exp(-float(pair.surprise[position]))
         best = int(pair.topk.token_ids[position, 0])
         share = math.exp(float(pair.topk.log_probs[position, 0]))
+        if self._draws:
+            return f"p {small(p)}; drawn most often {self._bdi(best)}, {percent(share)} of {self._draws} draws"
         return f"p {small(p)}, where the teacher says {self._bdi(best)}, {percent(share)}"
 
     def _bdi(self, token_id: int) -> str:
