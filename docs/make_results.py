@@ -3,7 +3,8 @@
 `python docs/make_results.py add NAME SWEEP` copies what decides from the folder of a sweep into
 `docs/results/NAME.json`: its results, the `run.json` of every run, and of the caches and teachers that they came from.
 Without arguments the script writes the sections of `docs/results.md` that lie between `<!-- results NAME -->` and
-`<!-- end -->` from these files; with `--check` it only says whether they are current.
+`<!-- end -->` from these files, and draws their curves into `docs/results/NAME.svg`; with `--check` it only says
+whether they are current.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from result_plot import plot
 from result_tables import section
 
 DOCS = Path(__file__).parent
@@ -89,13 +91,16 @@ def page(text: str) -> str:
         source = STORE / f"{match.group(2)}.json"
         return f"{match.group(1)}{section(match.group(2), _read(source))}\n\n{match.group(3)}"
 
-    found, stored = (
-        sorted(match[2] for match in _SECTION.finditer(text)),
-        sorted(one.stem for one in STORE.glob("*.json")),
-    )
+    found = sorted(match[2] for match in _SECTION.finditer(text))
+    stored = sorted(one.stem for one in STORE.glob("*.json"))
     if found != stored:
         raise SystemExit(f"{PAGE}: has sections of {found}, docs/results has {stored}; each has its place once.")
     return _SECTION.sub(made, text)
+
+
+def plots() -> dict[Path, str]:
+    """The pictures of all stored experiments, by file."""
+    return {source.with_suffix(".svg"): plot(_read(source)) for source in sorted(STORE.glob("*.json"))}
 
 
 def main(arguments: list[str]) -> int:
@@ -106,16 +111,16 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(_USAGE, file=sys.stderr)
         return 2
-    text = PAGE.read_text(encoding="utf-8")
-    made = page(text)
+    made = {PAGE: page(PAGE.read_text(encoding="utf-8")), **plots()}
     if not arguments:
-        PAGE.write_text(made, encoding="utf-8")
-    elif made != text:
-        print("docs/results.md is not current. Run python docs/make_results.py and commit it.", file=sys.stderr)
-        return 1
-    return 0
+        for path, text in made.items():
+            path.write_text(text, encoding="utf-8")
+        return 0
+    old = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in old:
+        print(f"{path} is not current. Run python docs/make_results.py and commit it.", file=sys.stderr)
+    return 1 if old else 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(DOCS.parent))
     sys.exit(main(sys.argv[1:]))

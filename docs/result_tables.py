@@ -17,6 +17,7 @@ def section(name: str, content: Json) -> str:
     results = content["results"]
     parts = [
         _caches(content["caches"]),
+        f"![Validation loss over the steps of training](results/{name}.svg)",
         _values(content),
         _rouge(results),
         _differences(results),

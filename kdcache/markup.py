@@ -65,17 +65,17 @@ def generator(command: str) -> str:
     return f'<meta name="generator" content="kdcache {command} '
 
 
-def document(title: str, command: str, package: str, body: str, script: str = "") -> str:
+def document(title: str, command: str, style: str, body: str, script: str = "") -> str:
     """A page that needs nothing beside itself; its policy lets act only what is handed over here.
 
     Args:
         title: text.
         command: which writes the page.
-        package: where its style lies, in `style.css`; it goes on from that of all pages.
+        style: its own style sheet, which goes on from that of all pages.
         body: HTML.
         script: code, run when the body is there.
     """
-    style = resource("kdcache", "style.css") + resource(package, "style.css")
+    style = resource("kdcache", "style.css") + style
     acting = f"script-src '{_digest(script)}'; " if script else ""
     policy = f"default-src 'none'; style-src '{_digest(style)}'; {acting}base-uri 'none'; form-action 'none'"
     return (

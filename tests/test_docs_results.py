@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "docs"))
 
 import make_results
+import result_plot
 import result_tables
 
 STORED = sorted((ROOT / "docs" / "results").glob("*.json"))
@@ -56,7 +58,10 @@ def experiment() -> dict[str, Any]:
         "records": {
             one["folder"]: {
                 "versions": {"torch": "2.13.0", "absent-one": "absent"},
-                "curves": {"valid_correct": [[500, 0.5], [1000, 0.6 + 0.01 * (one["seed"] - 1)]]},
+                "curves": {
+                    "valid_correct": [[500, 0.5], [1000, 0.6 + 0.01 * (one["seed"] - 1)]],
+                    "valid_nll": [[500, 3.0], [1000, 2.0 if one["seed"] == 1 else 1.0]],
+                },
             }
             for one in runs
         },
@@ -188,6 +193,25 @@ def test_every_stored_experiment_has_one_section(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(make_results, "STORE", tmp_path)
     with pytest.raises(SystemExit, match="demo"):
         make_results.page(text)
+
+
+def test_the_picture_has_a_curve_for_each_row() -> None:
+    """The picture is XML of its own; a row's line is the mean of its seeds, and its name stands in the legend."""
+    content = experiment()
+    found = ElementTree.fromstring(result_plot.plot(content))  # noqa: S314
+    names = [one.text for one in found.iter("{http://www.w3.org/2000/svg}text") if one.get("class") == "name"]
+    assert names == ["plain", "soft"]
+    lines = [one.get("points", "").split() for one in found.iter("{http://www.w3.org/2000/svg}polyline")]
+    heights = [[float(point.split(",")[1]) for point in line] for line in lines]
+    grid = [
+        float(one.get("y1", "")) for one in found.iter("{http://www.w3.org/2000/svg}line") if one.get("class") == "grid"
+    ]
+    labels = [one.text for one in found.iter("{http://www.w3.org/2000/svg}text") if one.get("text-anchor") == "end"]
+    places = dict(zip(map(float, labels), grid, strict=True))
+    assert heights[0] == heights[1]
+    # 3 at the first step and the mean of 2 and 1 at the second; places are written with one digit.
+    per_nat = places[2.0] - places[3.0]
+    assert heights[0] == pytest.approx([places[3.0], places[3.0] + 1.5 * per_nat], abs=0.2)
 
 
 def test_text_in_a_table_has_no_notation() -> None:

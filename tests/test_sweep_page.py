@@ -11,8 +11,7 @@ import pytest
 from pages import HOSTILE, Page, check_sound
 from sweeps import report_of
 
-from kdcache.markup import resource
-from kdcache.sweep.chart import Line, legend, mean_lines, picture
+from kdcache.sweep.chart import Line, legend, mean_lines, palette, picture
 from kdcache.sweep.page import page
 from kdcache.sweep.results import Outcome
 
@@ -111,7 +110,7 @@ def test_many_curves_are_told_apart(outcomes: list[Outcome]) -> None:
     assert kinds[32] == kinds[0]
     keys = [one["class"] for one in Page(legend([line] * 33)).all("line")]
     assert keys == kinds
-    style = resource("kdcache.sweep", "style.css")
+    style = palette()
     classes = {one for kind in kinds for one in str(kind).split()} - {"curve", "d0"}
     for one in sorted(name for name in classes if name.startswith("c")):
         assert f".{one} {{ stroke: var(--{one}); }}" in style

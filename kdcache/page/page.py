@@ -81,7 +81,8 @@ def render(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str
     """The page's text."""
     body = _body(found, sentences, facts)
     data = tag("script", {"type": "application/json", "id": "data"}, embedded_json(sentences.data))
-    return document(_TITLE, _COMMAND, "kdcache.page", f"{body}\n{data}", resource("kdcache.page", "script.js"))
+    style, script = (resource("kdcache.page", name) for name in ("style.css", "script.js"))
+    return document(_TITLE, _COMMAND, style, f"{body}\n{data}", script)
 
 
 def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:

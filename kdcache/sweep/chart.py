@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache import svg
 from kdcache.curves import VALIDATION_LOSS, read_curves
 from kdcache.errors import DataError, UsageError
-from kdcache.markup import escape, tag
+from kdcache.markup import escape, resource, tag
 from kdcache.report import ticks
 from kdcache.sweep.folders import Student
 
 # On a telephone, too, the numbers can be read: the margins hold type that is nearly twice as large.
-_SHEET = svg.Sheet(width=720, height=420, left=84, right=28, top=14, bottom=54)
+SHEET = svg.Sheet(width=720, height=420, left=84, right=28, top=14, bottom=54)
 # Losses fall steeply at first; from here on the lines decide how high the picture is.
 _SETTLED = 0.25
 # How many of each the style sheet has.
@@ -32,11 +32,15 @@ class Line:
 
 def mean_lines(students: Sequence[Student]) -> list[Line]:
     """The validation losses of rows whose runs have some."""
-    by_row: dict[str, list[dict[int, float]]] = {}
-    for student in students:
-        points = _points(student.folder)
+    return means([(student.run.row, _points(student.folder)) for student in students])
+
+
+def means(curves: Sequence[tuple[str, Mapping[int, float]]]) -> list[Line]:
+    """The mean curve of each row that has points; `curves` are the rows and points of single runs."""
+    by_row: dict[str, list[Mapping[int, float]]] = {}
+    for row, points in curves:
         if points:
-            by_row.setdefault(student.run.row, []).append(points)
+            by_row.setdefault(row, []).append(points)
     lines = []
     for row, runs in by_row.items():
         steps = sorted(set(runs[0]).intersection(*runs[1:]))
@@ -52,6 +56,11 @@ def _points(folder: Path) -> dict[int, float]:
     return dict(curve.known)
 
 
+def palette() -> str:
+    """The style sheet of all kinds of line."""
+    return resource("kdcache.sweep", "palette.css")
+
+
 def kind(number: int) -> str:
     """The class of line `number`: a colour, and other dashes once the colours are used up."""
     return f"curve c{number % COLOURS} d{number // COLOURS % DASHES}"
@@ -62,7 +71,7 @@ def picture(lines: Sequence[Line]) -> str:
     last = max(step for line in lines for step, _ in line.points)
     settled = [value for line in lines for step, value in line.points if step >= _SETTLED * last]
     across, down = ticks(0, last), ticks(min(settled), max(settled))
-    area = svg.frame((across[0], across[-1]), (down[0], down[-1]), _SHEET)
+    area = svg.frame((across[0], across[-1]), (down[0], down[-1]), SHEET)
     drawn = [svg.curve(area, line.points, kind(number), line.row) for number, line in enumerate(lines)]
     parts = [
         svg.y_axis(area, "nats a target", down),
@@ -70,7 +79,7 @@ def picture(lines: Sequence[Line]) -> str:
         svg.x_axis(area, "optimizer step", across),
     ]
     ends = "; ".join(f"{line.row}: {line.points[-1][1]:.4g}" for line in lines)
-    return svg.picture("Validation loss over optimizer steps", f"At the end {ends}", parts, _SHEET)
+    return svg.picture("Validation loss over optimizer steps", f"At the end {ends}", parts, SHEET)
 
 
 def legend(lines: Sequence[Line]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from kdcache.markup import document, escape, section, table, tag
+from kdcache.markup import document, escape, resource, section, table, tag
 from kdcache.progress import duration
-from kdcache.sweep.chart import legend, mean_lines, picture
+from kdcache.sweep.chart import legend, mean_lines, palette, picture
 from kdcache.sweep.folders import Student
 from kdcache.sweep.results import Outcome
 from kdcache.sweep.table import Report, Rows, contrast_cells, notes, value_cells
@@ -25,7 +25,8 @@ def page(report: Report, students: Sequence[Student], outcomes: Sequence[Outcome
     parts.extend(_note(note) for note in notes(report))
     parts.append(_curves(students))
     parts.append(section("Runs", _runs(students, outcomes, others)))
-    return document(report.title, "sweep", "kdcache.sweep", tag("main", {}, "\n".join(parts)))
+    style = palette() + resource("kdcache.sweep", "style.css")
+    return document(report.title, "sweep", style, tag("main", {}, "\n".join(parts)))
 
 
 def _table(cells: Rows, marked: str | None = None) -> str:
