@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.corpus import INDEX_EVERY, Corpus, Pair, TextFiles, read_sentences
+from kdcache.corpus import Corpus, Pair, TextFiles
 from kdcache.errors import DataError, UsageError
+from kdcache.lines import INDEX_EVERY, read_sentences
 
 BOM = b"\xef\xbb\xbf"
 
