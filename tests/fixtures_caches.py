@@ -1,10 +1,17 @@
-"""Caches that several tests share: a reference for injected faults, and one for pages to show."""
+"""What the tests of caches share: folders, one for pages to show, a server of one, a store of local copies."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from remote import Server
+
+    from kdcache.cache.config import StoreConfig
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +39,28 @@ def shown_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shown") / "cache"
     assert write_cache(folder, make_plan(200, 30))
     return folder
+
+
+@pytest.fixture
+def server(cache: Path) -> Iterator[Server]:
+    """A server of the folder that `cache` is where it is asked for."""
+    from remote import serve
+
+    with serve(cache) as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StoreConfig:
+    """A store of its own."""
+    from kdcache.cache.config import StoreConfig
+
+    return StoreConfig(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to fetch a file follow each other at once."""
+    from kdcache.cache import fetch
+
+    monkeypatch.setattr(fetch, "FIRST_WAIT_SECONDS", 0.001)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import all_lines, save_bert, save_roberta, slow_distributions, toy_lines, toy_text, write_text
+from models import all_lines, save_bert, save_roberta, slow_distributions, toy_lines, toy_pairs, toy_text, write_text
 
 from kdcache.cache.audit import summarize
 from kdcache.cache.reader import CacheReader
@@ -96,10 +96,6 @@ def check_cache(cache: Path, teacher: Path, pairs: list[Pair], passes: int) -> N
             assert all(len(set(row)) == reader.plan.topk for row in arrays.topk.token_ids.tolist())
         else:
             check_against(arrays, expected)
-
-
-def toy_pairs(count: int, first: int = 0) -> list[Pair]:
-    return [Pair(s, t) for s, t in zip(toy_lines("src", count, first), toy_lines("tgt", count, first), strict=True)]
 
 
 @pytest.mark.parametrize(("passes", "k", "max_tokens"), [(7, 8, 300), (1, 1, 10_000), (100, 30, 1)])

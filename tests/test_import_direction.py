@@ -29,7 +29,7 @@ FLOORS = {
         "tables",
     ],
     "options that several share": ["objective", "processes"],
-    "text and ids": ["corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],
+    "text and ids": ["lines", "corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],
     "soft labels on disk": ["softlabels", "cache"],
     "training, for both models": ["device", "batches", "losses", "runs", "lineage", "training"],
     "the teacher's side": ["teacher", "dump"],
