@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.peers_arms import Work, configured, eole_settings
 from benchmarks.peers_setup import environment, material_of, pieces
 from benchmarks.report import publish
-from kdcache.corpus import read_sentences
+from kdcache.lines import read_sentences
 from kdcache.score import score_corpus
 from kdcache.student.config import SIZES
 from kdcache.tokens import Tokenizer

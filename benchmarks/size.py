@@ -34,8 +34,9 @@ def run(options: argparse.Namespace) -> None:
         for encoding in NAMES:
             folder = Path(name) / encoding
             variation = _write(reader, encoding, folder)
-            found = summarize(folder)
-            shards = sum(record.bytes for record in CacheReader(folder).records) / found.targets
+            written = CacheReader(folder)
+            found = summarize(written)
+            shards = sum(record.bytes for record in written.records) / found.targets
             expected = f"{100 * found.rounding:.3f} %"
             rows.append(
                 (encoding, f"{shards:.2f}", f"{found.bytes_per_target:.2f}", f"{100 * variation:.3f} %", expected)

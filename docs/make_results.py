@@ -3,18 +3,20 @@
 `python docs/make_results.py add NAME SWEEP` copies what decides from the folder of a sweep into
 `docs/results/NAME.json`: its results, the `run.json` of every run, and of the caches and teachers that they came from.
 Without arguments the script writes the sections of `docs/results.md` that lie between `<!-- results NAME -->` and
-`<!-- end -->` from these files; with `--check` it only says whether they are current.
+`<!-- end -->` from these files, and draws their curves into `docs/results/NAME.svg`; with `--check` it only says
+whether they are current.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from result_plot import plot
+from result_tables import section
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "results.md"
@@ -22,6 +24,7 @@ STORE = DOCS / "results"
 _SECTION = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _USAGE = "usage: python docs/make_results.py [--check | add NAME SWEEP]"
 _RUN_RESULT = ("steps", "exported_steps", "exported_step", "valid_nll", "averaged_valid_nll", "seconds")
+_CURVES, _CURVE_DIGITS = ("valid_nll", "valid_correct"), 5
 
 Json = dict[str, Any]
 
@@ -31,30 +34,40 @@ def add(name: str, sweep: Path) -> None:
     results = _read(sweep / "results.json")
     if results["unfinished"]:
         print(f"{sweep}: not finished: {', '.join(results['unfinished'])}", file=sys.stderr)
-    records = {run["folder"]: _record(_read(sweep / run["folder"] / "run.json")) for run in results["runs"]}
-    caches = {}
-    for folder in sorted({str(record["config"]["cache"]) for record in records.values()}):
-        caches[folder] = _cache(sweep.parent / folder)
+    records = {run["folder"]: _record(sweep / run["folder"]) for run in results["runs"]}
+    folders = sorted({str(record["config"]["cache"]) for record in records.values()})
+    caches = {folder: _cache(sweep.parent / folder) for folder in folders}
     STORE.mkdir(exist_ok=True)
     content = {"results": results, "records": records, "caches": caches}
     (STORE / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _record(record: Json) -> Json:
+def _record(folder: Path) -> Json:
+    """What a training wrote: its `run.json`, and the curves of its validation from `metrics.jsonl`."""
+    record = _read(folder / "run.json")
     kept = {key: record[key] for key in ("config", "inputs", "versions", "started", "finished")}
-    return {**kept, "result": {key: value for key, value in record["result"].items() if key in _RUN_RESULT}}
+    result = {key: value for key, value in record["result"].items() if key in _RUN_RESULT}
+    return {**kept, "result": result, "curves": {metric: _curve(folder, metric) for metric in _CURVES}}
+
+
+def _curve(folder: Path, metric: str) -> list[list[float]]:
+    from kdcache.curves import read_curves
+
+    (curve,) = read_curves([folder], metric)
+    return [[step, round(value, _CURVE_DIGITS)] for step, value in curve.known]
 
 
 def _cache(folder: Path) -> Json:
     from dataclasses import asdict
 
     from kdcache.cache.audit import summarize
+    from kdcache.cache.reader import CacheReader
 
-    return {"summary": asdict(summarize(folder)), "teachers": [_record(_read(path)) for path in _teachers(folder)]}
+    return {"summary": asdict(summarize(CacheReader(folder))), "teachers": [_record(one) for one in _teachers(folder)]}
 
 
 def _teachers(cache: Path) -> list[Path]:
-    """The records of the teachers at the ends of a cache's rows of sources, as far as they still lie where they did."""
+    """The folders of the teachers at the ends of a cache's rows of sources, as far as they still lie where they did."""
     record = cache / "run.json"
     if not record.is_file():
         return []
@@ -62,142 +75,13 @@ def _teachers(cache: Path) -> list[Path]:
     sources = config.get("caches") or ([config["cache"]] if "cache" in config else [])
     if sources:
         return list(dict.fromkeys(path for one in sources for path in _teachers(cache.parent / str(one))))
-    teacher = cache.parent / str(config["teacher"]) / "run.json"
-    return [teacher] if teacher.is_file() else []
+    teacher = cache.parent / str(config["teacher"])
+    return [teacher] if (teacher / "run.json").is_file() else []
 
 
 def _read(path: Path) -> Json:
     value: Json = json.loads(path.read_text(encoding="utf-8"))
     return value
-
-
-def section(name: str, content: Json) -> str:
-    """What the page says of one experiment."""
-    results = content["results"]
-    parts = [_caches(content["caches"]), _values(results), _rouge(results), _differences(results), _runs(content)]
-    return f"<!-- Written by docs/make_results.py from docs/results/{name}.json. -->\n\n" + "\n\n".join(
-        filter(None, parts)
-    )
-
-
-def _caches(caches: Json) -> str:
-    head = (
-        "cache",
-        "pairs",
-        "targets",
-        "holds",
-        "bytes a target",
-        "mass",
-        "written word first",
-        "perplexity",
-        "teacher",
-    )
-    rows = [head, *(_cache_row(folder, one) for folder, one in caches.items())]
-    said = (
-        "Mass is that of the stored words, perplexity the teacher's at the masked positions of these pairs; bytes count"
-        " everything in the folder."
-    )
-    return f"{said}\n\n{table(rows)}"
-
-
-def _cache_row(folder: str, cache: Json) -> tuple[str, ...]:
-    summary = cache["summary"]
-    plan = summary["plan"]
-    results = [teacher["result"] for teacher in cache["teachers"]]
-    teachers = [f"{one['steps']:,} steps, validation loss {one['valid_nll']:.3f}" for one in results]
-    return (
-        f"`{folder}`",
-        f"{summary['pairs']:,}",
-        f"{summary['targets']:,}",
-        _holds(plan),
-        f"{summary['bytes_per_target']:.1f}",
-        "–" if plan["draws"] else f"{100 * summary['mass']:.1f} %",
-        f"{100 * summary['best']:.1f} %",
-        f"{summary['perplexity']:.2f}",
-        "; ".join(teachers) or "–",
-    )
-
-
-def _holds(plan: Json) -> str:
-    """What is stored at a position, in a few words."""
-    parts = [f"{plan['draws']} drawn words" if plan["draws"] else f"the best {plan['topk']}"]
-    if len(plan["sources"]) > 1:
-        parts.append(f"of an average of {len(plan['sources'])} caches")
-    if plan["maskings"] > 1:
-        parts.append(f"of {plan['maskings']} maskings averaged")
-    if plan["temperatures"]:
-        parts.append("log Z at T = " + ", ".join(f"{one:g}" for one in plan["temperatures"]))
-    return ", ".join(parts)
-
-
-def _values(results: Json) -> str:
-    columns = list(dict.fromkeys(column for row in results["rows"] for column in row["values"]))
-    rows = [("settings", "seeds", *(_heading(column) for column in columns))]
-    for row in results["rows"]:
-        values = row["values"]
-        cells = [_spread(values[column], column) if column in values else "–" for column in columns]
-        rows.append((row["row"], str(max((one["n"] for one in values.values()), default=0)), *cells))
-    return "Mean ± sample standard deviation over seeds; the validation loss in nats a target.\n\n" + table(rows)
-
-
-def _rouge(results: Json) -> str:
-    """Precision, recall and F of ROUGE, over the seeds of a row."""
-    rows = [("settings", "text", *(f"{name} P / R / F" for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L")))]
-    for row in results["rows"]:
-        runs = [run for run in results["runs"] if run["row"] == row["row"]]
-        for text in runs[0]["scores"] if runs else ():
-            cells = []
-            for name in ("rouge1", "rouge2", "rougeL"):
-                found = [score for run in runs for score in run["scores"][text] if score["name"] == name]
-                triples = [(one["precision"]["value"], one["recall"]["value"], one["value"]) for one in found]
-                means = [statistics.fmean(part) for part in zip(*triples, strict=True)]
-                cells.append(" / ".join(f"{mean:.2f}" for mean in means) or "–")
-            rows.append((row["row"], text, *cells))
-    return table(rows) if any(cell != "–" for row in rows[1:] for cell in row[2:]) else ""
-
-
-def _differences(results: Json) -> str:
-    if not results["differences"]:
-        return ""
-    rows = [("settings", "metric", f"difference to {results['baseline']}", "seeds", "p")]
-    for one in results["differences"]:
-        p_value = "–" if one["p_value"] is None else f"{one['p_value']:.3f}"
-        cells = (_spread(one["spread"], one["column"], "+"), str(one["spread"]["n"]), p_value)
-        rows.append((one["row"], _heading(one["column"]), *cells))
-    return (
-        "Differences between runs of the same seed; p is that of a paired bootstrap over the sentences, with the "
-        "outputs of all seeds one behind the other.\n\n" + table(rows)
-    )
-
-
-def _runs(content: Json) -> str:
-    """Where each number comes from."""
-    rows = [("run", "step taken", "minutes", "student", "cache")]
-    for run in content["results"]["runs"]:
-        steps = ", ".join(f"{step:,}" for step in run["exported_steps"])
-        marks = (f"`{run['student'][:8]}`", f"`{run['cache'][:8]}`")
-        rows.append((f"`{run['folder']}`", steps, f"{run['seconds'] / 60:.1f}", *marks))
-    found = sorted({json.dumps(record["versions"]) for record in content["records"].values()})
-    versions = "; ".join(
-        ", ".join(f"{name} {value}" for name, value in json.loads(one).items() if value != "absent") for one in found
-    )
-    return f"The runs, with the first digits of the SHA-256 of weights and cache ({versions}):\n\n{table(rows)}"
-
-
-def _heading(column: str) -> str:
-    return "validation loss" if column == "valid_nll" else column
-
-
-def _spread(spread: Json, column: str, sign: str = "") -> str:
-    digits = 3 if column == "valid_nll" else 2
-    mean = f"{spread['mean']:{sign}.{digits}f}"
-    return mean if spread["deviation"] is None else f"{mean} ± {spread['deviation']:.{digits}f}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    rule = ["---"] * len(rows[0])
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
 
 
 def page(text: str) -> str:
@@ -207,7 +91,16 @@ def page(text: str) -> str:
         source = STORE / f"{match.group(2)}.json"
         return f"{match.group(1)}{section(match.group(2), _read(source))}\n\n{match.group(3)}"
 
+    found = sorted(match[2] for match in _SECTION.finditer(text))
+    stored = sorted(one.stem for one in STORE.glob("*.json"))
+    if found != stored:
+        raise SystemExit(f"{PAGE}: has sections of {found}, docs/results has {stored}; each has its place once.")
     return _SECTION.sub(made, text)
+
+
+def plots() -> dict[Path, str]:
+    """The pictures of all stored experiments, by file."""
+    return {source.with_suffix(".svg"): plot(_read(source)) for source in sorted(STORE.glob("*.json"))}
 
 
 def main(arguments: list[str]) -> int:
@@ -218,16 +111,16 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(_USAGE, file=sys.stderr)
         return 2
-    text = PAGE.read_text(encoding="utf-8")
-    made = page(text)
+    made = {PAGE: page(PAGE.read_text(encoding="utf-8")), **plots()}
     if not arguments:
-        PAGE.write_text(made, encoding="utf-8")
-    elif made != text:
-        print("docs/results.md is not current. Run python docs/make_results.py and commit it.", file=sys.stderr)
-        return 1
-    return 0
+        for path, text in made.items():
+            path.write_text(text, encoding="utf-8")
+        return 0
+    old = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in old:
+        print(f"{path} is not current. Run python docs/make_results.py and commit it.", file=sys.stderr)
+    return 1 if old else 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(DOCS.parent))
     sys.exit(main(sys.argv[1:]))

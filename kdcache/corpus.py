@@ -1,30 +1,24 @@
 """Reading parallel text: two files line by line, or one file that holds both sides.
 
-Only a line feed ends a line, so that U+2028, form feeds and the like are text. A carriage return before it and a
-byte-order mark at the start of a file are stripped. A pair keeps its index (line number - 1) whatever its neighbours
-are like. Nothing here holds more than a few lines in memory.
+What a line is, `kdcache.lines` says. A pair keeps its index (line number - 1) whatever its neighbours are like. Nothing
+here holds more than a few lines in memory.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import struct
-import weakref
-import zlib
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from kdcache.errors import DataError, UsageError
+from kdcache.lines import INDEX_EVERY, Handles, close_all, decode_line, open_lines, read_lines, strip_line
 
-INDEX_EVERY = 1024
-_BOM = b"\xef\xbb\xbf"
 _SHOWN = 3
 
 
@@ -57,109 +51,6 @@ class TextFiles:
         raise UsageError("Give the text as --source F and --target F together, or as --pairs F alone.")
 
 
-def open_lines(path: Path) -> IO[bytes]:
-    """Open a text file, decompressed if its name ends in `.gz`, for reading bytes from its start.
-
-    Raises:
-        DataError: there is no such regular file, or it cannot be read.
-    """
-    try:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file.")
-        return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
-
-
-def _lines(handle: IO[bytes], path: Path) -> Iterator[bytes]:
-    try:
-        # Handed on itself, the file would be closed together with this generator.
-        yield from iter(handle.readline, b"")
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be decompressed or read: {error}.") from error
-
-
-def strip_line(line: bytes, first: bool) -> bytes:
-    """Remove the line end and, from the `first` line of a file, the byte-order mark."""
-    if first and line.startswith(_BOM):
-        line = line[len(_BOM) :]
-    return line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-def decode_line(line: bytes, place: str) -> str:
-    """Decode one stripped line.
-
-    Raises:
-        DataError: the bytes are not UTF-8, or nothing but white space; the message opens with `place`.
-    """
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
-    if not text.strip():
-        raise DataError(f"{place}: empty line")
-    return text
-
-
-def read_sentences(path: Path) -> list[str]:
-    """Read a whole file of one sentence a line; lines may be empty.
-
-    Raises:
-        DataError: the file is missing or a line is not UTF-8.
-    """
-    with open_lines(path) as handle:
-        sentences = []
-        for number, line in enumerate(_lines(handle, path), 1):
-            stripped = strip_line(line, number == 1)
-            sentences.append(decode_line(stripped, f"{path}:{number}") if stripped.strip() else "")
-    return sentences
-
-
-class _Handles:
-    """Open files, kept from one reading to the next: what is compressed need not be inflated again from its start."""
-
-    def __init__(self, paths: Sequence[Path], starts: Sequence[array[int]]) -> None:
-        self._paths, self._starts = paths, starts
-        self._line = 0
-        self._idle: list[IO[bytes]] = []
-        weakref.finalize(self, _close_all, self._idle)
-
-    @contextmanager
-    def at(self, line: int, stop: int) -> Iterator[list[IO[bytes]]]:
-        """One handle for each path at the beginning of `line`, from which all up to `stop` will be read."""
-        handles, at = self._idle.copy(), self._line
-        self._idle.clear()
-        if not handles:
-            handles, at = [open_lines(path) for path in self._paths], 0
-        try:
-            self._advance(handles, at, line)
-            yield handles
-        except BaseException:
-            _close_all(handles)
-            raise
-        if self._idle:  # another reading, begun meanwhile, was first
-            _close_all(handles)
-        else:
-            self._idle.extend(handles)
-            self._line = stop
-
-    def _advance(self, handles: list[IO[bytes]], at: int, line: int) -> None:
-        block = line // INDEX_EVERY
-        # Going back in a compressed file means inflating it from its start.
-        if not block * INDEX_EVERY <= at <= line:
-            for handle, starts in zip(handles, self._starts, strict=True):
-                handle.seek(starts[block])
-            at = block * INDEX_EVERY
-        for handle in handles:
-            for _ in range(line - at):
-                handle.readline()
-
-
-def _close_all(handles: list[IO[bytes]]) -> None:
-    for handle in handles:
-        handle.close()
-
-
 class Corpus:
     """Parallel text that was read through once: counted, fingerprinted, checked and indexed.
 
@@ -180,7 +71,7 @@ class Corpus:
         self._jsonl = len(self._paths) == 1 and ".jsonl" in self._paths[0].suffixes
         self._starts = tuple(array("q") for _ in self._paths)
         self._stamps = tuple(_stamp(path) for path in self._paths)
-        self._handles = _Handles(self._paths, self._starts)
+        self._handles = Handles(self._paths, self._starts)
         self.unusable: list[int] = []
         self.n_pairs = 0
         problems: list[str] = []
@@ -215,7 +106,7 @@ class Corpus:
         """Yield the stripped lines of each pair and note where every INDEX_EVERY-th begins."""
         handles = [open_lines(path) for path in self._paths]
         try:
-            readers = [_lines(handle, path) for handle, path in zip(handles, self._paths, strict=True)]
+            readers = [read_lines(handle, path) for handle, path in zip(handles, self._paths, strict=True)]
             offsets = [0] * len(handles)
             for index in range(1 << 62):
                 lines = [next(reader, None) for reader in readers]
@@ -229,8 +120,7 @@ class Corpus:
                 offsets = [offset + len(line) for offset, line in zip(offsets, found, strict=True)]
                 yield tuple(strip_line(line, index == 0) for line in found)
         finally:
-            for handle in handles:
-                handle.close()
+            close_all(handles)
 
     def _check_counts(self, index: int, lines: list[bytes | None], readers: list[Iterator[bytes]]) -> None:
         counts = [index + (line is not None) + sum(1 for _ in r) for line, r in zip(lines, readers, strict=True)]
@@ -259,7 +149,7 @@ class Corpus:
         if start >= stop:
             return
         with self._handles.at(start, stop) as handles:
-            rows = zip(*(_lines(h, p) for h, p in zip(handles, self._paths, strict=True)), strict=False)
+            rows = zip(*(read_lines(h, p) for h, p in zip(handles, self._paths, strict=True)), strict=False)
             for index, lines in enumerate(islice(rows, stop - start), start):
                 try:
                     yield self._parse(tuple(strip_line(line, index == 0) for line in lines), index)

@@ -11,7 +11,7 @@ from pathlib import Path
 import kdcache
 from kdcache import tables
 from kdcache.compare import Difference, compare
-from kdcache.corpus import TextFiles, read_sentences
+from kdcache.corpus import TextFiles
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.run import dump
 from kdcache.errors import DataError
@@ -19,6 +19,7 @@ from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate_file
 from kdcache.interrupt import stop_on_signals
+from kdcache.lines import read_sentences
 from kdcache.objective import ObjectiveConfig
 from kdcache.runs import log
 from kdcache.student.config import StudentConfig, default_rate

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.corpus import read_sentences
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate
 from kdcache.interrupt import stop_on_signals
+from kdcache.lines import read_sentences
 from kdcache.score import Score, score_corpus
 from kdcache.scorers import RESAMPLES
 from kdcache.student.model import load_student

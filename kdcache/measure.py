@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.compare import compare_corpus
-from kdcache.corpus import read_sentences
 from kdcache.errors import DataError, UsageError
 from kdcache.generate.config import GenerateConfig
 from kdcache.lineage import Lineage, student_lineage, text_lineage, text_sha256
+from kdcache.lines import read_sentences
 from kdcache.score import Score, score_corpus
 from kdcache.scorefile import VERSION, Bootstrap, Comparison, ScoreFile
 from kdcache.scorers import RESAMPLES, bootstrap_seed, check_counts, check_resamples

@@ -39,4 +39,4 @@ def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> 
     )
 
 
-pytest_plugins = ["fixtures_models", "fixtures_caches"]
+pytest_plugins = ["fixtures_models", "fixtures_caches", "fixtures_sweeps"]

@@ -16,12 +16,15 @@ import numpy.typing as npt
 from caches import make_plan, tokenizer
 
 from kdcache import ragged
+from kdcache.cache.audit import verify_shard
 from kdcache.cache.encoding import Encoding
+from kdcache.cache.merge import MergeConfig
 from kdcache.cache.plan import Plan
 from kdcache.cache.ranges import take
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
+from kdcache.derive import merge
 from kdcache.softlabels import TopK
 from kdcache.tokens import EncodedPairs
 
@@ -115,3 +118,12 @@ def same(one: Path, other: Path) -> bool:
     """Whether two caches hold the same arrays, bit for bit, however they are cut into shards."""
     pairs = zip(content(one), content(other), strict=True)
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def averaged(output: Path, *sources: Path, topk: int | None = None) -> dict[str, float]:
+    """Merge, see that the result is sound, and return where the mass is."""
+    result = merge(MergeConfig(tuple(map(str, sources)), topk), output)
+    assert result is not None
+    reader = CacheReader(output)
+    assert [problem for index in range(reader.plan.n_shards) for problem in verify_shard(reader, index)] == []
+    return result["mass"] | {"skipped": result["skipped_in_some"]}

@@ -25,7 +25,8 @@ from kdcache.student.config import StudentConfig
 from kdcache.student.labels import CacheSections
 from kdcache.student.train import StudentTask, make_task
 from kdcache.training.group import Group
-from kdcache.training.loop import FitResult, fit
+from kdcache.training.loop import fit
+from kdcache.training.result import FitResult
 from kdcache.training.task import Task
 
 RUN = "run"

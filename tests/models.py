@@ -66,6 +66,11 @@ def toy_lines(side: str, count: int, first: int = 0) -> list[str]:
     return lines
 
 
+def toy_pairs(count: int, first: int = 0) -> list[Pair]:
+    """Sentences `first` to `first + count` of both sides, as pairs."""
+    return [Pair(s, t) for s, t in zip(toy_lines("src", count, first), toy_lines("tgt", count, first), strict=True)]
+
+
 def write_text(folder: Path, sources: list[str], targets: list[str], name: str = "text") -> TextFiles:
     """Two files of parallel text."""
     folder.mkdir(parents=True, exist_ok=True)

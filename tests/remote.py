@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves on demand, for tests of remote caches."""
+"""A web server on this machine that misbehaves on demand, and how to look at what came from it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import caches
+
+from kdcache.cache.ahead import THREAD_NAME
+from kdcache.cache.config import StoreConfig
+from kdcache.cache.reader import CacheReader
+
+SHARDS = [f"shards/0000{number}.h5" for number in range(3)]
 
 
 class Server(ThreadingHTTPServer):
@@ -137,3 +145,23 @@ def serve(folder: Path) -> Iterator[Server]:
             server.released.set()
             server.shutdown()
             thread.join()
+
+
+def fetchers() -> list[threading.Thread]:
+    """The threads that fetch ahead."""
+    return [one for one in threading.enumerate() if one.name.startswith(THREAD_NAME)]
+
+
+def same(reader: CacheReader, local: Path) -> bool:
+    """Whether every shard, in an order of its own, and the tokenizer are those of the cache in `local`."""
+    other = CacheReader(local)
+    order = [2, 0, 1]
+    found = list(reader.read(order))
+    return reader.manifest == other.manifest and all(
+        caches.equal(one, other.shard(index)) for index, one in zip(order, found, strict=True)
+    )
+
+
+def copies(store: StoreConfig) -> list[Path]:
+    """The local copies that a store holds."""
+    return sorted(store.path.iterdir())

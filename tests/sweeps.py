@@ -10,8 +10,12 @@ from typing import Any
 from caches import LINES, make_plan, write_cache
 
 from kdcache.cli.sweep import read_student, student_options
-from kdcache.sweep.config import SweepConfig, read_sweep
+from kdcache.interrupt import StopRequest
+from kdcache.sweep.config import ScoredText, SweepConfig, read_sweep
+from kdcache.sweep.folders import Student
 from kdcache.sweep.grid import Run, expand
+from kdcache.sweep.results import Outcome, contrasts, spreads
+from kdcache.sweep.table import Report
 
 BASE = """
 [base]
@@ -65,3 +69,31 @@ def results(folder: Path) -> dict[str, Any]:
 def names(runs: Sequence[Run]) -> list[str]:
     """Names of the runs' folders."""
     return [run.name for run in runs]
+
+
+# What came of one that never ran
+
+TEXT = ScoredText("t", "test.src", ("test.tgt",), ("bleu",))
+REFERENCE = [f"the quick brown fox number {number} jumps over the lazy dog" for number in range(12)]
+WORSE = [line.replace("lazy", "old") if number % 2 else line for number, line in enumerate(REFERENCE)]
+ODD = "<b>&'\"|`"
+
+
+def outcome(folder: Path, row: str, seed: int, bleu: float, loss: float, written: Sequence[str]) -> Outcome:
+    """A finished run with this validation loss and this score of what it has written."""
+    config = read_student(["--cache", "c", "--seed", str(seed), "--device", "cpu"])
+    run = Run(f"{row},seed={seed}", row, {"seed": seed}, ("--cache", "c", "--seed", str(seed)), config)
+    student = Student(run, folder / f"{'odd' if row == ODD else row},seed={seed}")
+    student.folder.mkdir()
+    student.hypotheses(TEXT).write_text("".join(f"{line}\n" for line in written))
+    lines = (f'{{"step": {step}, "valid_nll": {loss + 10 / step}}}\n' for step in (10, 20, 40))
+    (student.folder / "metrics.jsonl").write_text("".join(lines))
+    scores = {"t": [{"name": "bleu", "value": bleu, "signature": "nrefs:1|x"}]}
+    return Outcome(student, (40,), 61.0, "root", "ab" * 32, {"valid_nll": loss, "t bleu": bleu}, scores)
+
+
+def report_of(outcomes: Sequence[Outcome], odd: str = ODD, title: str = "<i>.toml") -> Report:
+    """The report on two rows, of which `odd` lacks two of its four seeds."""
+    found = contrasts(outcomes, "plain", [TEXT], StopRequest())
+    planned = {"plain": 3, odd: 4}
+    return Report(title, ["plain", odd], planned, spreads(outcomes), found, "plain", {"t bleu": "nrefs:1|x"})

@@ -187,7 +187,7 @@ def slow_summary(shards: list[ShardArrays], unknown: int) -> dict[str, float]:
 
 def test_inspect_equals_a_slow_loop(cache: Path) -> None:
     """The figures of `inspect` are those of a loop over every position and every file."""
-    summary = summarize(cache)
+    summary = summarize(CacheReader(cache))
     expected = slow_summary([make_arrays(make_plan(), i) for i in range(3)], tokenizer().special.unk)
     assert {name: getattr(summary, name) for name in expected} == pytest.approx(expected, rel=1e-12)
     assert summary.bytes == sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
@@ -200,7 +200,7 @@ def test_inspect_equals_a_slow_loop(cache: Path) -> None:
 def test_inspect_and_verify_commands_agree_with_the_library(cache: Path) -> None:
     """`inspect --json` prints the summary's values, and `verify` accepts the cache with exit code 0."""
     shown = json.loads(run_cli("inspect", cache, "--json").stdout)
-    assert shown["mass"] == summarize(cache).mass
+    assert shown["mass"] == summarize(CacheReader(cache)).mass
     verified = run_cli("verify", cache)
     assert (verified.returncode, "sound" in verified.stdout) == (0, True), verified.stderr
 

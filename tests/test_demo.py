@@ -9,8 +9,8 @@ import pytest
 from kdcache.cache.reader import CacheReader
 from kdcache.cli.demo import _set_up_process
 from kdcache.compare import Difference
-from kdcache.corpus import read_sentences
 from kdcache.demo import GUIDE_FILE, HARD, METRICS, SOFT, DemoConfig, run_demo, verdict
+from kdcache.lines import read_sentences
 from kdcache.student.model import load_student
 
 CONFIG = DemoConfig(pairs=60, teacher_steps=8, student_steps=4)

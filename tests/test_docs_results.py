@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
+import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from conftest import ROOT
 
+sys.path.insert(0, str(ROOT / "docs"))
+
+import make_results
+import result_plot
+import result_tables
+
 STORED = sorted((ROOT / "docs" / "results").glob("*.json"))
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_results", ROOT / "docs" / "make_results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def rouge(name: str, value: float) -> dict[str, Any]:
-    return {"name": name, "value": value, "precision": {"value": value + 1}, "recall": {"value": value - 1}}
+    parts = {"precision": {"value": value + 1}, "recall": {"value": value - 1}}
+    return {"name": name, "value": value, "signature": "stem:no", **parts}
 
 
 def run(row: str, seed: int, bleu: float) -> dict[str, Any]:
-    scores = [{"name": "bleu", "value": bleu}, *(rouge(name, bleu + 10) for name in ("rouge1", "rouge2", "rougeL"))]
+    measured = {"name": "bleu", "value": bleu, "low": bleu - 1, "high": bleu + 1, "signature": "case:lc"}
+    scores = [measured, *(rouge(name, bleu + 10) for name in ("rouge1", "rouge2", "rougeL"))]
     return {
         "row": row, "folder": f"{row},seed={seed}", "seed": seed, "scores": {"test": scores}, "exported_steps": [1000],
         "seconds": 90.0, "student": "ab" * 32, "cache": "cd" * 32,
@@ -57,28 +55,45 @@ def experiment() -> dict[str, Any]:
             "differences": [{"row": "soft", "column": "test bleu", "spread": spread, "p_value": 0.0042}],
             "runs": runs,
         },
-        "records": {one["folder"]: {"versions": {"torch": "2.13.0", "absent-one": "absent"}} for one in runs},
+        "records": {
+            one["folder"]: {
+                "versions": {"torch": "2.13.0", "absent-one": "absent"},
+                "curves": {
+                    "valid_correct": [[500, 0.5], [1000, 0.6 + 0.01 * (one["seed"] - 1)]],
+                    "valid_nll": [[500, 3.0], [1000, 2.0 if one["seed"] == 1 else 1.0]],
+                },
+            }
+            for one in runs
+        },
         "caches": {
             "cache": {
                 "summary": {
                     "pairs": 9_000, "targets": 145_000, "plan": plan(topk=8), "mass": 0.789, "best": 0.655,
                     "perplexity": 5.5, "bytes_per_target": 27.34,
                 },
-                "teachers": [{"result": {"steps": 900, "valid_nll": 1.9}}],
+                "teachers": [
+                    {
+                        "result": {"steps": 900, "exported_steps": [800], "valid_nll": 1.9},
+                        "curves": {"valid_correct": [[800, 0.676], [900, 0.675]]},
+                    }
+                ],
             }
         },
     }  # fmt: skip
 
 
-def test_a_section_says_what_its_file_holds(script: ModuleType) -> None:
+def test_a_section_says_what_its_file_holds() -> None:
     """Means, deviations, differences, p-values, ROUGE's three parts and fingerprints stand in the rows by hand."""
-    text = script.section("demo", experiment())
+    text = result_tables.section("demo", experiment())
+    teacher = "900 steps, validation loss 1.900, 67.6 % right"
     for line in (
-        "| `cache` | 9,000 | 145,000 | the best 8 | 27.3 | 78.9 % | 65.5 % | 5.50 | 900 steps, validation loss 1.900 |",
-        "| plain | 2 | 31.00 ± 1.41 |",
+        f"| `cache` | 9,000 | 145,000 | the best 8 | 27.3 | 78.9 % | 65.5 % | 5.50 | {teacher} |",
+        "| plain | 2 | 60.5 % | 31.00 ± 1.41 |",
         "| soft | test | 44.50 / 42.50 / 43.50 | 44.50 / 42.50 / 43.50 | 44.50 / 42.50 / 43.50 |",
-        "| soft | test bleu | +2.50 ± 0.71 | 2 | 0.004 |",
-        "| `soft,seed=2` | 1,000 | 1.5 | `abababab` | `cdcdcdcd` |",
+        "| soft | 2 | +2.50 ± 0.71 (0.004) |",
+        "| `soft,seed=2` | 1,000 | 1.5 | 34.00, 33.00 to 35.00 | `abababab` | `cdcdcdcd` |",
+        "- bleu: `case:lc`",
+        "- rouge1, rouge2, rougeL: `stem:no`",
     ):
         assert line in text.splitlines()
     assert "torch 2.13.0" in text
@@ -94,12 +109,12 @@ def test_a_section_says_what_its_file_holds(script: ModuleType) -> None:
         (plan(topk=8, maskings=4), "the best 8, of 4 maskings averaged"),
     ],
 )
-def test_a_cache_is_described_by_its_plan(script: ModuleType, described: dict[str, Any], words: str) -> None:
+def test_a_cache_is_described_by_its_plan(described: dict[str, Any], words: str) -> None:
     """Draws, averages, maskings and normalizers are told apart; one source alone is no average."""
-    assert script._holds(described) == words
+    assert result_tables._holds(described) == words
 
 
-def test_teachers_are_found_through_all_sources(script: ModuleType, tmp_path: Path) -> None:
+def test_teachers_are_found_through_all_sources(tmp_path: Path) -> None:
     """An average of a cut cache and a dump has the teachers of both, each once; a teacher that is gone is left out."""
 
     def write(folder: str, config: dict[str, Any]) -> None:
@@ -113,21 +128,19 @@ def test_teachers_are_found_through_all_sources(script: ModuleType, tmp_path: Pa
     write("dump3", {"teacher": "gone"})
     write("cut", {"cache": "dump1"})
     write("average", {"caches": ["cut", "dump2", "dump3", "dump1"]})
-    assert script._teachers(tmp_path / "average") == [tmp_path / name / "run.json" for name in ("one", "two")]
+    assert make_results._teachers(tmp_path / "average") == [tmp_path / name for name in ("one", "two")]
 
 
-def test_only_the_marked_part_of_the_page_is_written(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_marked_part_of_the_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands outside the marks stays, what stands between them is made anew, twice the same."""
     (tmp_path / "demo.json").write_text(json.dumps(experiment()))
-    monkeypatch.setattr(script, "STORE", tmp_path)
-    once = script.page("before\n<!-- results demo -->\nstale\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(make_results, "STORE", tmp_path)
+    once = make_results.page("before\n<!-- results demo -->\nstale\n<!-- end -->\nafter\n")
     assert once.startswith("before\n<!-- results demo -->\n")
     assert once.endswith("\n<!-- end -->\nafter\n")
     assert "stale" not in once
     assert "33.50 ± 0.71" in once
-    assert script.page(once) == once
+    assert make_results.page(once) == once
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
@@ -140,7 +153,16 @@ def test_stored_means_are_those_of_the_stored_runs(path: Path) -> None:
         for text, scores in one["scores"].items():
             value.update({(one["row"], one["seed"], f"{text} {score['name']}"): score["value"] for score in scores})
         value[one["row"], one["seed"], "valid_nll"] = one["valid_nll"]
-        assert content["records"][one["folder"]]["inputs"]["cache"] == one["cache"]
+        record = content["records"][one["folder"]]
+        assert record["inputs"]["cache"] == one["cache"]
+        assert (one["settings"]["max_steps"], one["seed"]) == (
+            record["config"]["training"]["max_steps"],
+            record["config"]["training"]["seed"],
+        )
+        for name in ("valid_nll", "exported_steps", "seconds"):
+            assert one[name] == record["result"][name]
+        (exported,) = one["exported_steps"]
+        assert dict(record["curves"]["valid_nll"])[exported] == pytest.approx(one["valid_nll"], abs=1e-5)
     for row in results["rows"]:
         for column, spread in row["values"].items():
             found = [number for (name, _, where), number in value.items() if (name, where) == (row["row"], column)]
@@ -155,10 +177,45 @@ def test_stored_means_are_those_of_the_stored_runs(path: Path) -> None:
             for seed in seeds
             if (baseline, seed, column) in value
         ]
+        assert one["spread"]["n"] == len(found)
         assert one["spread"]["mean"] == pytest.approx(statistics.fmean(found))
+        assert len(found) < 2 or one["spread"]["deviation"] == pytest.approx(statistics.stdev(found))
 
 
-def test_every_stored_experiment_is_on_the_page() -> None:
-    """No file lies in docs/results without a section that shows it."""
-    page = (ROOT / "docs" / "results.md").read_text()
-    assert [path.stem for path in STORED if f"<!-- results {path.stem} -->" not in page] == []
+@pytest.mark.parametrize(
+    "text",
+    ["", "<!-- results demo -->\nnever ended\n", 2 * "<!-- results demo -->\n<!-- end -->\n"],
+    ids=["none", "open", "twice"],
+)
+def test_every_stored_experiment_has_one_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A file without a section, with one that does not end or with two of them is no current page."""
+    (tmp_path / "demo.json").write_text(json.dumps(experiment()))
+    monkeypatch.setattr(make_results, "STORE", tmp_path)
+    with pytest.raises(SystemExit, match="demo"):
+        make_results.page(text)
+
+
+def test_the_picture_has_a_curve_for_each_row() -> None:
+    """The picture is XML of its own; a row's line is the mean of its seeds, and its name stands in the legend."""
+    content = experiment()
+    found = ElementTree.fromstring(result_plot.plot(content))  # noqa: S314
+    names = [one.text for one in found.iter("{http://www.w3.org/2000/svg}text") if one.get("class") == "name"]
+    assert names == ["plain", "soft"]
+    lines = [one.get("points", "").split() for one in found.iter("{http://www.w3.org/2000/svg}polyline")]
+    heights = [[float(point.split(",")[1]) for point in line] for line in lines]
+    grid = [
+        float(one.get("y1", "")) for one in found.iter("{http://www.w3.org/2000/svg}line") if one.get("class") == "grid"
+    ]
+    labels = [one.text for one in found.iter("{http://www.w3.org/2000/svg}text") if one.get("text-anchor") == "end"]
+    places = dict(zip(map(float, labels), grid, strict=True))
+    assert heights[0] == heights[1]
+    # 3 at the first step and the mean of 2 and 1 at the second; places are written with one digit.
+    per_nat = places[2.0] - places[3.0]
+    assert heights[0] == pytest.approx([places[3.0], places[3.0] + 1.5 * per_nat], abs=0.2)
+
+
+def test_text_in_a_table_has_no_notation() -> None:
+    """Signs of Markdown in the name of a row are escaped."""
+    content = experiment()
+    content["results"]["rows"][0]["row"] = "a|b~c_d"
+    assert r"| a\|b\~c\_d | 0 |" in result_tables.section("demo", content)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import all_lines, save_bert, save_roberta, slow_distributions, toy_lines, toy_text, write_text
+from models import all_lines, save_bert, save_roberta, slow_distributions, toy_lines, toy_pairs, toy_text, write_text
 
 from kdcache.cache.audit import summarize
 from kdcache.cache.reader import CacheReader
@@ -96,10 +96,6 @@ def check_cache(cache: Path, teacher: Path, pairs: list[Pair], passes: int) -> N
             assert all(len(set(row)) == reader.plan.topk for row in arrays.topk.token_ids.tolist())
         else:
             check_against(arrays, expected)
-
-
-def toy_pairs(count: int, first: int = 0) -> list[Pair]:
-    return [Pair(s, t) for s, t in zip(toy_lines("src", count, first), toy_lines("tgt", count, first), strict=True)]
 
 
 @pytest.mark.parametrize(("passes", "k", "max_tokens"), [(7, 8, 300), (1, 1, 10_000), (100, 30, 1)])
@@ -211,7 +207,7 @@ def test_pairs_that_were_skipped_keep_their_place(small_teacher: Path, tmp_path:
     ids, expected = slow_distributions(small_teacher, kept, 7)
     assert arrays.pairs.target_ids.tolist() == [one for row in ids for one in row]
     check_against(arrays, expected)
-    assert summarize(tmp_path / "cache").skipped == 2
+    assert summarize(CacheReader(tmp_path / "cache")).skipped == 2
 
 
 def test_bfloat16_is_near(small_teacher: Path, small_text: TextFiles, tmp_path: Path) -> None:
@@ -249,7 +245,8 @@ def test_forecast_counts_what_a_dump_does(
     monkeypatch.chdir(tmp_path)
     found = forecast(DumpConfig(str(small_teacher), small_text, shard_pairs=40, device="cpu"))
     assert list(tmp_path.iterdir()) == []
-    summary, reader = summarize(small_cache), CacheReader(small_cache)
+    reader = CacheReader(small_cache)
+    summary = summarize(reader)
     assert (found.pairs, found.skipped, found.shards) == (summary.pairs, summary.skipped, summary.shards)
     assert found.targets == summary.targets
     views = tokens = 0

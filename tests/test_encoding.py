@@ -162,6 +162,6 @@ def test_summary_and_verify_know_the_cost(name: str, tmp_path: Path) -> None:
     writer = CacheWriter(tmp_path / "cache", plan, caches.tokenizer())
     writer.commit(0, writer_arrays)
     assert writer.finalize()
-    cost = summarize(tmp_path / "cache").rounding
+    cost = summarize(CacheReader(tmp_path / "cache")).rounding
     assert (5e-4 < cost < 2e-2) if name == "compact" else (0 < cost < 5e-4)
     assert verify_shard(CacheReader(tmp_path / "cache"), 0) == []

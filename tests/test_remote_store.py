@@ -7,7 +7,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import caches
@@ -15,7 +14,7 @@ import pytest
 from caches import make_plan, write_cache
 from conftest import run_cli
 from faults import python
-from remote import Server, serve
+from remote import Server
 
 from kdcache.cache.ahead import Ahead
 from kdcache.cache.config import StoreConfig, parse_size
@@ -32,13 +31,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "cache"
     assert write_cache(folder, make_plan(n_pairs=60))
     return folder
-
-
-@pytest.fixture
-def server(cache: Path) -> Iterator[Server]:
-    """A server of that cache."""
-    with serve(cache) as running:
-        yield running
 
 
 def record_of(cache: Path, data: bytes) -> ShardRecord:

@@ -17,12 +17,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from kdcache.cache.reader import CacheReader
 from kdcache.compare import compare_corpus
-from kdcache.corpus import read_sentences
 from kdcache.errors import CorruptError, DataError, UsageError
 from kdcache.files import sha256
 from kdcache.generate.config import GenerateConfig
 from kdcache.generate.search import generate_file
 from kdcache.lineage import Lineage, student_prints, text_sha256
+from kdcache.lines import read_sentences
 from kdcache.measure import ScoreConfig, measure, prepare
 from kdcache.scorefile import read_scores
 from kdcache.sentencescores import as_jsonl, as_tsv, sentence_scores

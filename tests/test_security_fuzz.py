@@ -29,7 +29,7 @@ def is_sound(folder: Path) -> bool:
     """Do everything that opens a cache; whether no problem was found. Only errors of ours are taken for an answer."""
     try:
         reader = CacheReader(folder)
-        summarize(folder)
+        summarize(reader)
         problems = strangers(reader)
         for index in range(len(reader.records)):
             problems += verify_shard(reader, index)

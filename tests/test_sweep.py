@@ -1,30 +1,20 @@
-"""A sweep on paper: its file, its grid, the division of a machine, and what is computed from results."""
+"""A sweep on paper: its file, its grid, and the division of a machine."""
 
 from __future__ import annotations
 
 import shlex
-import statistics
 import tomllib
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from sweeps import BASE, TEST, names, read, runs_of
 
-from kdcache.cli.sweep import read_student
-from kdcache.compare import compare
 from kdcache.errors import DataError, UsageError
-from kdcache.interrupt import StopRequest
 from kdcache.objective import Ramp
-from kdcache.sweep.chart import mean_lines, svg
 from kdcache.sweep.config import ScoredText
 from kdcache.sweep.devices import places
-from kdcache.sweep.folders import Student
-from kdcache.sweep.grid import Run, command_line
-from kdcache.sweep.page import page
-from kdcache.sweep.results import Outcome, Spread, contrasts, spreads
-from kdcache.sweep.table import Report, contrast_cells, markdown, value_cells
+from kdcache.sweep.grid import command_line
 
 # The file
 
@@ -209,160 +199,6 @@ def test_a_machine_is_divided(
     assert {one["OMP_NUM_THREADS"] for one in found.environments} == {threads}
     assert [one.get("CUDA_VISIBLE_DEVICES") for one in found.environments] == (devices or [None] * count)
     assert f"{count} at a time" in found.words
-
-
-# Results
-
-
-def test_mean_and_deviation_by_hand() -> None:
-    """Of 1, 2 and 6 the mean is 3 and the sample standard deviation √7; of one value there is no deviation."""
-    assert Spread.of([1.0, 2.0, 6.0]) == Spread(3.0, pytest.approx(7**0.5), 3)
-    assert Spread.of([4.0]) == Spread(4.0, None, 1)
-
-
-TEXT = ScoredText("t", "test.src", ("test.tgt",), ("bleu",))
-REFERENCE = [f"the quick brown fox number {number} jumps over the lazy dog" for number in range(12)]
-WORSE = [line.replace("lazy", "old") if number % 2 else line for number, line in enumerate(REFERENCE)]
-ODD = "<b>&'\"|`"
-
-
-def outcome(folder: Path, row: str, seed: int, bleu: float, loss: float, written: list[str]) -> Outcome:
-    config = read_student(["--cache", "c", "--seed", str(seed), "--device", "cpu"])
-    run = Run(f"{row},seed={seed}", row, {"seed": seed}, ("--cache", "c", "--seed", str(seed)), config)
-    student = Student(run, folder / f"{'odd' if row == ODD else row},seed={seed}")
-    student.folder.mkdir()
-    student.hypotheses(TEXT).write_text("".join(f"{line}\n" for line in written))
-    lines = (f'{{"step": {step}, "valid_nll": {loss + 10 / step}}}\n' for step in (10, 20, 40))
-    (student.folder / "metrics.jsonl").write_text("".join(lines))
-    scores = {"t": [{"name": "bleu", "value": bleu, "signature": "nrefs:1|x"}]}
-    return Outcome(student, (40,), 61.0, "root", "ab" * 32, {"valid_nll": loss, "t bleu": bleu}, scores)
-
-
-@pytest.fixture
-def outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
-    """Two rows of two seeds, and a third seed of the first row alone."""
-    monkeypatch.chdir(tmp_path)
-    Path("test.tgt").write_text("".join(f"{line}\n" for line in REFERENCE))
-    return [
-        outcome(tmp_path, "plain", 1, 10.0, 2.0, WORSE),
-        outcome(tmp_path, "plain", 2, 14.0, 2.2, WORSE),
-        outcome(tmp_path, "plain", 3, 99.0, 9.0, WORSE),
-        outcome(tmp_path, ODD, 1, 13.0, 1.5, REFERENCE),
-        outcome(tmp_path, ODD, 2, 15.0, 1.5, WORSE),
-    ]
-
-
-def report_of(outcomes: list[Outcome]) -> Report:
-    found = contrasts(outcomes, "plain", [TEXT], StopRequest())
-    planned = {"plain": 3, ODD: 4}
-    return Report("<i>.toml", ["plain", ODD], planned, spreads(outcomes), found, "plain", {"t bleu": "nrefs:1|x"})
-
-
-def test_rows_are_means_over_seeds(outcomes: list[Outcome]) -> None:
-    """Each row has mean, deviation and number of its seeds, written with the digits of its kind."""
-    rows = value_cells(report_of(outcomes))
-    assert rows[0] == ("settings", "seeds", "validation loss", "t bleu")
-    deviation = statistics.stdev([10.0, 14.0, 99.0])
-    assert rows[1] == ("plain", "3", "4.4000 ± 3.9850", f"41.00 ± {deviation:.2f}")
-    assert rows[2] == (ODD, "2 of 4", "1.5000 ± 0.0000", "14.00 ± 1.41")
-
-
-def test_differences_pair_seeds_and_pool_outputs(outcomes: list[Outcome]) -> None:
-    """Differences are between equal seeds only, and p is that of the test on the lines of both seeds together."""
-    loss, bleu = contrasts(outcomes, "plain", [TEXT], StopRequest())
-    assert (bleu.row, bleu.column, bleu.spread) == (ODD, "t bleu", Spread(2.0, pytest.approx(2**0.5), 2))
-    whole = compare([*REFERENCE, *WORSE], [*WORSE, *WORSE], [REFERENCE * 2], "bleu")
-    assert bleu.p_value == whole.p_value
-    assert whole.p_value < 0.2
-    assert loss.spread == Spread(pytest.approx(-0.6), pytest.approx(0.2 / 2**0.5), 2)
-    assert loss.p_value is None
-    _, one_seed = contrasts([outcomes[0], *outcomes[2:]], "plain", [TEXT], StopRequest())
-    assert one_seed.spread == Spread(3.0, None, 1)
-    cells = contrast_cells(report_of(outcomes))
-    assert cells[1:] == [
-        (ODD, "validation loss", "-0.6000 ± 0.1414", "2", "–"),
-        (ODD, "t bleu", "+2.00 ± 1.41", "2", f"{bleu.p_value:.3f}"),
-    ]
-
-
-def test_markdown_is_escaped(outcomes: list[Outcome]) -> None:
-    """Every line of a table has its number of cells, and no tag and no code of a name gets through."""
-    text = markdown(report_of(outcomes))
-    assert "<b>" not in text
-    assert "&lt;b&gt;&amp;'\"\\|\\`" in text
-    table = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in table[:4]} == {5}
-    assert {line.count("|") for line in table[4:]} == {6}
-
-
-class Page(HTMLParser):
-    """A page's text, its tags, and whether every tag that was opened was closed."""
-
-    EMPTY = ("meta", "rect", "path")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links.extend(str(value) for name, value in attrs if name in ("href", "src", "xlink:href"))
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_the_page_has_everything_and_escapes_it(outcomes: list[Outcome]) -> None:
-    """The page is well-formed, needs nothing from elsewhere, and has each run, its command and each row's curve."""
-    students = [one.student for one in outcomes]
-    report = report_of(outcomes)
-    found = Page(page(report, students, outcomes[:-1], others=3))
-    assert found.open == []
-    assert found.links == []
-    assert "script" not in found.tags
-    assert "b" not in found.tags
-    assert "i" not in found.tags
-    assert "url(http" not in found.text
-    for one in outcomes:
-        assert one.student.run.name in found.text
-        assert shlex.join(["kdcache", *one.student.arguments]) in found.text
-    assert "4 of 5 runs are finished" in found.text
-    assert "not finished" in found.text
-    assert "3 more runs" in found.text
-    assert "41.00" in found.text
-    assert "takes the outputs of several seeds for one sentence as independent" in found.text
-    assert found.tags.count("polyline") == 2
-
-
-def test_curves_are_means_at_common_steps(outcomes: list[Outcome]) -> None:
-    """A row's curve is the mean of its runs at the steps that all of them have."""
-    (outcomes[0].student.folder / "metrics.jsonl").write_text(
-        '{"step": 20, "valid_nll": 1.0}\n{"step": 30, "valid_nll": 1.0}\n'
-    )
-    plain, odd = mean_lines([one.student for one in outcomes])
-    assert plain.points == ((20, pytest.approx((1.0 + 2.7 + 9.5) / 3)),)
-    assert odd.points == ((10, 2.5), (20, 2.0), (40, 1.75))
-
-
-def test_many_curves_are_told_apart(outcomes: list[Outcome]) -> None:
-    """The ninth line has the first one's colour and dashes."""
-    (line,) = mean_lines([outcomes[3].student])
-    drawn = svg([line] * 9)
-    assert drawn.count('class="c0"') == 2
-    assert drawn.count("stroke-dasharray") == 1
 
 
 def test_the_example_in_the_documents_is_a_sweep(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import pytest
 from caches import make_plan, write_cache
 from sweeps import BASE, TEST, read, results, runs_of, write_inputs
 
-from kdcache.corpus import read_sentences
 from kdcache.files import sha256
 from kdcache.lineage import student_prints, text_sha256
+from kdcache.lines import read_sentences
 from kdcache.runs import Run, file_run, folder_run
 from kdcache.student.train import open_inputs
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
 from kdcache.sweep.run import run_sweep
-from kdcache.training.loop import FitResult
+from kdcache.training.result import FitResult
 
 # Names and caches of arms that differ in nothing else.
 Arms = list[tuple[str, str]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import all_lines, save_bert, save_distilbert, save_roberta, slow_distributions, toy_lines, toy_text
+from models import all_lines, save_bert, save_distilbert, save_roberta, slow_distributions, toy_pairs, toy_text
 from transformers import BertModel, DistilBertModel
 
 from kdcache.corpus import Corpus, Pair, TextFiles
@@ -39,10 +39,6 @@ def folders(small_bert: Path, small_text: TextFiles, tmp_path_factory: pytest.Te
     }
 
 
-def some_pairs(count: int = 6) -> list[Pair]:
-    return [Pair(s, t) for s, t in zip(toy_lines("src", count), toy_lines("tgt", count), strict=True)]
-
-
 def predictions(teacher: Teacher, pairs: list[Pair], passes: int, max_tokens: int, k: int = K) -> Predictions:
     """What kdcache makes of the same pairs, put back into the order of the target positions."""
     encoded = teacher.tokenizer.encode_pairs(pairs)
@@ -60,7 +56,7 @@ def predictions(teacher: Teacher, pairs: list[Pair], passes: int, max_tokens: in
 def test_predictions_are_the_librarys_own(kind: str, folders: dict[str, Path], small_text: TextFiles) -> None:
     """Every kind of model predicts the same through kdcache, batched and padded, as alone through the library."""
     teacher = prepare_teacher(str(folders[kind]), Corpus(small_text), trim_vocab=False, seed=1)
-    pairs = some_pairs()
+    pairs = toy_pairs(6)
     expected = slow_distributions(folders[kind], pairs, passes=4)[1]
     targets = teacher.tokenizer.encode_pairs(pairs).target_ids
     for max_tokens in (1, 600):
@@ -89,7 +85,7 @@ def test_segment_ids_only_where_the_model_has_them(folders: dict[str, Path], sma
         "roberta": False,
     }
     teacher = teachers["bert"]
-    views = next(partition_batches(teacher.tokenizer.encode_pairs(some_pairs()), 4, 600, teacher.tokenizer.special))
+    views = next(partition_batches(teacher.tokenizer.encode_pairs(toy_pairs(6)), 4, 600, teacher.tokenizer.special))
     flat = MaskedViews(
         views.input_ids, views.segment_ids * 0, views.lengths, views.masked, views.labels, views.target_rows
     )
@@ -134,7 +130,7 @@ def test_an_encoder_without_a_head_is_named_once(
     encoder = set(dict(teacher.model.base_model.named_parameters(prefix=teacher.model.base_model_prefix)))
     # Everything outside the encoder and nothing else; tied weights are part of the encoder.
     assert named == parameters.keys() - encoder
-    assert np.isfinite(predictions(teacher, some_pairs(), 7, 600).target_log_prob).all()
+    assert np.isfinite(predictions(teacher, toy_pairs(6), 7, 600).target_log_prob).all()
 
 
 def test_a_new_head_depends_on_the_seed_alone(small_text: TextFiles, tmp_path: Path) -> None:
@@ -161,14 +157,14 @@ def test_trimming_keeps_the_predictions(
     assert trimmed.vocabulary == trimmed.tokenizer.size == trimmed.model.config.vocab_size < whole.vocabulary
     old = np.array([whole.tokenizer.backend.token_to_id(trimmed.tokenizer.piece(i)) for i in range(trimmed.vocabulary)])
     assert len(set(old.tolist())) == trimmed.vocabulary
-    logits = [_logits(teacher, some_pairs()) for teacher in (whole, trimmed)]
+    logits = [_logits(teacher, toy_pairs(6)) for teacher in (whole, trimmed)]
     torch.testing.assert_close(logits[1], logits[0][:, torch.from_numpy(old)], rtol=0, atol=1e-6)
     assert trimmed.model.config.pad_token_id == trimmed.tokenizer.special.pad
     assert trimmed.model.get_output_embeddings().bias.shape == (trimmed.vocabulary,)
     with torch.no_grad():
         trimmed.model.get_output_embeddings().bias += 1
     trimmed.save(tmp_path)
-    torch.testing.assert_close(_logits(Teacher.load(tmp_path), some_pairs()), logits[1] + 1, rtol=0, atol=1e-5)
+    torch.testing.assert_close(_logits(Teacher.load(tmp_path), toy_pairs(6)), logits[1] + 1, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -183,7 +179,7 @@ def test_training_reaches_every_weight_that_is_saved(folders: dict[str, Path], s
     """After trimming input and output matrix are still one, so that neither is trained without the other."""
     teacher = prepare_teacher(str(folders["bert"]), Corpus(small_text), trim_vocab=True, seed=1)
     assert teacher.model.get_output_embeddings().weight is teacher.model.get_input_embeddings().weight
-    views = next(partition_batches(teacher.tokenizer.encode_pairs(some_pairs()), 7, 9_999, teacher.tokenizer.special))
+    views = next(partition_batches(teacher.tokenizer.encode_pairs(toy_pairs(6)), 7, 9_999, teacher.tokenizer.special))
     teacher.output_layer.exact_logits(teacher.hidden(views, CPU)).square().sum().backward()
     without = [name for name, parameter in teacher.model.named_parameters() if parameter.grad is None]
     assert without == []
@@ -230,7 +226,7 @@ def test_train_teacher_end_to_end(small_text: TextFiles, tmp_path: Path) -> None
     teacher = Teacher.load(tmp_path / "teacher")
     assert teacher.positions == 512
     assert teacher.segments
-    assert np.isfinite(predictions(teacher, some_pairs(2), 7, 600).target_log_prob).all()
+    assert np.isfinite(predictions(teacher, toy_pairs(2), 7, 600).target_log_prob).all()
 
 
 def test_the_real_minilm_package(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,6 +240,6 @@ def test_the_real_minilm_package(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert teacher.tokenizer.definition["truncation"] is None
     assert teacher.tokenizer.definition["padding"] is None
     teacher.save(tmp_path / "teacher")
-    found = predictions(Teacher.load(tmp_path / "teacher"), some_pairs(2), 7, 600)
-    expected = slow_distributions(tmp_path / "teacher", some_pairs(2), passes=7)[1]
+    found = predictions(Teacher.load(tmp_path / "teacher"), toy_pairs(2), 7, 600)
+    expected = slow_distributions(tmp_path / "teacher", toy_pairs(2), passes=7)[1]
     np.testing.assert_allclose(found.values, -np.sort(-expected, axis=1)[:, :K], rtol=0, atol=1e-5)

@@ -29,7 +29,8 @@ from kdcache.teacher.train import TeacherTask
 from kdcache.training import loop
 from kdcache.training.config import TrainingConfig
 from kdcache.training.loader import THREAD_NAME
-from kdcache.training.loop import FitResult, fit
+from kdcache.training.loop import fit
+from kdcache.training.result import FitResult
 
 
 def fit_into(output: Path, task: Disturbed, trainer: Trainer, config: TrainingConfig | None = None) -> FitResult:

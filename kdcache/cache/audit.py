@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from kdcache.cache.layout import ShardRecord
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.source import Source
 from kdcache.errors import CacheError, UsageError
 from kdcache.tokens import Tokenizer
 
@@ -33,9 +31,9 @@ class Summary:
         unknown: targets that are the unknown token.
         shards, bytes: files and their size, JSON and tokenizer included.
         bytes_per_target: `bytes` over `targets`.
-        mass: mean probability that the k words hold together.
-        known: share of targets whose written word is among the k.
-        best: share of targets whose written word is the first of the k.
+        mass: mean probability that the k words hold together; None where words were drawn.
+        known: share of targets whose written word is among the k, or among those drawn.
+        best: share of targets whose written word is the first of the k; None where words were drawn.
         perplexity: of the teacher on the targets, exp of the mean of -log p.
         rounding: mean total variation that storing the k words is expected to have cost.
     """
@@ -51,23 +49,23 @@ class Summary:
     shards: int
     bytes: int
     bytes_per_target: float
-    mass: float
+    mass: float | None
     known: float
-    best: float
+    best: float | None
     perplexity: float
     rounding: float
 
 
-def summarize(source: Source | Path) -> Summary:
+def summarize(reader: CacheReader) -> Summary:
     """Describe a complete cache from its plan and records; shards are not read.
 
     Raises:
-        CorruptError: plan or manifest are missing or damaged.
+        CorruptError: the tokenizer of a remote cache is missing.
+        CacheError: it cannot be reached any more.
     """
-    reader = CacheReader(source)
     records = reader.records
-    targets = max(1, reader.n_targets)
-    size = reader.source.size(records)
+    targets, drawn = max(1, reader.n_targets), reader.plan.draws > 0
+    size = reader.source.size(reader.plan, reader.manifest)
     return Summary(
         plan=asdict(reader.plan),
         made_by=reader.plan.made_by,
@@ -80,9 +78,9 @@ def summarize(source: Source | Path) -> Summary:
         shards=len(records),
         bytes=size,
         bytes_per_target=size / targets,
-        mass=math.fsum(record.sums.mass for record in records) / targets,
+        mass=None if drawn else math.fsum(record.sums.mass for record in records) / targets,
         known=sum(record.sums.known for record in records) / targets,
-        best=sum(record.sums.best for record in records) / targets,
+        best=None if drawn else sum(record.sums.best for record in records) / targets,
         # Bounded, since a number that a stranger wrote must not overflow.
         perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
         rounding=math.fsum(record.sums.rounding for record in records) / targets,

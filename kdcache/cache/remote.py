@@ -114,12 +114,13 @@ class Remote:
         """Nothing: what else lies at a URL cannot be seen everywhere."""
         return []
 
-    def size(self, records: Sequence[ShardRecord]) -> int:
-        """Bytes as fetched or committed; those of the shards' records as they were written."""
-        names = (PLAN_FILE, layout.MANIFEST_FILE, *(f"{layout.TOKENIZER_FOLDER}/{name}" for name in FILES))
-        small = sum(self._fetcher.fetch(name, BYTES_MAX, len, time.sleep) for name in names)
-        written = (len(readable_json(dataclasses.asdict(record))) for record in records)
-        return small + sum(record.bytes for record in records) + sum(written)
+    def size(self, plan: Plan, manifest: Manifest) -> int:
+        """Bytes as committed, for the tokenizer as fetched; those of the JSON as it was written."""
+        names = (f"{layout.TOKENIZER_FOLDER}/{name}" for name in FILES)
+        tokenizer = sum(self._fetcher.fetch(name, BYTES_MAX, len, time.sleep) for name in names)
+        parts: list[Plan | Manifest | ShardRecord] = [plan, manifest, *manifest.shards]
+        written = sum(len(readable_json(dataclasses.asdict(one))) for one in parts)
+        return tokenizer + sum(record.bytes for record in manifest.shards) + written
 
 
 def _shard_file(record: ShardRecord) -> str:

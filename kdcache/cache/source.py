@@ -14,7 +14,7 @@ from kdcache.cache.layout import Manifest, ShardRecord
 from kdcache.cache.plan import PLAN_FILE, Plan, read_plan
 from kdcache.errors import CorruptError
 from kdcache.files import sha256
-from kdcache.tokens import Tokenizer
+from kdcache.tokens import FILES, Tokenizer
 
 # Called now and then by whoever waits; what it raises ends the wait.
 GiveUp = Callable[[], None]
@@ -54,8 +54,8 @@ class Source(Protocol):
     def shard_files(self) -> list[str]:
         """Names of all that lies among the shards, sorted, as far as that can be seen."""
 
-    def size(self, records: Sequence[ShardRecord]) -> int:
-        """Bytes of all the cache's own files together."""
+    def size(self, plan: Plan, manifest: Manifest) -> int:
+        """Bytes of all the cache's own files together; plan and manifest are those that were read from here."""
 
 
 class Folder:
@@ -106,14 +106,14 @@ class Folder:
         """Nothing is copied."""
 
     def shard_files(self) -> list[str]:
-        """What the folder of shards lists."""
-        return sorted(path.name for path in self._shards.iterdir())
+        """What the folder of shards lists; nothing where it is missing."""
+        return sorted(path.name for path in self._shards.glob("*"))
 
-    def size(self, records: Sequence[ShardRecord]) -> int:
-        """What the file system says."""
-        names = [name(i) for i in range(len(records)) for name in (layout.shard_name, layout.record_name)]
-        tokenizer = self._path / layout.TOKENIZER_FOLDER
-        small = [self._path / PLAN_FILE, self._path / layout.MANIFEST_FILE, *tokenizer.iterdir()]
+    def size(self, plan: Plan, manifest: Manifest) -> int:
+        """What the file system says; what is missing takes no room."""
+        names = [name(i) for i in range(plan.n_shards) for name in (layout.shard_name, layout.record_name)]
+        tokenizer = (self._path / layout.TOKENIZER_FOLDER / name for name in FILES)
+        small = (self._path / PLAN_FILE, self._path / layout.MANIFEST_FILE, *tokenizer)
         return sum(path.stat().st_size for path in (*small, *(self._shards / n for n in names)) if path.is_file())
 
 

@@ -174,20 +174,21 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store
         return
     from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
-    from kdcache.cache.reader import open_source
+    from kdcache.cache.reader import CacheReader, open_cache, open_source
 
-    source = open_source(cache, store)
-    found, own = summarize(source), source.plan()
-    items = [*_facts(found), ("made by", lineage.made_by(own))]
+    # Only the page needs shards, and so a store with room for them.
+    reader = CacheReader(open_source(cache)) if html is None else open_cache(cache, store)
+    found = summarize(reader)
+    items = [*_facts(found), ("made by", lineage.made_by(reader.plan))]
     if html is not None:
         from kdcache.page.page import write_page
 
-        write_page(source, items, Path(html))
+        write_page(reader, items, Path(html))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
     click.echo(tables.facts(items))
-    for line in lineage.tree(own):
+    for line in lineage.tree(reader.plan):
         click.echo(f"  {line}")
 
 
@@ -203,9 +204,9 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
         ("encoding", ", ".join(f"{name} {value}" for name, value in plan["encoding"].items())),
         ("shards", f"{found.shards:,} of {plan['shard_pairs']:,} pairs"),
         ("size", f"{tables.size(found.bytes)}, {found.bytes_per_target:.1f} bytes a target with everything"),
-        *([] if plan["draws"] else [("mass of the top-k", f"{100 * found.mass:.1f} %")]),
+        *([] if found.mass is None else [("mass of the top-k", f"{100 * found.mass:.1f} %")]),
         ("written word among them", f"{100 * found.known:.1f} %"),
-        ("written word is the first", f"{100 * found.best:.1f} %"),
+        *([] if found.best is None else [("written word is the first", f"{100 * found.best:.1f} %")]),
         ("teacher perplexity", f"{found.perplexity:.2f}"),
         ("cost of rounding", f"{100 * found.rounding:.3f} % total variation, expected"),
         ("teacher", plan["teacher"]),
@@ -221,7 +222,8 @@ def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> Non
     from kdcache.cache.audit import view_pair
     from kdcache.cache.reader import open_cache
 
-    found = view_pair(open_cache(cache, store), index)
+    reader = open_cache(cache, store)
+    found = view_pair(reader, index)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
@@ -229,7 +231,8 @@ def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> Non
     if not found.words:
         click.echo("This pair was skipped.")
         return
-    rows = [("written", "p", "the teacher's best")]
+    draws = reader.plan.draws
+    rows = [("written", "p", f"shares of {draws} draws, %" if draws else "the teacher's best, %")]
     for written, log_prob, best in found.words:
         listed = "  ".join(f"{piece} {100 * math.exp(value):.1f}" for piece, value in best)
         rows.append((written, f"{100 * math.exp(log_prob):.1f} %", listed))

@@ -8,9 +8,9 @@ import click
 
 from kdcache import tables
 from kdcache.cache.config import StoreConfig
-from kdcache.cli import options
+from kdcache.cli import options, training_options
 from kdcache.cli.console import quiet_transformers
-from kdcache.cli.options import TrainingOptions
+from kdcache.cli.training_options import TrainingOptions
 from kdcache.corpus import TextFiles
 from kdcache.errors import UsageError
 from kdcache.objective import ObjectiveConfig
@@ -29,7 +29,7 @@ from kdcache.training.config import TrainingConfig
 @click.option("--output", required=True, metavar="DIR", help="Where the teacher goes.")
 @click.option("--no-trim-vocab", is_flag=True, help="Keep pieces that the training text does not use.")
 @options.skip_bad
-@options.training(
+@training_options.training(
     epochs=teacher_defaults.DEFAULT_EPOCHS,
     max_tokens=4_096,
     rate_help=f"[default: {teacher_defaults.PRETRAINED_RATE:g}; from nothing {teacher_defaults.SCRATCH_RATE:g}]",
@@ -130,7 +130,7 @@ student = options.gathered(
         help="Dropout.",
     ),
     options.skip_bad,
-    options.training(
+    training_options.training(
         epochs=student_defaults.DEFAULT_EPOCHS,
         max_tokens=4_096,
         rate_help="[default: tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1]",

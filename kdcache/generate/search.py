@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from kdcache.corpus import read_sentences
 from kdcache.device import resolve_device
 from kdcache.errors import DataError
 from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.lineage import student_prints, text_sha256
+from kdcache.lines import read_sentences
 from kdcache.progress import Progress
 from kdcache.runs import file_run, log
 from kdcache.student.config import POSITIONS

@@ -7,22 +7,26 @@ import math
 
 import numpy as np
 
+from kdcache import svg
 from kdcache.cache.statistics import CALIBRATION_EDGES, LEVELS, ByPosition, Calibration, Knowledge
-from kdcache.page import svg
-from kdcache.page.markup import LEVEL_NAMES, escape, percent, table, tag
+from kdcache.markup import escape, table, tag
+from kdcache.page.names import LEVEL_NAMES, percent
 from kdcache.report import ticks
 
 # Places that fewer than this share of the sentences reach would be drawn as noise.
 _REACHED = 0.001
 _NAMED_BARS = 16
-_UPPER = 178.0
-_LOWER = 196.0
+_UPPER = svg.Sheet(bottom=92)
+_LOWER = svg.Sheet(top=196)
 _FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _PERCENT = ("0", "20", "40", "60", "80", "100")
 
 
-def figures(known: Knowledge) -> str:
-    """All pictures; `known` has at least one target position."""
+def figures(known: Knowledge, draws: int) -> str:
+    """All pictures; `known` has at least one target position. Where words were drawn, one of them."""
+    if draws:
+        # The written word's probability is stored beside the draws, and exact.
+        return _levels(known)
     return "".join(
         (
             _mass(known),
@@ -131,11 +135,11 @@ def _levels(known: Knowledge) -> str:
 
 
 def _reliability(found: Calibration) -> str:
-    area = svg.frame((0, 1), (0, 1), bottom=_UPPER)
+    area = svg.frame((0, 1), (0, 1), _UPPER)
     filled = np.flatnonzero(found.counts).tolist()
     total = int(found.counts.sum())
     shares = (found.counts / max(1, total)).tolist()
-    below = svg.frame((0, 1), (0, max(shares)), top=_LOWER)
+    below = svg.frame((0, 1), (0, max(shares)), _LOWER)
     points = [(float(found.confidence[i]), float(found.accuracy[i])) for i in filled]
     names = [
         f"{percent(CALIBRATION_EDGES[i], 0)} to {percent(CALIBRATION_EDGES[i + 1], 0)}" for i in range(len(shares))
@@ -180,7 +184,7 @@ def _entropy(found: ByPosition, k: int, side: str, first: str) -> str:
     values, counts = found.entropy[:shown].tolist(), found.counts[:shown].tolist()
     levels = ticks(0, max(values), 5)
     x = (0.5, shown + 0.5)
-    area, below = svg.frame(x, (0, levels[-1]), bottom=_UPPER), svg.frame(x, (0, max(counts)), top=_LOWER)
+    area, below = svg.frame(x, (0, levels[-1]), _UPPER), svg.frame(x, (0, max(counts)), _LOWER)
     marks = svg.whole_ticks(1, shown)
     points = [(float(i), value) for i, value in enumerate(values, 1)]
     parts = [

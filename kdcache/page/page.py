@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.resources
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import kdcache
 from kdcache.cache.picks import PickedPair, Sample, Worst
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.source import Source
 from kdcache.cache.statistics import Collector, Knowledge
 from kdcache.errors import UsageError
 from kdcache.files import replace_file
+from kdcache.markup import document, embedded_json, escape, generator, resource, section, tag
 from kdcache.page.figures import figures
-from kdcache.page.markup import embedded_json, escape, percent, tag
+from kdcache.page.names import percent
 from kdcache.page.sentences import LISTED, Sentences, article_list, legend
 from kdcache.progress import Progress
 from kdcache.report import refuse_strangers
@@ -26,7 +22,8 @@ from kdcache.report import refuse_strangers
 WORST_PAIRS = 50
 SAMPLED_PAIRS = 60
 _FOLDED_AFTER = 10
-_MARK = '<meta name="generator" content="kdcache inspect'
+_COMMAND = "inspect"
+_TITLE = "What the teacher knows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +34,29 @@ class Findings:
         knowledge: statistics of all target positions.
         by_mean, by_word: pairs at whose words the teacher is most surprised, on average and at worst.
         sample: pairs spread over the cache.
+        draws: words drawn at each position in place of the best ones; 0 is the best ones.
     """
 
     knowledge: Knowledge
     by_mean: Sequence[PickedPair]
     by_word: Sequence[PickedPair]
     sample: Sequence[PickedPair]
+    draws: int
 
 
-def write_page(cache: Source | Path, facts: Sequence[tuple[str, str]], output: Path) -> None:
+def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Path) -> None:
     """Write the page about a cache; `facts` are names and values for its top. Equal caches give equal bytes.
 
     Raises:
         UsageError: the file's name does not end in .html.
         OutputError: the file is another one's, or cannot be written.
-        CorruptError: the cache is incomplete or damaged.
+        CorruptError: a shard or the tokenizer is damaged.
+        CacheError: it cannot be fetched.
     """
     if output.suffix.lower() != ".html":
         raise UsageError(f"--html {output}: the page is HTML; its name must end in .html.")
-    refuse_strangers(output, _MARK, "page")
-    reader = CacheReader(cache)
-    sentences = Sentences(reader.tokenizer())
+    refuse_strangers(output, generator(_COMMAND), "page")
+    sentences = Sentences(reader.tokenizer(), reader.plan.draws)
     replace_file(output, render(find(reader), sentences, facts).encode("utf-8"))
 
 
@@ -75,61 +74,34 @@ def find(reader: CacheReader) -> Findings:
             worst.add(arrays, first)
             sample.add(arrays, index, first)
             progress.advance(1)
-    return Findings(collector.knowledge(), worst.by_mean, worst.by_word, sample.pairs)
+    return Findings(collector.knowledge(), worst.by_mean, worst.by_word, sample.pairs, plan.draws)
 
 
 def render(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
     """The page's text."""
-    style, script = (
-        importlib.resources.files("kdcache.page").joinpath(name).read_text(encoding="utf-8")
-        for name in ("style.css", "script.js")
-    )
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
-    head = (
-        '<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'{_MARK} {escape(kdcache.__version__)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        "<title>What the teacher knows</title>\n"
-        f"<style>{style}</style>\n"
-    )
     body = _body(found, sentences, facts)
     data = tag("script", {"type": "application/json", "id": "data"}, embedded_json(sentences.data))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}</head>\n<body>\n{body}\n{data}\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    style, script = (resource("kdcache.page", name) for name in ("style.css", "script.js"))
+    return document(_TITLE, _COMMAND, style, f"{body}\n{data}", script)
 
 
 def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
     known = found.knowledge
-    top = tag("header", {}, "<h1>What the teacher knows</h1>" + _tiles(known)) + _section("The cache", _facts(facts))
+    top = tag("header", {}, tag("h1", {}, _TITLE) + _tiles(known, found.draws)) + section("The cache", _facts(facts))
     if known.n_targets == 0:
         return tag("main", {}, top + tag("p", {}, "Every pair of this cache was skipped; there is nothing to show."))
-    pictures = tag("div", {"class": "figures"}, figures(known))
+    pictures = tag("div", {"class": "figures"}, figures(known, found.draws))
     return tag(
         "main",
         {},
         top
-        + _section("Pictures", pictures)
-        + _section("Where teacher and text disagree most", _worst(found, sentences))
-        + _section("A sample of sentences", _sample(found.sample, sentences, len(known.ranks) - 1)),
+        + section("Pictures", pictures)
+        + section("Where teacher and text disagree most", _worst(found, sentences))
+        + section("A sample of sentences", _sample(found, sentences)),
     ) + tag("div", {"id": "panel", "role": "tooltip", "hidden": ""})
 
 
-def _section(title: str, content: str) -> str:
-    return tag("section", {}, f"<h2>{escape(title)}</h2>{content}")
-
-
-def _tiles(known: Knowledge) -> str:
+def _tiles(known: Knowledge, draws: int) -> str:
     n = max(1, known.n_targets)
     perplexity = math.exp(min(known.surprise, 700.0))
     items = [
@@ -140,6 +112,9 @@ def _tiles(known: Knowledge) -> str:
         (f"{perplexity:.2f}" if perplexity < 1e6 else f"{perplexity:.1e}", "perplexity"),
         (percent(known.calibration.error), "expected calibration error"),
     ]
+    if draws:
+        # Draws are all that is stored: they hold no mass, have no order and say little about the best word.
+        items = [items[0], items[4]]
     tiles = (tag("div", {}, tag("dd", {}, escape(value)) + tag("dt", {}, escape(name))) for value, name in items)
     return tag("dl", {"class": "tiles"}, "".join(tiles))
 
@@ -165,10 +140,14 @@ def _worst(found: Findings, sentences: Sentences) -> str:
     return "".join(parts)
 
 
-def _sample(pairs: Sequence[PickedPair], sentences: Sentences, k: int) -> str:
+def _sample(found: Findings, sentences: Sentences) -> str:
+    pairs = found.sample
+    words = f"the teacher's first {min(LISTED, len(found.knowledge.ranks) - 1)} words"
+    if found.draws:
+        words = f"the words that were drawn most often, {LISTED} at most, with their shares of the {found.draws} draws"
     intro = (
-        f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are the "
-        f"teacher's first {min(LISTED, k)} words; ## marks a piece that goes on with the word before it. Texts are "
+        f"{len(pairs)} pairs, one drawn from each of as many equal runs of the cache. Behind every word are "
+        f"{words}; ## marks a piece that goes on with the word before it. Texts are "
         "shown as the tokenizer keeps them."
     )
     search = (

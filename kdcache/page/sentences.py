@@ -10,20 +10,26 @@ import numpy as np
 
 from kdcache.cache.picks import PickedPair
 from kdcache.cache.statistics import level
-from kdcache.page.markup import LEVEL_NAMES, escape, percent, tag
+from kdcache.markup import escape, tag
+from kdcache.page.names import LEVEL_NAMES, nats, percent, small
 from kdcache.page.pieces import Pieces, Shown
 from kdcache.tokens import Tokenizer
 
 # Words of a distribution that are shown; the rest is summed up.
 LISTED = 16
-_LEAST = 1e-5
 
 
 class Sentences:
-    """Pairs as HTML; what they say about their words is collected in `data`, for the page's script."""
+    """Pairs as HTML; what they say about their words is collected in `data`, for the page's script.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: of the cache.
+        draws: words drawn at each position; 0 is the best ones.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, draws: int = 0) -> None:
         self._tokenizer = tokenizer
+        self._draws = draws
         self._pieces = Pieces(tokenizer)
         self._numbers: dict[int, int] = {}
         self._shown: dict[int, int] = {}
@@ -66,6 +72,8 @@ class Sentences:
         p = math.exp(-float(pair.surprise[position]))
         best = int(pair.topk.token_ids[position, 0])
         share = math.exp(float(pair.topk.log_probs[position, 0]))
+        if self._draws:
+            return f"p {small(p)}; drawn most often {self._bdi(best)}, {percent(share)} of {self._draws} draws"
         return f"p {small(p)}, where the teacher says {self._bdi(best)}, {percent(share)}"
 
     def _bdi(self, token_id: int) -> str:
@@ -112,18 +120,6 @@ class Sentences:
 
     def _piece(self, token_id: int) -> int:
         return self._numbers.setdefault(token_id, len(self._numbers))
-
-
-def nats(value: float) -> str:
-    """A surprise as people read it."""
-    return f"{value:.2f}" if math.isfinite(value) else "∞"
-
-
-def small(p: float) -> str:
-    """What a probability that may be small equals or stays below."""
-    if 0 < p < _LEAST:
-        return f"< {100 * _LEAST:g} %"
-    return f"= {percent(p, 1 if p >= 0.1 else 2 if p >= 0.01 else 3)}"
 
 
 def _kind(shown: Shown) -> int:

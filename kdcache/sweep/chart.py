@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdcache import svg
 from kdcache.curves import VALIDATION_LOSS, read_curves
 from kdcache.errors import DataError, UsageError
-from kdcache.report import Axis, ticks
+from kdcache.markup import escape, resource, tag
+from kdcache.report import ticks
 from kdcache.sweep.folders import Student
 
-_WIDTH, _HEIGHT = 720, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 44
+# On a telephone, too, the numbers can be read: the margins hold type that is nearly twice as large.
+SHEET = svg.Sheet(width=720, height=420, left=84, right=28, top=14, bottom=54)
 # Losses fall steeply at first; from here on the lines decide how high the picture is.
 _SETTLED = 0.25
-COLOURS = 8
-_DASHES = ("", "6 3", "2 3", "10 3 2 3")
+# How many of each the style sheet has.
+COLOURS, DASHES = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +29,18 @@ class Line:
     row: str
     points: tuple[tuple[int, float], ...]
 
-    def style(self, number: int) -> str:
-        """Class and dashes of line `number`: a colour, and other dashes once the colours are used up."""
-        dashes = _DASHES[number // COLOURS % len(_DASHES)]
-        return f'class="c{number % COLOURS}"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
-
 
 def mean_lines(students: Sequence[Student]) -> list[Line]:
     """The validation losses of rows whose runs have some."""
-    by_row: dict[str, list[dict[int, float]]] = {}
-    for student in students:
-        points = _points(student.folder)
+    return means([(student.run.row, _points(student.folder)) for student in students])
+
+
+def means(curves: Sequence[tuple[str, Mapping[int, float]]]) -> list[Line]:
+    """The mean curve of each row that has points; `curves` are the rows and points of single runs."""
+    by_row: dict[str, list[Mapping[int, float]]] = {}
+    for row, points in curves:
         if points:
-            by_row.setdefault(student.run.row, []).append(points)
+            by_row.setdefault(row, []).append(points)
     lines = []
     for row, runs in by_row.items():
         steps = sorted(set(runs[0]).intersection(*runs[1:]))
@@ -56,38 +56,33 @@ def _points(folder: Path) -> dict[int, float]:
     return dict(curve.known)
 
 
-def svg(lines: Sequence[Line]) -> str:
-    """The picture; at least one line."""
+def palette() -> str:
+    """The style sheet of all kinds of line."""
+    return resource("kdcache.sweep", "palette.css")
+
+
+def kind(number: int) -> str:
+    """The class of line `number`: a colour, and other dashes once the colours are used up."""
+    return f"curve c{number % COLOURS} d{number // COLOURS % DASHES}"
+
+
+def picture(lines: Sequence[Line]) -> str:
+    """The lines over each other; at least one."""
     last = max(step for line in lines for step, _ in line.points)
     settled = [value for line in lines for step, value in line.points if step >= _SETTLED * last]
-    across = Axis(ticks(0, last), _WIDTH - _LEFT - _RIGHT)
-    down = Axis(ticks(min(settled), max(settled)), _HEIGHT - _TOP - _BOTTOM)
-    bottom = _HEIGHT - _BOTTOM
+    across, down = ticks(0, last), ticks(min(settled), max(settled))
+    area = svg.frame((across[0], across[-1]), (down[0], down[-1]), SHEET)
+    drawn = [svg.curve(area, line.points, kind(number), line.row) for number, line in enumerate(lines)]
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Validation loss over optimizer steps">',
-        f'<clipPath id="inside"><rect x="{_LEFT}" y="{_TOP}" width="{across.cells}" height="{down.cells}"/></clipPath>',
+        svg.y_axis(area, "nats a target", down),
+        svg.clipped(area, "inside", drawn),
+        svg.x_axis(area, "optimizer step", across),
     ]
-    for value, label in zip(down.ticks, down.labels(), strict=True):
-        y = bottom - down.cell(value)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
-    for value, label in zip(across.ticks, across.labels(), strict=True):
-        x = _LEFT + across.cell(value)
-        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
-    parts.append(f'<text x="{_WIDTH // 2}" y="{_HEIGHT - 6}" text-anchor="middle">optimizer step</text>')
-    parts.append('<g clip-path="url(#inside)">')
-    for number, line in enumerate(lines):
-        places = " ".join(f"{_LEFT + across.cell(step)},{bottom - down.cell(value)}" for step, value in line.points)
-        parts.append(f'<polyline {line.style(number)} points="{places}"><title>{html.escape(line.row)}</title>')
-        parts.append("</polyline>")
-    return "\n".join([*parts, "</g>", "</svg>"])
+    ends = "; ".join(f"{line.row}: {line.points[-1][1]:.4g}" for line in lines)
+    return svg.picture("Validation loss over optimizer steps", f"At the end {ends}", parts, SHEET)
 
 
 def legend(lines: Sequence[Line]) -> str:
     """Which line is which row."""
-    items = [
-        f'<li><svg viewBox="0 0 32 10" class="key"><path {line.style(number)} d="M0 5H32"/></svg>'
-        f"{html.escape(line.row)}</li>"
-        for number, line in enumerate(lines)
-    ]
-    return f'<ul class="legend">{"".join(items)}</ul>'
+    items = (tag("li", {}, svg.key(kind(number)) + escape(line.row)) for number, line in enumerate(lines))
+    return tag("ul", {"class": "legend"}, "".join(items))

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcache.corpus import TextFiles, read_sentences
+from kdcache.corpus import TextFiles
 from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError
 from kdcache.files import storage_errors
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest
 from kdcache.lineage import student_prints, text_sha256
+from kdcache.lines import read_sentences
 from kdcache.records import read_json
 from kdcache.runs import RUN_FILE, fixed_settings, log, recorded
 from kdcache.student.config import StudentConfig

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.compare import compare
-from kdcache.corpus import read_sentences
 from kdcache.errors import CorruptError, UsageError
 from kdcache.files import file_sha256, replace_file
 from kdcache.interrupt import StopRequest
+from kdcache.lines import read_sentences
 from kdcache.records import read_json, readable_json
 from kdcache.runs import RUN_FILE, versions
 from kdcache.score import score_corpus

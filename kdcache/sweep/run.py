@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcache.corpus import read_sentences
 from kdcache.errors import TrainingError, UsageError
 from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.lines import read_sentences
 from kdcache.progress import Progress
 from kdcache.runs import LOG_FILE, log, write_log_to
 from kdcache.scorers import bootstrap_seed, check_counts

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdcache.page.markup import escape, tag
+from kdcache.markup import escape, tag
 from kdcache.report import Axis, ticks
 
-WIDTH, HEIGHT = 400, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 40
 _TICK = 5
+# The line on which the names below an axis stand, as a share of the margin.
+_NAMES = 0.425
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Size of a picture and its margins, in its own units; a drawing area lies between the margins."""
+
+    width: float = 400
+    height: float = 270
+    left: float = 46
+    right: float = 10
+    top: float = 12
+    bottom: float = 40
+
+
+SMALL = Sheet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +44,22 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A drawing area with a scale in each direction."""
+    """A drawing area on a sheet, with a scale in each direction."""
 
+    sheet: Sheet
     across: Scale
     down: Scale
 
 
-def frame(x: tuple[float, float], y: tuple[float, float], top: float = _TOP, bottom: float = HEIGHT - _BOTTOM) -> Frame:
-    """A drawing area between `top` and `bottom` for values from x[0] to x[1] and y[0] to y[1]."""
-    return Frame(Scale(*x, _LEFT, WIDTH - _RIGHT), Scale(*y, bottom, top))
+def frame(x: tuple[float, float], y: tuple[float, float], sheet: Sheet = SMALL) -> Frame:
+    """The drawing area of a sheet, for values from x[0] to x[1] and y[0] to y[1]."""
+    across = Scale(*x, sheet.left, sheet.width - sheet.right)
+    return Frame(sheet, across, Scale(*y, sheet.height - sheet.bottom, sheet.top))
 
 
-def picture(title: str, description: str, parts: Sequence[str]) -> str:
+def picture(title: str, description: str, parts: Sequence[str], sheet: Sheet = SMALL) -> str:
     """The whole picture; `title` and `description` are read out in its place."""
-    box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": f"{title}. {description}"}
+    box = {"viewBox": f"0 0 {sheet.width} {sheet.height}", "role": "img", "aria-label": f"{title}. {description}"}
     return tag("svg", box, "".join(parts))
 
 
@@ -56,20 +73,22 @@ def y_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str
         parts.append(_line(start, y, end, y, "grid"))
         parts.append(text(start - _TICK - 1, y + 4, name, "end"))
     middle = (area.down.start + area.down.end) / 2
-    turned = {"class": "label", "text-anchor": "middle", "transform": f"translate(11 {middle:.1f}) rotate(-90)"}
-    return "".join(parts) + tag("text", turned, escape(label))
+    place = f"translate({area.sheet.left / 4:.1f} {middle:.1f}) rotate(-90)"
+    turned = tag("text", {"class": "label", "text-anchor": "middle", "transform": place}, escape(label))
+    return "".join([*parts, turned] if label else parts)
 
 
-def x_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str]) -> str:
+def x_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str] | None = None) -> str:
     """The line below with its marks and their names, and what is measured."""
+    names = names or Axis(tuple(values), 1).labels()
     y = area.down.start
     parts = [_line(area.across.start, y, area.across.end, y, "axis")]
     for value, name in zip(values, names, strict=True):
         x = area.across.at(value)
         parts.append(_line(x, y, x, y + _TICK, "axis"))
-        parts.append(text(x, y + _TICK + 12, name, "middle"))
+        parts.append(text(x, y + _NAMES * area.sheet.bottom, name, "middle"))
     middle = (area.across.start + area.across.end) / 2
-    parts.append(text(middle, y + _BOTTOM - 6, label, "middle", "label"))
+    parts.append(text(middle, y + area.sheet.bottom - 6, label, "middle", "label"))
     return "".join(parts)
 
 
@@ -94,9 +113,23 @@ def segment(area: Frame, one: tuple[float, float], two: tuple[float, float], kin
     return _line(area.across.at(one[0]), area.down.at(one[1]), area.across.at(two[0]), area.down.at(two[1]), kind)
 
 
-def curve(area: Frame, points: Sequence[tuple[float, float]], kind: str) -> str:
-    """Straight lines from point to point."""
-    return tag("polyline", {"points": _places(area, points), "class": kind})
+def curve(area: Frame, points: Sequence[tuple[float, float]], kind: str, hint: str = "") -> str:
+    """Straight lines from point to point that say `hint`, if there is one, when they are pointed at."""
+    said = tag("title", {}, escape(hint)) if hint else ""
+    return tag("polyline", {"points": _places(area, points), "class": kind}, said)
+
+
+def clipped(area: Frame, name: str, parts: Sequence[str]) -> str:
+    """What of `parts` lies inside the drawing area; `name` is the only one of its kind on the page."""
+    left, right, top, bottom = area.across.start, area.across.end, area.down.end, area.down.start
+    place = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    outline = tag("clipPath", {"id": name}, tag("rect", place))
+    return outline + tag("g", {"clip-path": f"url(#{name})"}, "".join(parts))
+
+
+def key(kind: str) -> str:
+    """A piece of a line of some kind, for a legend that says what it stands for."""
+    return tag("svg", {"viewBox": "0 0 32 10", "class": "key", "aria-hidden": "true"}, _line(0, 5, 32, 5, kind))
 
 
 def band(area: Frame, xs: Sequence[float], low: Sequence[float], high: Sequence[float], kind: str) -> str:
