@@ -12,12 +12,14 @@ from caches import make_plan, write_cache
 from sweeps import BASE, TEST, read, results, runs_of, write_inputs
 
 from kdcache.files import sha256
+from kdcache.interrupt import StopRequest
 from kdcache.lineage import student_prints, text_sha256
 from kdcache.lines import read_sentences
 from kdcache.runs import Run, file_run, folder_run
 from kdcache.student.train import open_inputs
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
+from kdcache.sweep.report import write_report
 from kdcache.sweep.run import run_sweep
 from kdcache.training.result import FitResult
 
@@ -129,6 +131,19 @@ def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog:
     assert results(folder) == expected
     assert caplog.text.count("could not be compared") == 1
     assert not Checker().trained(find(folder, [("one", "elsewhere")])[0][0])
+
+
+def test_seeds_are_counted_without_any_number(folder: Path) -> None:
+    """Where there is neither a validation text nor a test, the table still says how many seeds are finished."""
+    base = BASE.replace('valid_source = "valid.src"\nvalid_target = "valid.tgt"\n', "")
+    for seeds, said in (("[1, 2]", "2"), ("[1, 2, 3]", "2 of 3")):
+        sweep = read(folder, base, f"[grid]\nseed = {seeds}")
+        checker = Checker()
+        students, others = find_students(sweep, runs_of(sweep), checker)
+        for student in students[:2]:
+            finish(student)
+        table = write_report(sweep, students, others, checker, StopRequest())
+        assert table.splitlines()[-1].split(maxsplit=1) == ["run", said]
 
 
 # What a student has written

@@ -41,6 +41,7 @@ def write_report(
         title=sweep.file.name,
         rows=rows_of(runs),
         planned=dict(Counter(run.row for run in runs)),
+        finished=dict(Counter(one.student.run.row for one in outcomes)),
         spreads=spreads(outcomes),
         contrasts=[] if sweep.baseline is None else contrasts(outcomes, sweep.baseline, sweep.tests, stop),
         baseline=sweep.baseline,
