@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from sweeps import BASE, TEST, read
+from sweeps import BASE, TEST, read, runs_of
 
 from kdcache.errors import UsageError
 from kdcache.generate.config import GenerateConfig
+from kdcache.runs import LOG_FILE
+from kdcache.sweep.folders import Student
 from kdcache.sweep.forecast import time_of_all
-from kdcache.sweep.run import check_texts
+from kdcache.sweep.run import CONSOLE, check_texts
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,11 @@ def test_the_seed_of_the_bootstrap_is_looked_at_first(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="SACREBLEU_SEED must be a whole number"):
         check_texts(tests)
     check_texts([])
+
+
+def test_no_run_shares_the_log_of_the_sweep(tmp_path: Path) -> None:
+    """An arm called like the sweep's own log has another name for its folder and its files; its row keeps the name."""
+    (run,) = runs_of(read(tmp_path, BASE, "[[arms]]\nname = 'kdcache'"))
+    assert run.row == "kdcache"
+    assert Student(run, tmp_path / run.name).beside(CONSOLE) != tmp_path / LOG_FILE
+    assert run.name.startswith("kdcache~")
