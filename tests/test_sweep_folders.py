@@ -198,8 +198,8 @@ def test_scores_of_another_scorer_are_made_anew(folder: Path) -> None:
     kept.write_text(json.dumps(content))
     run_sweep(sweep, runs_of(sweep))
     assert results(folder)["runs"][0]["scores"]["t"][0]["value"] == 99.5
-    for versions in ({}, {**content["made_of"].get("versions", {}), "sacrebleu": "0.1"}):
-        content["made_of"]["versions"] = versions
-        kept.write_text(json.dumps(content))
+    versions = content["made_of"].pop("versions", {})
+    for more in ({}, {"versions": {**versions, "sacrebleu": "0.1"}}):
+        kept.write_text(json.dumps({**content, "made_of": {**content["made_of"], **more}}))
         run_sweep(sweep, runs_of(sweep))
         assert results(folder) == expected
