@@ -118,8 +118,9 @@ class Remote:
         """Bytes as committed, for the tokenizer as fetched; those of the JSON as it was written."""
         names = (f"{layout.TOKENIZER_FOLDER}/{name}" for name in FILES)
         tokenizer = sum(self._fetcher.fetch(name, BYTES_MAX, len, time.sleep) for name in names)
-        written = (len(readable_json(dataclasses.asdict(one))) for one in (plan, manifest, *manifest.shards))
-        return tokenizer + sum(record.bytes for record in manifest.shards) + sum(written)
+        written: list[Plan | Manifest | ShardRecord] = [plan, manifest, *manifest.shards]
+        json = sum(len(readable_json(dataclasses.asdict(one))) for one in written)
+        return tokenizer + sum(record.bytes for record in manifest.shards) + json
 
 
 def _shard_file(record: ShardRecord) -> str:
