@@ -53,7 +53,7 @@ def run_installed(site: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_the_wheel_holds_every_module(installed: Path) -> None:
-    """Every module of the checkout is in the wheel and can be imported from it, with the corpus at its side."""
+    """Every module of the checkout is in the wheel and can be imported from it, with corpus and style sheets."""
     done = run_installed(installed, "-c", IMPORT_ALL)
     assert done.returncode == 0, done.stderr
     *modules, file, corpus = done.stdout.splitlines()
@@ -64,6 +64,9 @@ def test_the_wheel_holds_every_module(installed: Path) -> None:
         for path in (ROOT / "kdcache").rglob("*.py")
     }
     assert here - {"kdcache"} <= set(modules)
+    beside = [path for kind in ("css", "js", "typed") for path in (ROOT / "kdcache").rglob(f"*.{kind}")]
+    assert len(beside) >= 5
+    assert [path.name for path in beside if not (installed / path.relative_to(ROOT)).is_file()] == []
     assert {path.name for path in Path(corpus).iterdir()} == {path.name for path in (ROOT / "data" / "demo").iterdir()}
 
 
