@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 
 from kdcache.batches import Batch
 from kdcache.student.config import RnnSize
+from kdcache.student.padding import padded_states
 from kdcache.tokens import SpecialIds
 
 
@@ -96,25 +96,12 @@ class RnnEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_ignored: Any) -> BaseModelOutput:
         """States of both directions side by side: `[rows, S]` to `[rows, S, width]`; padding, anywhere, becomes 0."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        present = mask != 0
-        at_right = (present[:, 1:] <= present[:, :-1]).all(dim=1)
-        # The backward direction must begin at the last word, not at padding. One transfer has all that the host needs.
-        lengths, padded_at_right = torch.stack([present.sum(dim=1), at_right.long()]).cpu()
-        if padded_at_right.all():
-            return BaseModelOutput(last_hidden_state=self._states(input_ids, lengths))
-        order = torch.argsort(present.long(), dim=1, descending=True, stable=True)
-        states = self._states(input_ids.gather(1, order), lengths)
-        places = order.argsort(dim=1)[:, :, None].expand_as(states)
-        return BaseModelOutput(last_hidden_state=states.gather(1, places))
+        states = padded_states(self.lstm, self._embed, input_ids, mask)
+        return BaseModelOutput(last_hidden_state=states)
 
-    def _states(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """States `[rows, S, width]` of rows whose words, `lengths` many, stand at the left; behind them 0."""
-        embedded = self.dropout(self.embed_tokens(input_ids))
-        # On a GPU autocast would run the LSTM in float16, whatever precision was asked for, and gradients overflow.
-        with torch.autocast(embedded.device.type, enabled=False):
-            packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-            states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1])
-        return states
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        embedded: Tensor = self.dropout(self.embed_tokens(input_ids))
+        return embedded
 
 
 class RnnDecoder(nn.Module):

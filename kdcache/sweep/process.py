@@ -29,7 +29,7 @@ class Process:
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         with storage_errors(console), console.open("wb") as file:
             # In a group of its own: Ctrl-C reaches this process alone, which then asks each run once. A second
-            # request would make a run stop without a checkpoint.
+            # request some seconds later would make a run stop without a checkpoint.
             self._process = subprocess.Popen(  # noqa: S603 (no shell; the arguments were read as options before)
                 [sys.executable, "-m", "kdcache.sweep.child", *arguments],
                 stdin=subprocess.PIPE,
