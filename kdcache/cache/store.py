@@ -13,16 +13,16 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdcache.cache.config import StoreConfig
 from kdcache.cache.layout import ShardRecord
 from kdcache.cache.source import committed_bytes
 from kdcache.errors import CorruptError, UsageError
-from kdcache.files import remove_abandoned, replace_file, storage_errors
+from kdcache.files import is_sha256, remove_abandoned, replace_file, storage_errors
 
 log = logging.getLogger("kdcache")
 
-_COPY = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = re.compile(r"\.tmp-[0-9a-f]{64}~.*")
 
 
@@ -72,7 +72,7 @@ class Store:
 
     def get(self, record: ShardRecord) -> bytes | None:
         """The copy of a shard, or None if there is none; one with other content is removed."""
-        path = self._folder / record.sha256
+        path = self._path(record)
         try:
             data = committed_bytes(path, record)
         except CorruptError as error:
@@ -95,13 +95,20 @@ class Store:
         Raises:
             OutputError: the folder cannot be written.
         """
+        path = self._path(record)
         try:
             self._make_room(record.bytes)
             # By then the others see how much will be written, and this process what the others are writing.
-            replace_file(self._folder / record.sha256, data, lambda: self._make_room(0))
+            replace_file(path, data, lambda: self._make_room(0))
         except _NoRoomError:
             return False
         return True
+
+    def _path(self, record: ShardRecord) -> Path:
+        # The name was written by a stranger, and files under it are removed here.
+        if not is_sha256(record.sha256):
+            raise CorruptError(f"{record.sha256!r}: not a SHA-256; no copy can have that name.")
+        return self._folder / record.sha256
 
     def _make_room(self, needed: int) -> None:
         files = sorted(self._files(), key=lambda one: one.used)
@@ -109,7 +116,7 @@ class Store:
         for one in files:
             if excess <= 0:
                 return
-            if _COPY.fullmatch(one.name):
+            if is_sha256(one.name):
                 (self._folder / one.name).unlink(missing_ok=True)
                 excess -= one.size
         if excess > 0:
@@ -119,7 +126,7 @@ class Store:
         """The store's own files, those that are being written included."""
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if _COPY.fullmatch(entry.name) or _UNFINISHED.fullmatch(entry.name):
+                if is_sha256(entry.name) or _UNFINISHED.fullmatch(entry.name):
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         yield _File(status.st_mtime_ns, entry.name, status.st_size)
