@@ -46,7 +46,7 @@ def merge(output: str, caches: tuple[str, ...], topk: int | None) -> None:
     """Average caches of the same text: several teachers, or one teacher with several maskings.
 
     Each weighs the same. Only the part of the average that the caches know is stored, nothing is renormalised, and what
-    they do not say is reported. Interrupted or killed, run the same command again: it continues.
+    they do not say is reported. An average is not averaged again: give all the caches at once. Interrupted or killed, run the same command again: it continues.
 
     \b
     Example:

@@ -7,7 +7,7 @@ beyond both is a cache that says something else than its teacher. docs/derived.m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.plan import Plan
 from kdcache.cache.ranges import concatenate, take
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
@@ -125,7 +124,7 @@ def verify(config: VerifyConfig) -> Finding:
 
 def check_origin(reader: CacheReader) -> None:
     """Raise UsageError unless one teacher said all that is in a cache, word by word."""
-    for plan in _lineage(reader.plan):
+    for plan in reader.plan.ancestry():
         if len(plan.sources) > 1:
             raise UsageError(
                 f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each "
@@ -136,13 +135,6 @@ def check_origin(reader: CacheReader) -> None:
             f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be "
             "verified, without --teacher."
         )
-
-
-def _lineage(plan: Plan) -> Iterator[Plan]:
-    """A plan, that of its first source, and so on."""
-    yield plan
-    if plan.sources:
-        yield from _lineage(plan.sources[0].plan)
 
 
 def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
@@ -179,7 +171,7 @@ def compare(reader: CacheReader, teacher: Predictor, device: torch.device, confi
         arrays.topk.log_probs.astype(np.float64),
         arrays.target_log_prob.astype(np.float64),
     )
-    encodings = [one.encoding for one in _lineage(plan)]
+    encodings = [one.encoding for one in plan.ancestry()]
     cache, gaps = _difference(stored, together, max(one.least for one in encodings))
     noise, _ = _difference(together.first(k), alone, -np.inf)
     beyond = np.maximum(0.0, gaps - _rounding(stored, encodings))
