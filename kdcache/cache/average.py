@@ -161,7 +161,8 @@ class _Table:
         return Whereabouts(
             positions=n,
             kept=math.fsum(kept),
-            cut=math.fsum(known.sum(axis=1) - kept),
+            # The two sums run in different orders, and where nothing is cut one may be the larger in its last bits.
+            cut=max(0.0, math.fsum(known.sum(axis=1) - kept)),
             tails=math.fsum(tails),
             missed=math.fsum(missed),
         )
