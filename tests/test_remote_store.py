@@ -291,3 +291,18 @@ def test_commands_take_urls(server: Server, cache: Path, tmp_path: Path) -> None
     assert len(list((tmp_path / "s").iterdir())) == 1
     done = run_cli("verify", server.url)
     assert done.stdout.startswith(f"{server.url}: sound. 8 shards")
+
+
+def test_the_command_verify_uses_no_copies(cache: Path, tmp_path: Path) -> None:
+    """`verify` of a URL finds what is wrong there although a good copy lies where copies go by default."""
+    store = StoreConfig(str(tmp_path / "home" / "kdcache"))
+    with serve(cache) as server:
+        reader = open_cache(server.url, store)
+        assert len(list(reader.read(range(8)))) == 8
+        before = sorted((path.name, path.read_bytes()) for path in store.path.iterdir())
+        assert len(before) == 8
+        server.always["shards/00003.h5"] = "404"
+        done = run_cli("verify", server.url, XDG_CACHE_HOME=str(tmp_path / "home"))
+    assert done.returncode == 1
+    assert "shards/00003.h5: missing" in done.stderr
+    assert sorted((path.name, path.read_bytes()) for path in store.path.iterdir()) == before

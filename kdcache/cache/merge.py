@@ -96,11 +96,12 @@ class Merging:
                     "edited, or another program wrote it."
                 )
 
+    def unreported(self) -> list[int]:
+        """Shards that another run or process wrote: they are averaged again for the report."""
+        return [index for index in range(self.plan.n_shards) if index not in self._whereabouts]
+
     def report(self) -> dict[str, Any]:
-        """Where the mass is, over all shards; those that another run or process wrote are averaged again for it."""
-        for index in range(self.plan.n_shards):
-            if index not in self._whereabouts:
-                self.shard(index)
+        """Where the mass is, over all shards."""
         total = Whereabouts.total([self._whereabouts[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
 
