@@ -14,7 +14,7 @@ import pytest
 from caches import make_plan, write_cache
 from conftest import run_cli
 from faults import python
-from remote import Server
+from remote import Server, serve
 
 from kdcache.cache.ahead import Ahead
 from kdcache.cache.config import StoreConfig, parse_size
