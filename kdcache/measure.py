@@ -14,7 +14,7 @@ from kdcache.lineage import Lineage, student_lineage, text_lineage, text_sha256
 from kdcache.lines import read_sentences
 from kdcache.score import Score, score_corpus
 from kdcache.scorefile import VERSION, Bootstrap, Comparison, ScoreFile
-from kdcache.scorers import RESAMPLES, bootstrap_seed, check_resamples
+from kdcache.scorers import RESAMPLES, bootstrap_seed, check_counts, check_resamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def prepare(config: ScoreConfig) -> Task:
 
     Raises:
         UsageError: options contradict each other.
-        DataError: a text cannot be read, or the two systems had different sources.
+        DataError: a text cannot be read, numbers of lines differ, or the two systems had different sources.
         CorruptError: a record that says where a text comes from is damaged.
     """
     config.check()
@@ -108,12 +108,15 @@ def prepare(config: ScoreConfig) -> Task:
 
 
 def _student(search: GenerateConfig, references: Sequence[Sequence[str]]) -> System:
-    lineage = student_lineage(Path(search.student), read_sentences(Path(search.source)), references)
+    source = read_sentences(Path(search.source))
+    check_counts(source, references)
+    lineage = student_lineage(Path(search.student), source, references)
     return System(search.student, lineage, None, search)
 
 
 def _text(path: str, references: Sequence[Sequence[str]]) -> System:
     sentences = read_sentences(Path(path))
+    check_counts(sentences, references)
     return System(path, text_lineage(Path(path), sentences, references), sentences, None)
 
 
@@ -121,8 +124,8 @@ def measure(task: Task) -> tuple[ScoreFile, list[str]]:
     """Generate what has to be generated, score and compare it; also return the system's hypotheses.
 
     Raises:
-        DataError: numbers of lines differ.
         ModelError: a student cannot be opened.
+        DataError: a line of the source is longer than its positions.
     """
     config = task.config
     hypotheses, lineage, scores, ceilings = _measured(task, task.system)

@@ -207,7 +207,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _markdown_text(text: str) -> str:
     """Text in which Markdown sees no notation."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|&" else char for char in " ".join(text.split()))
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|&~" else char for char in " ".join(text.split()))
 
 
 _LATEX = {
@@ -237,12 +237,18 @@ def latex(table: ScoreTable) -> str:
         r"\toprule",
         rf"{' & '.join(headings)} \\",
         r"\midrule",
-        *(rf"{' & '.join(map(_latex_cell, row))} \\" for row in table.rows),
+        *(rf"{_latex_row(row)} \\" for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par{{\footnotesize {_latex_note(note)}}}" for note in table.notes),
     ]
     return "\n".join(lines)
+
+
+def _latex_row(row: Sequence[Cell]) -> str:
+    cells = " & ".join(map(_latex_cell, row))
+    # Behind the end of a row or a rule, across line ends, these begin an option of the command before.
+    return f"{{}}{cells}" if cells.startswith(("[", "*")) else cells
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,5 +96,6 @@ def outcome(folder: Path, row: str, seed: int, bleu: float, loss: float, written
 def report_of(outcomes: Sequence[Outcome], odd: str = ODD, title: str = "<i>.toml") -> Report:
     """The report on two rows, of which `odd` lacks two of its four seeds."""
     found = contrasts(outcomes, "plain", [TEXT], StopRequest())
-    planned = {"plain": 3, odd: 4}
-    return Report(title, ["plain", odd], planned, spreads(outcomes), found, "plain", {"t bleu": "nrefs:1|x"})
+    planned, finished = {"plain": 3, odd: 4}, dict(Counter(one.student.run.row for one in outcomes))
+    values, metrics = spreads(outcomes), {"t bleu": "nrefs:1|x"}
+    return Report(title, ["plain", odd], planned, finished, values, found, "plain", metrics)

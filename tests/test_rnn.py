@@ -175,7 +175,9 @@ def test_beam_search_finds_the_best_of_all(model: RnnForConditionalGeneration) -
                 slow.log_probs(source, [START, *output[:-1]])[np.arange(len(output)), output]
             ),
         )
-        assert [one for one in found[row].tolist()[1:] if one != 0] == [one for one in best if one != 0]
+        # What ends early is padded with id 0, which is a word like any other before the end.
+        padding = [0] * (found.shape[1] - 1 - len(best))
+        assert found[row].tolist() == [START, *best, *padding]
 
 
 def outputs(length: int) -> list[list[int]]:
@@ -186,6 +188,51 @@ def outputs(length: int) -> list[list[int]]:
         for words in itertools.product(range(VOCABULARY), repeat=n)
         if END not in words[:-1] and (words[-1] == END or n == length)
     ]
+
+
+def moved(ids: Tensor, mask: Tensor, places: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """The same words at other places, in their order, and padding elsewhere."""
+    longer = torch.zeros(len(ids), 1 + max(map(max, places)), dtype=torch.long)
+    present = torch.zeros_like(longer)
+    for row, where in enumerate(places):
+        longer[row, where] = ids[row, mask[row] == 1]
+        present[row, where] = 1
+    return longer, present
+
+
+@torch.no_grad()
+def test_padding_may_stand_anywhere(model: RnnForConditionalGeneration) -> None:
+    """Padded at the left, at the right or in between, a source gives the states and logits that it has unpadded."""
+    model.float()
+    ids, mask = padded(SOURCES)
+    words = torch.tensor(TARGETS)
+    alone = [
+        model(input_ids=torch.tensor([source]), decoder_input_ids=words[row : row + 1]).logits
+        for row, source in enumerate(SOURCES)
+    ]
+    at_left = [list(range(5 - len(source), 5)) for source in SOURCES]
+    for places in (
+        [list(range(len(source))) for source in SOURCES],
+        at_left,
+        [[0, 1, 2, 3, 4], [1, 4, 6], [2, 3, 5, 6]],
+    ):
+        other_ids, other_mask = moved(ids, mask, places)
+        for kind in (torch.long, torch.bool, torch.float32):
+            found = model(input_ids=other_ids, attention_mask=other_mask.to(kind), decoder_input_ids=words)
+            torch.testing.assert_close(found.logits, torch.cat(alone), rtol=0, atol=1e-6)
+        states = found.encoder_last_hidden_state
+        assert not states[other_mask == 0].any()
+        for row, where in enumerate(places):
+            expected = model.model.encoder(torch.tensor([SOURCES[row]])).last_hidden_state[0]
+            torch.testing.assert_close(states[row, where], expected, rtol=0, atol=1e-6)
+
+
+def test_what_it_does_not_know_is_refused(model: RnnForConditionalGeneration) -> None:
+    """An argument that would do nothing, such as `labels`, is an error, not silently passed over."""
+    ids, mask = padded(SOURCES)
+    words = torch.tensor(TARGETS)
+    with pytest.raises(TypeError, match="labels"):
+        model(input_ids=ids, attention_mask=mask, decoder_input_ids=words, labels=words)
 
 
 def test_padding_does_not_change_a_pair(rnn: Student, small_cache: Path) -> None:

@@ -149,6 +149,25 @@ def test_outputs_of_other_sources_are_not_compared(texts: tuple[str, str], small
         prepare(ScoreConfig((reference,), str(tmp_path / "a"), baseline=str(tmp_path / "b")))
 
 
+def test_numbers_of_lines_are_compared_before_anything_is_written(
+    texts: tuple[str, str], small_student: Path, tmp_path: Path
+) -> None:
+    """A source, a text or a baseline with another number of lines than a reference is refused before any generation."""
+    source, reference = texts
+    short = write(tmp_path / "short", toy_lines("tgt", 11))
+    student = search(small_student, source)
+    assert prepare(ScoreConfig((reference,), None, student, reference)).baseline is not None
+    for config in (
+        ScoreConfig((reference, short), None, student),
+        ScoreConfig((reference,), None, search(small_student, short)),
+        ScoreConfig((reference,), None, student, short),
+        ScoreConfig((reference,), short),
+        ScoreConfig((reference,), reference, baseline=short),
+    ):
+        with pytest.raises(DataError, match=r"Line i of hypotheses and references must belong together.* 11 "):
+            prepare(config)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

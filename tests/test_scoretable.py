@@ -170,11 +170,20 @@ def test_latex_prints_what_the_text_says(text: str) -> None:
     assert typeset(latex_text(text)) == " ".join(text.split())
 
 
+OPTIONS = ("[1em]", "*best*", "[", "*", "a [b] *c*")
+SPECIAL = "&%$#_{}~^\\<>|\"`'--–"
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_is_set_by_latex(tmp_path: Path) -> None:
-    """Where LaTeX is installed, it sets all the characters that mean something to it without an error."""
-    text = latex_text("&%$#_{}~^\\<>|\"`'--–")
-    document = rf"\documentclass{{article}}\begin{{document}}{text} \texttt{{{text}}}\end{{document}}"
+    """Where LaTeX is installed, it sets all that means something to it without an error, in a text and in a table.
+
+    No name is taken for an option of the row before it: each is printed whole.
+    """
+    text = latex_text(SPECIAL)
+    table = latex(build([Row(name, result(score("bleu", 40 + i))) for i, name in enumerate((*OPTIONS, SPECIAL))]))
+    body = f"{text} \\texttt{{{text}}}\n\n{table}"
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{body}\end{{document}}"
     (tmp_path / "name.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "name.tex"],
@@ -184,6 +193,13 @@ def test_latex_is_set_by_latex(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+    if shutil.which("pdftotext") is None:
+        return
+    printed = subprocess.run(["pdftotext", "-layout", "name.pdf", "-"], cwd=tmp_path, capture_output=True, check=True)
+    lines = printed.stdout.decode().splitlines()
+    for i, name in enumerate(OPTIONS):
+        (row,) = (line for line in lines if f"{40 + i}.00" in line)
+        assert row.partition(f"{40 + i}.00")[0].split() == name.split(), row
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1))
@@ -192,6 +208,11 @@ def test_a_name_cannot_break_the_markdown_table(name: str) -> None:
     lines = markdown(build([Row(name, result(score("bleu", 1)))])).split("\n")
     assert len(cells(lines[2])) == len(cells(lines[0]))
     assert lines[3] == ""
+
+
+def test_a_tilde_strikes_nothing_out() -> None:
+    """Tildes, which strike text out in GitHub's Markdown, are escaped like its other notation."""
+    assert cells(markdown(build([Row("~~a~", result(score("bleu", 1)))])).splitlines()[2])[0] == r"\~\~a\~"
 
 
 def test_results_are_read_from_files_and_folders(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
@@ -32,5 +33,8 @@ class GenerateConfig:
         """Raise UsageError if a value is outside its range."""
         if self.beam_size < 1:
             raise UsageError(f"--beam-size must be at least 1, not {self.beam_size}.")
+        # Not math.isfinite, which has no answer for an integer beyond all floating-point numbers.
+        if not abs(self.length_penalty) <= sys.float_info.max:
+            raise UsageError(f"--length-penalty must be a finite number, not {self.length_penalty}.")
         if self.max_tokens < 1:
             raise UsageError(f"--max-tokens must be at least 1, not {self.max_tokens}.")

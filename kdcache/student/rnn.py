@@ -94,16 +94,27 @@ class RnnEncoder(nn.Module):
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_ignored: Any) -> BaseModelOutput:
-        """States of both directions side by side: `[rows, S]` to `[rows, S, width]`; padding becomes 0."""
+        """States of both directions side by side: `[rows, S]` to `[rows, S, width]`; padding, anywhere, becomes 0."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        present = mask != 0
+        at_right = (present[:, 1:] <= present[:, :-1]).all(dim=1)
+        # The backward direction must begin at the last word, not at padding. One transfer has all that the host needs.
+        lengths, padded_at_right = torch.stack([present.sum(dim=1), at_right.long()]).cpu()
+        if padded_at_right.all():
+            return BaseModelOutput(last_hidden_state=self._states(input_ids, lengths))
+        order = torch.argsort(present.long(), dim=1, descending=True, stable=True)
+        states = self._states(input_ids.gather(1, order), lengths)
+        places = order.argsort(dim=1)[:, :, None].expand_as(states)
+        return BaseModelOutput(last_hidden_state=states.gather(1, places))
+
+    def _states(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """States `[rows, S, width]` of rows whose words, `lengths` many, stand at the left; behind them 0."""
         embedded = self.dropout(self.embed_tokens(input_ids))
-        # The backward direction must begin at the last word, not at padding.
-        lengths = mask.sum(dim=1).cpu()
         # On a GPU autocast would run the LSTM in float16, whatever precision was asked for, and gradients overflow.
         with torch.autocast(embedded.device.type, enabled=False):
             packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1])
-        return BaseModelOutput(last_hidden_state=states)
+        return states
 
 
 class RnnDecoder(nn.Module):
@@ -218,9 +229,12 @@ class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         past_key_values: DecoderState | None = None,
-        **_ignored: Any,
+        return_dict: bool = True,
     ) -> Seq2SeqLMOutput:
-        """Logits `[rows, N, vocabulary]` of the words after `decoder_input_ids` `[rows, N]`."""
+        """Logits `[rows, N, vocabulary]` of the words after `decoder_input_ids` `[rows, N]`.
+
+        `generate` gives `return_dict`; what is returned is always such an object.
+        """
         found = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, past_key_values)
         return Seq2SeqLMOutput(
             logits=self.lm_head(found.last_hidden_state),

@@ -12,16 +12,23 @@ import signal
 import sys
 import threading
 
+from kdcache import interrupt
+
+_GRACE_SECONDS = 5.0
+
 
 def main() -> None:
     """Watch the pipe and run the command."""
-    threading.Thread(target=_watch, daemon=True).start()
+    interrupt.grace_seconds = _GRACE_SECONDS
+    threading.Thread(target=watch, daemon=True).start()
     runpy.run_module("kdcache", run_name="__main__")
 
 
-def _watch() -> None:
+def watch() -> None:
+    """Wait for the end of the pipe, and ask this process to stop unless somebody has before."""
     os.read(sys.stdin.fileno(), 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not interrupt.stop_asked():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

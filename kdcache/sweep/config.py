@@ -187,7 +187,12 @@ def _test(name: str, table: Any, place: str) -> ScoredText:
             if type(given[key]) not in kinds:
                 raise UsageError(f"{place}: {key} takes a value such as {_EXAMPLES[key]}, not {given[key]!r}.")
             fields[key] = given[key]
-    return ScoredText(name, **fields)
+    text = ScoredText(name, **fields)
+    try:
+        GenerateConfig("", text.source, text.beam_size, text.length_penalty).check()
+    except UsageError as error:
+        raise UsageError(f"{place}: generation would be refused: {error}") from error
+    return text
 
 
 def _texts(value: Any, place: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.corpus import TextFiles
-from kdcache.errors import CorruptError, KDCacheError, OutputError
+from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError
 from kdcache.files import storage_errors
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest
@@ -56,8 +56,8 @@ class Student:
         return self.beside(f"{text.name}.txt")
 
 
-def find_students(sweep: SweepConfig, runs: Sequence[Run]) -> tuple[list[Student], int]:
-    """Give each run its folder: the one with its name, or another that holds a run with exactly its settings.
+def find_students(sweep: SweepConfig, runs: Sequence[Run], checker: Checker) -> tuple[list[Student], int]:
+    """Give each run its folder: the one with its name, or another that holds a run with its settings and its inputs.
 
     So a run is found again after the file was changed in a way that changed names. Returned with it is the number of
     folders that hold a student of no run.
@@ -68,7 +68,7 @@ def find_students(sweep: SweepConfig, runs: Sequence[Run]) -> tuple[list[Student
     others = {name: record for name, record in records.items() if name not in by_name}
     students = []
     for run in runs:
-        found = None if run.name in records else _with_settings(run.config, others)
+        found = None if run.name in records else _fitting(run.config, others, checker)
         if found is not None:
             del others[found]
         students.append(Student(run, output / (found or run.name)))
@@ -94,33 +94,60 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("config"), dict) else None
 
 
-def _with_settings(config: StudentConfig, records: dict[str, dict[str, Any]]) -> str | None:
-    wanted = fixed_settings(recorded(config))
-    return next((name for name, one in records.items() if fixed_settings(one["config"]) == wanted), None)
+def _fitting(config: StudentConfig, records: dict[str, dict[str, Any]], checker: Checker) -> str | None:
+    """The folder of a run that student-train would continue; first one that differs in nothing at all."""
+    wanted = recorded(config)
+    fitting = [name for name, one in records.items() if checker.same(one, config)]
+    return next((name for name in fitting if records[name]["config"] == wanted), next(iter(fitting), None))
 
 
-def _finished(record: dict[str, Any] | None, config: Any, inputs: dict[str, str]) -> bool:
+def _finished(record: dict[str, Any], config: Any, inputs: dict[str, str]) -> bool:
     return (
-        record is not None
-        and "finished" in record
+        "finished" in record
         and fixed_settings(record["config"]) == fixed_settings(recorded(config))
         and record.get("inputs") == inputs
     )
+
+
+def _as_written(record: dict[str, Any], output: Path) -> bool:
+    """Whether a text is still the one that `kdcache generate` recorded."""
+    result = record.get("result")
+    try:
+        return isinstance(result, dict) and result.get("sha256") == text_sha256(read_sentences(output))
+    except DataError:
+        return False
 
 
 class Checker:
     """Says what is finished, without starting anything."""
 
     def __init__(self) -> None:
-        self._inputs: dict[tuple[str, TextFiles | None, bool], dict[str, str] | None] = {}
+        self._inputs: dict[tuple[str, TextFiles | None, bool], dict[str, str] | str] = {}
+        self._told: set[str] = set()
+
+    def same(self, record: dict[str, Any], config: StudentConfig) -> bool:
+        """Whether a record has these settings, and the inputs that are there now; a cache out of reach has its name."""
+        if fixed_settings(record["config"]) != fixed_settings(recorded(config)):
+            return False
+        inputs = self._inputs_of(config)
+        if isinstance(inputs, str):
+            return bool(record["config"].get("cache") == recorded(config)["cache"])
+        return record.get("inputs") == inputs
 
     def trained(self, student: Student) -> bool:
-        """Whether the student is there, made with its settings from the cache and the text that are there now."""
+        """Whether the student is there, made with its settings from the cache and the text that are there now.
+
+        What cannot be compared because the cache or the text is out of reach counts as the same, with a warning.
+        """
         record = read_record(student.folder / RUN_FILE)
         if record is None or "finished" not in record or not (student.folder / WEIGHTS).is_file():
             return False
+        if not self.same(record, student.run.config):
+            return False
         inputs = self._inputs_of(student.run.config)
-        return inputs is not None and _finished(record, student.run.config, inputs)
+        if isinstance(inputs, str):
+            self._warn(inputs)
+        return True
 
     def generated(self, student: Student, text: ScoredText) -> bool:
         """Whether it has written the target side of a text, as the text and the student are now."""
@@ -129,18 +156,25 @@ class Checker:
         if record is None or not output.is_file():
             return False
         inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_prints(student.folder)}
-        return _finished(record, student.search(text), inputs)
+        return _finished(record, student.search(text), inputs) and _as_written(record, output)
 
-    def _inputs_of(self, config: StudentConfig) -> dict[str, str] | None:
-        """Fingerprints of cache and text; None if they cannot be had, which the run itself will explain."""
+    def _warn(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning(
+                "Whether finished runs had the same cache and validation text could not be compared: %s", reason
+            )
+
+    def _inputs_of(self, config: StudentConfig) -> dict[str, str] | str:
+        """Fingerprints of cache and text, or why they cannot be had."""
         from kdcache.student.train import open_inputs
 
         key = (config.cache, config.valid, config.skip_bad)
         if key not in self._inputs:
             try:
                 self._inputs[key] = open_inputs(config)[2]
-            except KDCacheError:
-                self._inputs[key] = None
+            except KDCacheError as error:
+                self._inputs[key] = str(error)
         return self._inputs[key]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Sequence
 
 from kdcache.progress import duration
@@ -34,7 +35,7 @@ def forecast_runs(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None) -> 
         with contextlib.chdir(sweep.file.parent):
             check_texts(sweep.tests)
             checker = Checker()
-            students, _ = find_students(sweep, runs)
+            students, _ = find_students(sweep, runs, checker)
             left = [one.run for one in students if not checker.trained(one)]
             for run in left:
                 if run.row not in found:
@@ -47,6 +48,14 @@ def forecast_runs(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None) -> 
             rows.append((run.name, f"{found[run.row].steps:,}", duration(found[run.row].seconds)))
         else:
             rows.append((run.name, "", "trained"))
-    total = sum(found[run.row].seconds for run in left) / len(layout.environments)
+    total = time_of_all([found[run.row].seconds for run in left], len(layout.environments))
     rows.append((f"all, {layout.words}", "", duration(total)))
     return rows
+
+
+def time_of_all(seconds: Sequence[float], n_places: int) -> float:
+    """When the last of some runs ends that go, in their order, to whichever of the places is free first."""
+    free = [0.0] * n_places
+    for one in seconds:
+        heapq.heapreplace(free, free[0] + one)
+    return max(free)

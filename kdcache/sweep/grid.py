@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
+from kdcache.runs import LOG_FILE
 from kdcache.student.config import StudentConfig
 from kdcache.sweep.config import Settings, SweepConfig, Value
 
@@ -103,7 +104,9 @@ def _folder_name(arm: str | None, varied: dict[str, Value]) -> str:
         shown = _shown(value)
         parts.append(f"{key}={_sanitised(shown) if isinstance(value, str) else shown}")
     name = ",".join(parts) or ALONE
-    return name if len(name) <= _NAME_MAX else f"{name[: _NAME_MAX - 9]}~{_digest(name)}"
+    # The log beside the folder is not the sweep's own.
+    fits = len(name) <= _NAME_MAX and f"{name}.log" != LOG_FILE
+    return name if fits else f"{name[: _NAME_MAX - 9]}~{_digest(name)}"
 
 
 def _sanitised(text: str) -> str:

@@ -14,7 +14,7 @@ from kdcache.interrupt import StopRequest
 from kdcache.records import readable_json
 from kdcache.runs import log, versions
 from kdcache.sweep.config import SweepConfig
-from kdcache.sweep.folders import Student
+from kdcache.sweep.folders import Checker, Student
 from kdcache.sweep.grid import rows_of
 from kdcache.sweep.page import page
 from kdcache.sweep.results import Outcome, collect, column_of, contrasts, spreads
@@ -25,7 +25,9 @@ TABLE_FILE = "table.md"
 PAGE_FILE = "index.html"
 
 
-def write_report(sweep: SweepConfig, students: Sequence[Student], others: int, stop: StopRequest) -> str:
+def write_report(
+    sweep: SweepConfig, students: Sequence[Student], others: int, checker: Checker, stop: StopRequest
+) -> str:
     """Score what is finished, write the three files into the sweep's folder, and return the tables as text.
 
     `others` is the number of folders there that belong to no run.
@@ -33,12 +35,13 @@ def write_report(sweep: SweepConfig, students: Sequence[Student], others: int, s
     Raises:
         StoppedError: a signal asked to stop.
     """
-    outcomes = collect(students, sweep.tests, stop)
+    outcomes = collect(students, sweep.tests, checker, stop)
     runs = [one.run for one in students]
     report = Report(
         title=sweep.file.name,
         rows=rows_of(runs),
         planned=dict(Counter(run.row for run in runs)),
+        finished=dict(Counter(one.student.run.row for one in outcomes)),
         spreads=spreads(outcomes),
         contrasts=[] if sweep.baseline is None else contrasts(outcomes, sweep.baseline, sweep.tests, stop),
         baseline=sweep.baseline,

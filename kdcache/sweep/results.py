@@ -15,7 +15,7 @@ from kdcache.files import file_sha256, replace_file
 from kdcache.interrupt import StopRequest
 from kdcache.lines import read_sentences
 from kdcache.records import read_json, readable_json
-from kdcache.runs import RUN_FILE
+from kdcache.runs import RUN_FILE, versions
 from kdcache.score import score_corpus
 from kdcache.scorers import RESAMPLES, bootstrap_seed
 from kdcache.sweep.config import ScoredText
@@ -23,6 +23,8 @@ from kdcache.sweep.folders import WEIGHTS, Checker, Student, read_record
 from kdcache.sweep.grid import rows_of
 
 VALIDATION = "valid_nll"
+# The packages that compute scores; sacreBLEU draws its resamples with NumPy's generator.
+_SCORING = frozenset({"sacrebleu", "rouge-score", "numpy"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +104,16 @@ def column_of(text: ScoredText, metric: str) -> str:
     return f"{text.name} {metric}"
 
 
-def collect(students: Sequence[Student], texts: Sequence[ScoredText], stop: StopRequest) -> list[Outcome]:
+def collect(
+    students: Sequence[Student], texts: Sequence[ScoredText], checker: Checker, stop: StopRequest
+) -> list[Outcome]:
     """The finished runs among `students`, those scored that are not yet.
 
     Raises:
         StoppedError: a signal asked to stop.
         CorruptError: a run's record lacks its result.
     """
-    checker, outcomes = Checker(), []
+    outcomes = []
     for student in students:
         stop.check()
         if checker.trained(student) and all(checker.generated(student, text) for text in texts):
@@ -136,7 +140,7 @@ def _outcome(student: Student, texts: Sequence[ScoredText]) -> Outcome:
 
 
 def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
-    """The scores of a text, from the file beside the run's folder if they were made of the same texts."""
+    """The scores of a text, from the file beside the run's folder if they were made of the same texts alike."""
     hypotheses, kept = student.hypotheses(text), student.beside(f"{text.name}.json")
     made_of = {
         "hypotheses": file_sha256(hypotheses),
@@ -145,6 +149,7 @@ def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
         "lowercase": text.lowercase,
         "resamples": RESAMPLES,
         "seed": bootstrap_seed(),
+        "versions": {name: version for name, version in versions().items() if name in _SCORING},
     }
     if kept.exists():
         before = read_json(kept)

@@ -15,7 +15,7 @@ from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.lines import read_sentences
 from kdcache.progress import Progress
 from kdcache.runs import LOG_FILE, log, write_log_to
-from kdcache.scorers import check_counts
+from kdcache.scorers import bootstrap_seed, check_counts
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.devices import Places, places, usable_cores, visible_gpus
 from kdcache.sweep.folders import Checker, Student, find_students, locked
@@ -76,6 +76,7 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
 
     Raises:
         DataError: a text to be scored is missing, or has another number of lines than its source.
+        UsageError: `jobs` is below 1, or the seed of the bootstrap is unusable.
         OutputError: another sweep works in the output folder.
         StoppedError: a signal asked to stop; the runs have saved what they had.
     """
@@ -85,10 +86,11 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
         output = Path(sweep.output)
         with locked(output, stop) as held:
             write_log_to(output / LOG_FILE)
-            students, others = find_students(sweep, runs)
+            checker = Checker()
+            students, others = find_students(sweep, runs, checker)
             layout = divide(runs, jobs)
-            failures = _Scheduler(sweep.tests, students, layout, held, stop).run_all()
-            table = write_report(sweep, students, others, stop)
+            failures = _Scheduler(sweep.tests, students, layout, held, stop, checker).run_all()
+            table = write_report(sweep, students, others, checker, stop)
         _report(failures, output)
     return SweepResult(table, len(runs), failures)
 
@@ -106,7 +108,14 @@ def divide(runs: Sequence[Run], jobs: int | None) -> Places:
 
 
 def check_texts(texts: Sequence[ScoredText]) -> None:
-    """Raise DataError unless each text's references have as many lines as its source."""
+    """Refuse before anything runs what scoring would refuse.
+
+    Raises:
+        DataError: a text cannot be read, or its references have not as many lines as its source.
+        UsageError: the seed of the bootstrap is unusable.
+    """
+    if texts:
+        bootstrap_seed()
     for text in texts:
         source = read_sentences(Path(text.source))
         check_counts(source, [read_sentences(Path(path)) for path in text.references])
@@ -127,8 +136,8 @@ class _Scheduler:
     places: Places
     held: int
     stop: StopRequest
+    checker: Checker
     failures: list[Failure] = field(default_factory=list)
-    checker: Checker = field(default_factory=Checker)
 
     def run_all(self) -> list[Failure]:
         """Run what is not finished.
@@ -209,7 +218,7 @@ def _generation(student: Student, text: ScoredText) -> list[str]:
     """The command that writes the target side of a text; what other settings have written there is removed first."""
     output = student.hypotheses(text)
     if output.exists():
-        log.info("%s: made with other settings or by another student; made anew.", output)
+        log.info("%s: made with other settings, by another student, or changed since; made anew.", output)
         output.unlink()
     search = student.search(text)
     options = {

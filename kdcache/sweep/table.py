@@ -19,7 +19,7 @@ class Report:
     Attributes:
         title: the name of the sweep's file.
         rows: of the table, finished or not.
-        planned: seeds of each row.
+        planned, finished: seeds of each row; one without finished ones may be missing from the latter.
         spreads: by row and column.
         contrasts: against `baseline`, if there is one.
         baseline: name of its row, or None.
@@ -29,6 +29,7 @@ class Report:
     title: str
     rows: list[str]
     planned: dict[str, int]
+    finished: dict[str, int]
     spreads: dict[str, dict[str, Spread]]
     contrasts: list[Contrast]
     baseline: str | None
@@ -76,8 +77,7 @@ def spread_words(spread: Spread | None, column: str, sign: str = "") -> str:
 
 def seeds_words(report: Report, row: str) -> str:
     """How many seeds of a row are finished, and of how many where some are not."""
-    done = max((one.n for one in report.spreads.get(row, {}).values()), default=0)
-    planned = report.planned[row]
+    done, planned = report.finished.get(row, 0), report.planned[row]
     return str(done) if done == planned else f"{done} of {planned}"
 
 
