@@ -1,7 +1,7 @@
 """Writing a cache that is made from others, with the commit protocol of a dump.
 
-Any number of processes may work on one cache, as in `kdcache.dump.run`: each takes the shards whose number leaves its
-rank when divided by the number of processes.
+Any number of processes may work on one cache, as in `kdcache.dump.run`. Each takes a run of neighbouring shards, since
+several of them may be made from one shard of a source, which then only one or two processes read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from kdcache.cache.shard import ShardArrays
 from kdcache.cache.transcode import TranscodeConfig, Transcoding
 from kdcache.cache.writer import CacheWriter
 from kdcache.interrupt import StopRequest, stop_on_signals
-from kdcache.processes import this_process
+from kdcache.processes import Process, this_process
 from kdcache.progress import Progress
-from kdcache.runs import folder_run, log
+from kdcache.runs import earlier_result, folder_run, log
 from kdcache.tokens import Tokenizer
 
 
@@ -34,6 +34,9 @@ class Derivation(Protocol):
 
     def shard(self, index: int) -> ShardArrays:
         """What shard `index` holds."""
+
+    def unreported(self) -> list[int]:
+        """Shards that must be made, though they are there, before `report` can tell of them."""
 
     def report(self) -> dict[str, Any]:
         """What `run.json` and the user are told when all is done."""
@@ -69,36 +72,58 @@ def merge(config: MergeConfig, output: Path) -> dict[str, Any] | None:
 def _derive(
     derivation: Derivation, command: str, config: TranscodeConfig | MergeConfig, output: Path
 ) -> dict[str, Any] | None:
-    plan, process = derivation.plan, this_process()
+    plan = derivation.plan
     layout.check_shards(plan)
     writer = CacheWriter(output, plan, derivation.tokenizer())
+    missing = writer.missing()
+    if not missing and writer.finalize() and (before := _finished(output, command, plan)) is not None:
+        log.info("%s: complete already.", output)
+        return before
     run = folder_run(output, command, config, fixed=False)
-    missing = [index for index in writer.missing() if index % process.count == process.rank]
+    mine = own(plan.n_shards, this_process())
+    missing = [index for index in missing if index in mine]
     log.info("%s pairs in %s shards, %s still to do.", f"{plan.n_pairs:,}", f"{plan.n_shards:,}", f"{len(missing):,}")
     with stop_on_signals() as stop:
-        _write(derivation, writer, missing, stop)
-    if not writer.finalize():
-        log.info("%s: the shards of this process are done, others are still missing.", output)
-        return None
+        with _progress("writing", plan, missing) as progress:
+            writer.commit_each(missing, lambda index: _make(derivation, index, progress, stop))
+        if not writer.finalize():
+            log.info("%s: the shards of this process are done, others are still missing.", output)
+            return None
+        unreported = derivation.unreported()
+        with _progress("counting", plan, unreported) as progress:
+            for index in unreported:
+                _make(derivation, index, progress, stop)
     manifest = layout.read_manifest(output, plan)
-    result = {
-        "manifest": manifest.root,
-        "targets": sum(record.n_targets for record in manifest.shards),
-        **derivation.report(),
-    }
+    result = {**_counts(manifest), **derivation.report()}
     run.finish(result)
     log.info("%s: complete.", output)
     return result
 
 
-def _write(derivation: Derivation, writer: CacheWriter, missing: list[int], stop: StopRequest) -> None:
-    bounds = [writer.plan.bounds(index) for index in missing]
-    with Progress("writing", sum(last - first for first, last in bounds), "pairs") as progress:
+def own(n_shards: int, process: Process) -> range:
+    """The shards that are up to a process; they follow from their number alone, whatever others have done meanwhile."""
+    first, stop = (n_shards * rank // process.count for rank in (process.rank, process.rank + 1))
+    return range(first, stop)
 
-        def make(index: int) -> ShardArrays:
-            stop.check()
-            arrays = derivation.shard(index)
-            progress.advance(arrays.pairs.n_pairs)
-            return arrays
 
-        writer.commit_each(missing, make)
+def _finished(output: Path, command: str, plan: Plan) -> dict[str, Any] | None:
+    """What an earlier run has reported of the very cache that is there, or None."""
+    counts, before = _counts(layout.read_manifest(output, plan)), earlier_result(output, command)
+    same = before is not None and {name: before.get(name) for name in counts} == counts
+    return before if same else None
+
+
+def _counts(manifest: layout.Manifest) -> dict[str, Any]:
+    return {"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)}
+
+
+def _progress(what: str, plan: Plan, indices: list[int]) -> Progress:
+    bounds = [plan.bounds(index) for index in indices]
+    return Progress(what, sum(last - first for first, last in bounds), "pairs")
+
+
+def _make(derivation: Derivation, index: int, progress: Progress, stop: StopRequest) -> ShardArrays:
+    stop.check()
+    arrays = derivation.shard(index)
+    progress.advance(arrays.pairs.n_pairs)
+    return arrays

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import socket
 import time
@@ -21,11 +22,17 @@ from kdcache.failpoints import reach
 
 STALE_SECONDS = 24 * 3600.0
 _TEMPORARY = ".tmp-"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def sha256(data: bytes | memoryview) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def is_sha256(text: str) -> bool:
+    """Whether `text` is written as a SHA-256 is; where one becomes a file's name, nothing else may."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def file_sha256(path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from kdcache.errors import UsageError
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 # Whatever stands before the last @ of the authority is a name and a password; a query can be a signature.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)([^\s/]*@)?([^\s?#'\"]*)([?#][^\s'\"]*)?")
@@ -12,6 +14,15 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)([^\s/]*@)?([^\s?#'\"]*)([?#][^
 def is_remote(location: str) -> bool:
     """Whether `location` is a URL."""
     return _SCHEME.match(location) is not None
+
+
+def check_local(location: str) -> None:
+    """Raise UsageError if what is to be written would go to a URL, which as a path would be a folder named `s3:`."""
+    if is_remote(location):
+        raise UsageError(
+            f"{redacted(location)}: kdcache writes on this machine only. Give a plain path; what was written there can "
+            "be copied to a URL afterwards."
+        )
 
 
 def redacted(text: str) -> str:

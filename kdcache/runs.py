@@ -86,6 +86,17 @@ def folder_run(
     return run
 
 
+def earlier_result(folder: Path, command: str) -> dict[str, Any] | None:
+    """What an earlier run of `command` in `folder` finished with, or None, also where its record is damaged."""
+    try:
+        before = read_json(folder / RUN_FILE)
+    except CorruptError:
+        return None
+    finished = isinstance(before, dict) and before.get("command") == command and "finished" in before
+    result = before.get("result") if finished else None
+    return result if isinstance(result, dict) else None
+
+
 def file_run(output: Path, command: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
     """Begin a run whose result is the file `output`; its record is `output.run.json`, its log `output.log`.
 

@@ -78,7 +78,9 @@ class World:
         best = np.take_along_axis(dense, order, axis=1)
         own = dense[np.arange(len(dense)), pairs.target_ids]
         rounded = [plan.encoding.round(one) for one in (best, own)]
-        whole = ShardArrays(pairs, TopK(order.astype(plan.encoding.ids), rounded[0]), rounded[1])
+        flattened = [np.logaddexp.reduce(dense / t, axis=1) for t in plan.temperatures]
+        normalizers = np.stack(flattened, axis=1).astype("<f4") if flattened else None
+        whole = ShardArrays(pairs, TopK(order.astype(plan.encoding.ids), rounded[0], normalizers), rounded[1])
         empty = np.isin(np.arange(self.n_pairs), list(skipped))
         return dataclasses.replace(take(whole, np.flatnonzero(~empty)), pairs=pairs.without(empty))
 

@@ -21,6 +21,8 @@ from kdcache import batches
 from kdcache.cache import fetch
 from kdcache.cache.config import StoreConfig
 from kdcache.cache.reader import CacheReader
+from kdcache.cache.transcode import TranscodeConfig
+from kdcache.derive import transcode
 from kdcache.errors import CacheError, MismatchError, StoppedError
 from kdcache.student.train import train_student
 
@@ -62,16 +64,20 @@ def test_the_student_is_the_same(remote: Trainer, trainer: Trainer, server: Serv
     assert not [one for one in threading.enumerate() if one.name.startswith("kdcache-")]
 
 
-def test_another_cache_at_the_same_place(remote: Trainer, small_cache: Path, tmp_path: Path) -> None:
-    """What is compared when a run is continued is the content of the cache, not its place."""
+def test_another_cache_at_the_same_place(remote: Trainer, server: Server, small_cache: Path, tmp_path: Path) -> None:
+    """A run is not continued where another cache of the same text has taken the place of its own, at the same URL."""
     config = replace(remote.config, training=replace(remote.config.training, epochs=None, max_steps=1))
     train_student(config, tmp_path / "student")
-    record = tmp_path / "student" / "run.json"
-    content = json.loads(record.read_text())
-    content["inputs"]["cache"] = "0" * 64
-    record.write_text(json.dumps(content))
-    with pytest.raises(MismatchError, match=r"inputs\.cache differs"):
+    before = (tmp_path / "student" / "run.json").read_bytes()
+    assert transcode(TranscodeConfig(str(small_cache), topk=3), tmp_path / "other") is not None
+    server.folder = tmp_path / "other"
+    with pytest.raises(MismatchError, match=r"inputs\.cache differs") as caught:
         train_student(config, tmp_path / "student")
+    roots = [CacheReader(cache).manifest.root for cache in (small_cache, tmp_path / "other")]
+    assert [caught.value.stored, caught.value.given] == roots
+    assert (tmp_path / "student" / "run.json").read_bytes() == before
+    server.folder = small_cache
+    train_student(config, tmp_path / "student")
 
 
 def test_a_run_moves_between_places(remote: Trainer, trainer: Trainer, tmp_path: Path) -> None:

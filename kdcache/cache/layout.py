@@ -24,6 +24,7 @@ import numpy as np
 from kdcache.cache.encoding import LOG_PROB_DTYPES, NORMALIZER_DTYPE, count_dtype
 from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
 from kdcache.errors import CorruptError, UsageError
+from kdcache.files import is_sha256
 from kdcache.records import canonical_json, from_json, read_json
 
 MANIFEST_FILE = "manifest.json"
@@ -211,6 +212,8 @@ def check_record(record: ShardRecord, plan: Plan, index: int, place: str) -> Non
     found = (record.plan, record.index, record.file, record.first_pair, record.n_pairs)
     if found != expected:
         raise CorruptError(f"{place}: this is not the record of shard {index} of this plan: {found} for {expected}.")
+    if not is_sha256(record.sha256):
+        raise CorruptError(f"{place}: sha256 {record.sha256!r}: a SHA-256 is 64 hexadecimal digits, in lower case.")
     check_counts(plan, index, record.n_source_tokens, record.n_targets, record.bytes, place)
     sums, most = record.sums, record.n_targets
     good = (

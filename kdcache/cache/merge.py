@@ -53,7 +53,8 @@ class Merging:
 
     Raises:
         MismatchError: the sources are not of the same text, tokenizer or vocabulary.
-        UsageError: a source is given twice, holds draws, or has fewer words than are asked for.
+        UsageError: a source is given twice, holds draws, is an average itself or was made from one, or has fewer words
+            than are asked for.
         CorruptError: a source is incomplete, or its plan or manifest is damaged.
     """
 
@@ -95,11 +96,12 @@ class Merging:
                     "edited, or another program wrote it."
                 )
 
+    def unreported(self) -> list[int]:
+        """Shards that another run or process wrote: they are averaged again for the report."""
+        return [index for index in range(self.plan.n_shards) if index not in self._whereabouts]
+
     def report(self) -> dict[str, Any]:
-        """Where the mass is, over all shards; those that another run or process wrote are averaged again for it."""
-        for index in range(self.plan.n_shards):
-            if index not in self._whereabouts:
-                self.shard(index)
+        """Where the mass is, over all shards."""
         total = Whereabouts.total([self._whereabouts[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
 
@@ -130,7 +132,14 @@ def _check_sources(readers: Sequence[CacheReader]) -> None:
         if reader.plan.draws:
             raise UsageError(
                 f"{reader.place}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "
-                "not averaged. Run dump-logits without draws."
+                "not averaged. Run dump-logits without --sample."
+            )
+        # The bound on what is unknown needs the most probable words, and an average may lack some of its own.
+        averaged = max(len(plan.sources) for plan in reader.plan.ancestry())
+        if averaged > 1:
+            raise UsageError(
+                f"{reader.place}: an average of {averaged} caches, or made from one; what it says is incomplete, and "
+                "averaging it again would hide how much, and change the weights. Merge all the original caches at once."
             )
         if reader.manifest.root in seen:
             other = seen[reader.manifest.root].place

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from kdcache.cache.encoding import Encoding
 from kdcache.errors import CorruptError, MismatchError
-from kdcache.files import sha256
+from kdcache.files import is_sha256, sha256
 from kdcache.records import canonical_json, from_json, read_json
 
 FORMAT = "kdcache"
@@ -24,6 +25,7 @@ PLAN_FILE = "plan.json"
 GENERATIONS_MAX = 16
 # So many draws are counted in 16 bits.
 DRAWS_MAX = 65_535
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,12 @@ class Plan:
     def generations(self) -> int:
         """How many caches stand in a row from a teacher to this one."""
         return 1 + max((source.plan.generations for source in self.sources), default=0)
+
+    def ancestry(self) -> Iterator[Plan]:
+        """This plan, and those of all caches that it was made from."""
+        yield self
+        for source in self.sources:
+            yield from source.plan.ancestry()
 
     @property
     def mass_tolerance(self) -> float:
@@ -136,7 +144,7 @@ def plan_of(value: Any, place: str) -> Plan:
         raise CorruptError(f"{place}: not the plan of a kdcache cache.")
     if version != VERSION:
         raise CorruptError(
-            f"{place}: format version {version}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
+            f"{place}: format version {version!r}, this kdcache reads version {VERSION}. Use the kdcache that wrote it."
         )
     try:
         plan = from_json(Plan, value, place)
@@ -147,13 +155,32 @@ def plan_of(value: Any, place: str) -> Plan:
 
 
 def check_plan(plan: Plan, place: str) -> None:
-    """Raise CorruptError unless `plan` can be carried out."""
+    """Raise CorruptError unless `plan`, and each that it was made from, can be carried out."""
+    if plan.generations > GENERATIONS_MAX:
+        raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.")
+    for one in plan.ancestry():
+        _check_names(one, place)
+        _check_numbers(one, place)
+
+
+def _check_names(plan: Plan, place: str) -> None:
+    if (plan.format, plan.version) != (FORMAT, VERSION):
+        raise CorruptError(f"{place}: made from a cache of format {plan.format!r}, version {plan.version}.")
+    hashes = [(name, getattr(plan, name)) for name in ("corpus", "tokenizer", "teacher")]
+    for name, value in [*hashes, *(("root", source.root) for source in plan.sources)]:
+        if not is_sha256(value):
+            raise CorruptError(f"{place}: {name} {value!r}: a SHA-256 is 64 hexadecimal digits, in lower case.")
+    if plan.precision not in PRECISIONS:
+        raise CorruptError(f"{place}: precision {plan.precision!r}, not one of {', '.join(PRECISIONS)}.")
+    if not plan.encoding.known:
+        raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
+
+
+def _check_numbers(plan: Plan, place: str) -> None:
     if min(plan.n_pairs, plan.vocabulary, plan.positions, plan.topk, plan.passes, plan.shard_pairs) < 1:
         raise CorruptError(f"{place}: a count is below 1.")
     if plan.topk > plan.vocabulary:
         raise CorruptError(f"{place}: {plan.topk} words of a vocabulary of {plan.vocabulary}.")
-    if not plan.encoding.known:
-        raise CorruptError(f"{place}: unknown encoding {plan.encoding}.")
     if plan.vocabulary > np.iinfo(plan.encoding.ids).max + 1:
         raise CorruptError(f"{place}: {plan.encoding.ids} cannot hold the ids of {plan.vocabulary} words.")
     if plan.maskings < 1 or not 0 <= plan.draws <= DRAWS_MAX or plan.seed < 0:
@@ -165,8 +192,6 @@ def check_plan(plan: Plan, place: str) -> None:
         raise CorruptError(f"{place}: temperatures {plan.temperatures}: they rise, and 1 is not among them.")
     if plan.temperatures and (plan.draws or plan.encoding.log_probs != "float16"):
         raise CorruptError(f"{place}: normalizers belong to the k best words as float16.")
-    if plan.generations > GENERATIONS_MAX:
-        raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.")
 
 
 def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:

@@ -54,7 +54,7 @@ class Remote:
         def use(data: bytes) -> Manifest:
             return layout.manifest_of(parse_json(data, place), plan, place)
 
-        missing = "missing: the cache is incomplete. Complete it with kdcache dump-logits, then copy it again."
+        missing = f"missing: the cache is incomplete. Complete it with kdcache {plan.made_by}, then copy it again."
         return self._fetcher.fetch(layout.MANIFEST_FILE, BYTES_MAX, use, time.sleep, missing)
 
     def record(self, plan: Plan, index: int) -> ShardRecord:
@@ -81,7 +81,6 @@ class Remote:
         Raises:
             CorruptError: what is there is missing, or not the bytes that were committed.
             CacheError: it cannot be reached.
-            OutputError: the store cannot be written.
         """
         return self._shard(record, time.sleep)
 

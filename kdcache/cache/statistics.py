@@ -114,7 +114,8 @@ def entropy(topk: TopK) -> Floats:
 
     −Σ_j p_j log p_j − r log r with r = 1 − Σ_j p_j, the mass of the tail (0 where rounding lifted the sum above 1).
     Words that share a bucket cannot be told apart, so this is at most the entropy over the whole vocabulary; it lies
-    between 0 and log(k + 1).
+    between 0 and log(k + 1). Not so of an average of caches: there the bucket has parts of the k words too, and this is
+    no bound.
     """
     p = np.exp(topk.log_probs.astype(np.float64))
     total: Floats = _information(p).sum(axis=1) + _information(1.0 - p.sum(axis=1))

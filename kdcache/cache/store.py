@@ -2,32 +2,34 @@
 
 The name of a copy is the SHA-256 of what it should hold, so caches with equal shards share it; it is never trusted:
 every use hashes the copy anew. Any number of processes use one folder without locks: copies appear whole under their
-names, and one that another process has just evicted is fetched again.
+names, and one that another process has just evicted is fetched again. Copies only save time: once the folder is open,
+nothing that happens to it is an error.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdcache.cache.config import StoreConfig
 from kdcache.cache.layout import ShardRecord
 from kdcache.cache.source import committed_bytes
-from kdcache.errors import CorruptError, UsageError
-from kdcache.files import remove_abandoned, replace_file, storage_errors
+from kdcache.errors import CorruptError, OutputError, UsageError
+from kdcache.files import is_sha256, remove_abandoned, replace_file, storage_errors
 
 log = logging.getLogger("kdcache")
 
-_COPY = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = re.compile(r"\.tmp-[0-9a-f]{64}~.*")
 
 
 class _NoRoomError(Exception):
-    """Others are writing so much that a copy cannot be kept."""
+    """What may be evicted does not make the room that is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,17 @@ class Store:
     """
 
     def __init__(self, config: StoreConfig) -> None:
-        self._config, self._folder = config, config.path
+        self._config, self._folder, self._warned = config, config.path, False
         with storage_errors(self._folder):
-            # A copy is as confidential as the corpus.
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folder()
             remove_abandoned(self._folder)
 
     def __reduce__(self) -> tuple[type[Store], tuple[StoreConfig]]:
         return type(self), (self._config,)
+
+    def _make_folder(self) -> None:
+        # A copy is as confidential as the corpus.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def limit(self) -> int:
@@ -72,15 +77,15 @@ class Store:
 
     def get(self, record: ShardRecord) -> bytes | None:
         """The copy of a shard, or None if there is none; one with other content is removed."""
-        path = self._folder / record.sha256
+        path = self._path(record)
         try:
             data = committed_bytes(path, record)
         except CorruptError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return None
             log.warning("%s The local copy is removed and fetched again.", error)
-            with storage_errors(path):
-                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
         # Another process may have evicted it by now.
         with suppress(OSError):
@@ -88,38 +93,73 @@ class Store:
         return data
 
     def put(self, record: ShardRecord, data: bytes) -> bool:
-        """Keep a copy of a shard, evicting the least recently used; whether there was room.
+        """Keep a copy of a shard, evicting the least recently used; whether that could be done.
 
-        There is none only while other processes write more than the rest of the limit.
-
-        Raises:
-            OutputError: the folder cannot be written.
+        It cannot while other processes write more than the rest of the limit, and where the disk refuses.
         """
+        path = self._path(record)
         try:
-            self._make_room(record.bytes)
-            # By then the others see how much will be written, and this process what the others are writing.
-            replace_file(self._folder / record.sha256, data, lambda: self._make_room(0))
+            try:
+                self._write(path, data)
+            except OutputError as error:
+                self._mend(error, len(data))
+                self._write(path, data)
         except _NoRoomError:
+            return False
+        except OutputError as error:
+            if not self._warned:
+                self._warned = True
+                reason = error.__cause__ or error
+                log.warning("%s: copies cannot be written: %s. Going on without new ones.", self._folder, reason)
             return False
         return True
 
+    def _write(self, path: Path, data: bytes) -> None:
+        with storage_errors(self._folder):
+            self._make_room(len(data))
+            # By then the others see how much will be written, and this process what the others are writing.
+            replace_file(path, data, lambda: self._make_room(0))
+
+    def _mend(self, error: OutputError, needed: int) -> None:
+        """Do what may let the next attempt succeed: make the folder again, or free bytes of a full disk."""
+        reason = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+        with storage_errors(self._folder):
+            if reason == errno.ENOENT:
+                self._make_folder()
+                return
+            if reason in (errno.ENOSPC, errno.EDQUOT):
+                with suppress(_NoRoomError):
+                    self._evict(list(self._files()), needed)
+                    return
+            raise error
+
+    def _path(self, record: ShardRecord) -> Path:
+        # The name was written by a stranger, and files under it are removed here.
+        if not is_sha256(record.sha256):
+            raise CorruptError(f"{record.sha256!r}: not a SHA-256; no copy can have that name.")
+        return self._folder / record.sha256
+
     def _make_room(self, needed: int) -> None:
-        files = sorted(self._files(), key=lambda one: one.used)
+        files = list(self._files())
         excess = sum(one.size for one in files) + needed - self.limit
-        for one in files:
+        self._evict(files, excess)
+
+    def _evict(self, files: Sequence[_File], excess: int) -> None:
+        """Remove as many of the copies among `files` as have `excess` bytes; none if all have less."""
+        copies = sorted((one for one in files if is_sha256(one.name)), key=lambda one: one.used)
+        if excess > sum(one.size for one in copies):
+            raise _NoRoomError
+        for one in copies:
             if excess <= 0:
                 return
-            if _COPY.fullmatch(one.name):
-                (self._folder / one.name).unlink(missing_ok=True)
-                excess -= one.size
-        if excess > 0:
-            raise _NoRoomError
+            (self._folder / one.name).unlink(missing_ok=True)
+            excess -= one.size
 
     def _files(self) -> Iterator[_File]:
         """The store's own files, those that are being written included."""
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if _COPY.fullmatch(entry.name) or _UNFINISHED.fullmatch(entry.name):
+                if is_sha256(entry.name) or _UNFINISHED.fullmatch(entry.name):
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         yield _File(status.st_mtime_ns, entry.name, status.st_size)

@@ -76,6 +76,10 @@ class Transcoding:
             topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
         return dataclasses.replace(arrays, topk=topk, target_log_prob=encoding.round(arrays.target_log_prob))
 
+    def unreported(self) -> list[int]:
+        """None: the report needs no shard."""
+        return []
+
     def report(self) -> dict[str, Any]:
         """Nothing: all that can be said about the result stands in its records."""
         return {}

@@ -30,7 +30,7 @@ def _default(name: str) -> object:
 @click.command("dump-logits")
 @click.option("--teacher", required=True, metavar="DIR", help="What teacher-train wrote.")
 @options.text
-@click.option("--output", metavar="CACHE", help="Where the cache goes.")
+@click.option("--output", metavar="CACHE", callback=options.written, help="Where the cache goes.")
 @click.option("--topk", type=int, help=f"Words stored a position.  [default: {DEFAULT_TOPK}]")
 @click.option(
     "--passes",

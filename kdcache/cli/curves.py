@@ -18,7 +18,7 @@ from kdcache.cli import options
     help="What to draw: loss, nll, soft, correct, learning_rate, gradient_norm, valid_nll, valid_correct.  "
     "[default: valid_nll where every run has it, else loss]",
 )
-@click.option("--output", metavar="FILE.png", help="Draw a PNG as well; needs matplotlib.")
+@click.option("--output", metavar="FILE.png", callback=options.written, help="Draw a PNG as well; needs matplotlib.")
 @options.verbosity
 def curves(folders: tuple[str, ...], metric: str | None, output: str | None) -> None:
     """Draw the training curves of students or teachers over each other.

@@ -11,7 +11,7 @@ from kdcache.cli.console import quiet_transformers, set_up
 
 
 @click.command("demo")
-@click.argument("folder", metavar="[DIR]", default="demo-run")
+@click.argument("folder", metavar="[DIR]", default="demo-run", callback=options.written)
 @options.verbosity
 def demo(folder: str) -> None:
     """Run the whole pipeline on a small embedded corpus, with and without soft labels, in a few minutes.

@@ -13,7 +13,7 @@ from kdcache.dump.config import ENCODINGS
 
 @click.command("transcode")
 @click.argument("cache", metavar="CACHE")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", metavar="OUTPUT", callback=options.written)
 @click.option("--topk", type=int, help="Words kept a position; no more than are stored.  [default: all]")
 @click.option("--encoding", type=click.Choice(ENCODINGS), help="How numbers are stored.  [default: as they are]")
 @click.option("--shard-pairs", type=int, help="Pairs in a shard.  [default: as they are]")
@@ -38,7 +38,7 @@ def transcode(cache: str, output: str, topk: int | None, encoding: str | None, s
 
 
 @click.command("merge")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", metavar="OUTPUT", callback=options.written)
 @click.argument("caches", metavar="CACHE CACHE ...", nargs=-1, required=True)
 @click.option("--topk", type=int, help="Words stored a position.  [default: the least of the caches]")
 @options.verbosity
@@ -46,7 +46,8 @@ def merge(output: str, caches: tuple[str, ...], topk: int | None) -> None:
     """Average caches of the same text: several teachers, or one teacher with several maskings.
 
     Each weighs the same. Only the part of the average that the caches know is stored, nothing is renormalised, and what
-    they do not say is reported. Interrupted or killed, run the same command again: it continues.
+    they do not say is reported. An average is not averaged again: give all the caches at once. Interrupted or killed,
+    run the same command again: it continues.
 
     \b
     Example:

@@ -16,6 +16,7 @@ from kdcache.cache.config import StoreConfig, parse_size
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
 from kdcache.generate.config import GenerateConfig
+from kdcache.locations import check_local
 from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.training.config import PRECISIONS
 
@@ -66,6 +67,13 @@ def verbosity(command: Any) -> Any:
         return command(**rest)
 
     return wrapped
+
+
+def written(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Callback of every argument and option that names what is written: refuse a URL there."""
+    if value is not None:
+        check_local(value)
+    return value
 
 
 def _text_files(source: str | None, target: str | None, pairs: str | None) -> TextFiles:
@@ -147,6 +155,7 @@ store = gathered(
     click.option(
         "--cache-folder",
         metavar="DIR",
+        callback=written,
         help="Folder for copies of a remote cache's shards.  [default: kdcache in $XDG_CACHE_HOME or ~/.cache]",
     ),
     click.option(

@@ -87,11 +87,18 @@ config = options.gathered(
 @click.command("score")
 @click.argument("results", nargs=-1, metavar="[RESULT...]")
 @config
-@click.option("--json", "json_file", metavar="FILE", help="Write all results there too; --table reads them.")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    callback=options.written,
+    help="Write all results there too; --table reads them.",
+)
 @click.option(
     "--sentences",
     "sentence_file",
     metavar="FILE",
+    callback=options.written,
     help="Write the scores of each sentence there: JSON lines if it ends in .jsonl, else tab-separated.",
 )
 @click.option("--table", is_flag=True, help="Print a table of results of --json instead: files, or folders with them.")

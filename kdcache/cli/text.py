@@ -14,7 +14,9 @@ from kdcache.generate.config import GenerateConfig
 @click.command("generate")
 @click.option("--student", required=True, metavar="DIR", help="What student-train wrote.")
 @click.option("--source", required=True, metavar="F", help="Source text, one sentence a line; .gz too.")
-@click.option("--output", required=True, metavar="F", help="Where the hypotheses go, one a line.")
+@click.option(
+    "--output", required=True, metavar="F", callback=options.written, help="Where the hypotheses go, one a line."
+)
 @options.beam_size
 @options.length_penalty
 @options.device

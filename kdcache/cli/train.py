@@ -26,7 +26,7 @@ from kdcache.training.config import TrainingConfig
 @options.text
 @options.valid
 @click.option("--bert", required=True, metavar="NAME_OR_DIR", help="Hub name or folder of a BERT, or scratch:tiny.")
-@click.option("--output", required=True, metavar="DIR", help="Where the teacher goes.")
+@click.option("--output", required=True, metavar="DIR", callback=options.written, help="Where the teacher goes.")
 @click.option("--no-trim-vocab", is_flag=True, help="Keep pieces that the training text does not use.")
 @options.skip_bad
 @training_options.training(
@@ -139,7 +139,7 @@ student = options.gathered(
 
 
 @click.command("student-train")
-@click.option("--output", metavar="DIR", help="Where the student goes.")
+@click.option("--output", metavar="DIR", callback=options.written, help="Where the student goes.")
 @student
 @click.option("--dry-run", is_flag=True, help="Say how long it would take and how much memory; write nothing.")
 @options.verbosity

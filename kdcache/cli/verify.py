@@ -72,11 +72,13 @@ def _live(cache: str, teacher: str, sample: int, device: str, precision: str) ->
     found = hold(VerifyConfig(cache, teacher, sample, device, precision))
     click.echo(f"{found.pairs:,} pairs, {found.targets:,} targets\n")
     click.echo(tables.table(table(found)))
-    beyond, allowed = found.beyond, found.allowed
-    click.echo(
-        f"\nbeyond rounding: {beyond[0]:.2e} at most ({allowed[0]:.2e} allowed), "
-        f"{beyond[1]:.2e} on average ({allowed[1]:.2e} allowed)"
-    )
+    shown = [
+        f"{one:.2e} {how} ({limit:.2e} allowed)"
+        for one, how, limit in zip(found.beyond, 2 * ("at most", "on average"), found.allowed, strict=False)
+    ]
+    click.echo(f"\nbeyond rounding: {', '.join(shown[:2])}")
+    if shown[2:]:
+        click.echo(f"normalizers: {', '.join(shown[2:])}")
     if not found.sound:
         lines = ", ".join(f"{line:,}" for line in found.worst)
         raise CacheError(

@@ -7,7 +7,7 @@ beyond both is a cache that says something else than its teacher. docs/derived.m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from kdcache.cache.encoding import Encoding
-from kdcache.cache.plan import Plan
 from kdcache.cache.ranges import concatenate, take
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
@@ -54,6 +53,7 @@ class Difference:
         same_order: share of positions with the same k words in the same order.
         same_best: share of positions with the same best word.
         variation: mean total variation, over the k words and the rest.
+        normalizers: largest and mean |Δ log Z_T|, over all temperatures that are stored; None where none are.
     """
 
     largest: float
@@ -61,6 +61,7 @@ class Difference:
     same_order: float
     same_best: float
     variation: float
+    normalizers: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ class Finding:
         pairs, targets: how many were computed again.
         cache: the cache against the teacher.
         noise: the teacher against itself, each view in a batch of its own against many together.
-        beyond: largest and mean |Δ log p| of the cache, less what rounding explains.
-        allowed: how large these two may be.
+        beyond: largest and mean |Δ log p| of the cache, less what rounding explains; where it holds normalizers, then
+            the same of |Δ log Z_T|, which are not rounded.
+        allowed: how large these may be.
         worst: line numbers, from 1, of the pairs that go furthest beyond rounding, the worst first.
     """
 
@@ -80,8 +82,8 @@ class Finding:
     targets: int
     cache: Difference
     noise: Difference
-    beyond: tuple[float, float]
-    allowed: tuple[float, float]
+    beyond: tuple[float, ...]
+    allowed: tuple[float, ...]
     worst: tuple[int, ...]
 
     @property
@@ -93,14 +95,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """At n positions: words [n, k] by falling probability, their log-probabilities, and the written word's own [n]."""
+    """At n positions: words [n, k] by falling probability, their log-probabilities, the written word's own [n].
+
+    log_normalizers [n, n_T] are log Z_T at n_T temperatures, of which there may be none.
+    """
 
     ids: npt.NDArray[np.int64]
     log_probs: Floats
     written: Floats
+    log_normalizers: Floats
 
     def first(self, k: int) -> _Words:
-        return _Words(self.ids[:, :k], self.log_probs[:, :k], self.written)
+        return _Words(self.ids[:, :k], self.log_probs[:, :k], self.written, self.log_normalizers)
 
 
 def verify(config: VerifyConfig) -> Finding:
@@ -125,7 +131,7 @@ def verify(config: VerifyConfig) -> Finding:
 
 def check_origin(reader: CacheReader) -> None:
     """Raise UsageError unless one teacher said all that is in a cache, word by word."""
-    for plan in _lineage(reader.plan):
+    for plan in reader.plan.ancestry():
         if len(plan.sources) > 1:
             raise UsageError(
                 f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each "
@@ -136,13 +142,6 @@ def check_origin(reader: CacheReader) -> None:
             f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be "
             "verified, without --teacher."
         )
-
-
-def _lineage(plan: Plan) -> Iterator[Plan]:
-    """A plan, that of its first source, and so on."""
-    yield plan
-    if plan.sources:
-        yield from _lineage(plan.sources[0].plan)
 
 
 def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
@@ -164,7 +163,6 @@ def compare(reader: CacheReader, teacher: Predictor, device: torch.device, confi
     live = dataclasses.replace(
         plan,
         topk=min(plan.vocabulary, max(2 * k, k + _MORE_WORDS)),
-        temperatures=(),
         precision=plan.precision if config.precision == "plan" else config.precision,
     )
     pairs = _in_place(arrays.pairs, lines, plan.n_pairs)
@@ -178,21 +176,28 @@ def compare(reader: CacheReader, teacher: Predictor, device: torch.device, confi
         arrays.topk.token_ids.astype(np.int64),
         arrays.topk.log_probs.astype(np.float64),
         arrays.target_log_prob.astype(np.float64),
+        _normalizers(arrays.topk.log_normalizers, arrays.pairs.n_targets),
     )
-    encodings = [one.encoding for one in _lineage(plan)]
+    encodings = [one.encoding for one in plan.ancestry()]
     cache, gaps = _difference(stored, together, max(one.least for one in encodings))
     noise, _ = _difference(together.first(k), alone, -np.inf)
     beyond = np.maximum(0.0, gaps - _rounding(stored, encodings))
-    order = np.argsort(-_by_pair(beyond, arrays.pairs), kind="stable")[:_NAMED]
+    # Stored as the float32 in which they were computed.
+    apart = np.abs(stored.log_normalizers - together.log_normalizers)
+    order = np.argsort(-_by_pair(np.concatenate([beyond, apart], axis=1), arrays.pairs), kind="stable")[:_NAMED]
     return Finding(
         pairs=len(lines),
         targets=arrays.pairs.n_targets,
         cache=cache,
         noise=noise,
-        beyond=(float(beyond.max()), float(beyond.mean())),
-        allowed=(_SLACK_LARGEST + _MARGIN * noise.largest, _SLACK_MEAN + _MARGIN * noise.mean),
+        beyond=(float(beyond.max()), float(beyond.mean()), *(cache.normalizers or ())),
+        allowed=(*_allowed(noise.largest, noise.mean), *(_allowed(*noise.normalizers) if noise.normalizers else ())),
         worst=tuple((lines[order] + 1).tolist()),
     )
+
+
+def _allowed(largest: float, mean: float) -> tuple[float, float]:
+    return _SLACK_LARGEST + _MARGIN * largest, _SLACK_MEAN + _MARGIN * mean
 
 
 def _sample(reader: CacheReader, count: int) -> tuple[npt.NDArray[np.int64], ShardArrays]:
@@ -227,9 +232,15 @@ def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], Non
     n, k = pairs.n_targets, passes.plan.topk
     ids = np.zeros((n, k), dtype=np.int64)
     log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)
+    normalizers = np.full((n, len(passes.plan.temperatures)), np.nan)
     for rows, found in passes.run(pairs, 0, after_batch):
         ids[rows], log_probs[rows], written[rows] = found.ids, found.values, found.target_log_prob
-    return _Words(ids, log_probs, written)
+        normalizers[rows] = _normalizers(found.log_normalizers, len(rows))
+    return _Words(ids, log_probs, written, normalizers)
+
+
+def _normalizers(found: npt.NDArray[np.float32] | None, n: int) -> Floats:
+    return np.zeros((n, 0)) if found is None else found.astype(np.float64)
 
 
 def _difference(given: _Words, live: _Words, least: float) -> tuple[Difference, Floats]:
@@ -247,12 +258,14 @@ def _difference(given: _Words, live: _Words, least: float) -> tuple[Difference, 
     one, other = np.exp(given.log_probs), np.exp(known)
     apart = np.abs(one - other).sum(axis=1) + np.abs(one.sum(axis=1) - other.sum(axis=1))
     same = given.ids == live.ids[:, : given.ids.shape[1]]
+    normalizers = np.abs(given.log_normalizers - live.log_normalizers)
     found = Difference(
         largest=float(gaps.max()),
         mean=float(gaps.mean()),
         same_order=float(same.all(axis=1).mean()),
         same_best=float(same[:, 0].mean()),
         variation=float(apart.mean() / 2),
+        normalizers=(float(normalizers.max()), float(normalizers.mean())) if normalizers.size else None,
     )
     return found, gaps
 
@@ -291,5 +304,10 @@ def table(found: Finding) -> list[tuple[str, str, str]]:
         ("same best word", lambda one: f"{100 * one.same_best:.2f} %"),
         ("mean total variation", lambda one: f"{100 * one.variation:.4f} %"),
     ]
+    if found.cache.normalizers is not None:
+        columns += [
+            ("largest |Δ log Z_T|", lambda one: f"{one.normalizers[0]:.2e}"),
+            ("mean |Δ log Z_T|", lambda one: f"{one.normalizers[1]:.2e}"),
+        ]
     rows = [(name, shown(found.cache), shown(found.noise)) for name, shown in columns]
     return [("", "cache to teacher", "teacher to itself"), *rows]

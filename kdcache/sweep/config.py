@@ -11,6 +11,7 @@ from typing import Any
 
 from kdcache.errors import DataError, UsageError
 from kdcache.generate.config import GenerateConfig
+from kdcache.locations import check_local
 from kdcache.scorers import METRICS
 
 Value = str | int | float | bool
@@ -86,6 +87,7 @@ def read_sweep(file: Path, options: Mapping[str, bool]) -> SweepConfig:
     arms = _arms(content.get("arms", []), grid, options, f"{file}: [[arms]]")
     tests = tuple(_test(name, one, f"{file}: [test.{name}]") for name, one in _table(content, "test", file).items())
     output = _text(content.get("output", "sweep"), f"{file}: output")
+    check_local(output)
     baseline = content.get("baseline")
     return SweepConfig(
         file, output, base, grid, arms, tests, None if baseline is None else _text(baseline, f"{file}: baseline")
