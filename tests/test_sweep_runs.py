@@ -195,6 +195,7 @@ def test_a_disturbed_sweep_ends_as_an_undisturbed_one(
     folder = tmp_path / "work"
     copy_inputs(source, folder)
     generator = random.Random(int(number))
+    hit = 0
     for _ in range(2):
         process = start_and_train(folder)
         time.sleep(generator.uniform(0, 4))
@@ -202,6 +203,7 @@ def test_a_disturbed_sweep_ends_as_an_undisturbed_one(
         _, said = process.communicate(timeout=120)
         if process.returncode == 0:
             break
+        hit += 1
         assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), said
         assert not (folder / "sweep" / "results.json").exists()
         end = time.monotonic() + 60
@@ -209,6 +211,7 @@ def test_a_disturbed_sweep_ends_as_an_undisturbed_one(
             assert number == signal.SIGKILL
             time.sleep(0.1)
         assert children_of(folder) == []
+    assert hit, "every sweep had ended before its signal"
     process = start(folder)
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
@@ -224,6 +227,7 @@ def test_a_sweep_follows_at_once_on_a_killed_one(undisturbed: tuple[Path, dict[s
     process = start_and_train(folder)
     process.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     _, said = (again := start(folder)).communicate(timeout=600)
     assert again.returncode == 0, said
     assert results(folder) == expected
