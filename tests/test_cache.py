@@ -97,13 +97,14 @@ def test_another_plan_is_refused_by_its_field(cache: Path, field: str) -> None:
         "encoding": Encoding("uint32"),
         "draws": plan.topk,
         "temperatures": (2.0,),
-        "sources": (Source("root", plan),),
+        "sources": (Source("b" * 64, plan),),
+        "precision": "bfloat16",
     }
-    new = others.get(field, "other" if isinstance(old, str) else old + 1 if isinstance(old, int) else None)
+    new = others.get(field, "a" * 64 if isinstance(old, str) else old + 1 if isinstance(old, int) else None)
     with pytest.raises(MismatchError) as caught:
         CacheWriter(cache, dataclasses.replace(plan, **{field: new}), tokenizer())
     # A source stands for itself by its root hash.
-    stored, given = ([], ["root"]) if field == "sources" else (old, new)
+    stored, given = ([], ["b" * 64]) if field == "sources" else (old, new)
     assert (caught.value.field, caught.value.stored, caught.value.given) == (field, stored, given)
     assert caches.contents(cache) == before
 
@@ -111,13 +112,13 @@ def test_another_plan_is_refused_by_its_field(cache: Path, field: str) -> None:
 def descendant(plan: Plan, generations: int) -> Plan:
     """A plan at the end of a row of so many caches."""
     for number in range(generations - 1):
-        plan = dataclasses.replace(make_plan(), sources=(Source(f"{number}", plan),))
+        plan = dataclasses.replace(make_plan(), sources=(Source(f"{number:064x}", plan),))
     return plan
 
 
 def test_the_ancestry_of_a_cache_is_stored_whole(tmp_path: Path) -> None:
     """A plan comes back with its sources, theirs and so on; made_by names the command by their number."""
-    parents = (Source("a", make_plan(topk=8)), Source("b", descendant(make_plan(), 3)))
+    parents = (Source("a" * 64, make_plan(topk=8)), Source("b" * 64, descendant(make_plan(), 3)))
     plan = dataclasses.replace(make_plan(), sources=parents)
     CacheWriter(tmp_path / "cache", plan, tokenizer())
     assert read_plan(tmp_path / "cache") == plan
