@@ -20,8 +20,9 @@ from kdcache.cache.transcode import TranscodeConfig
 from kdcache.corpus import TextFiles
 from kdcache.derive import merge, transcode
 from kdcache.dump.config import Distributions, DumpConfig, VerifyConfig
+from kdcache.dump.difference import Words, difference
 from kdcache.dump.run import dump
-from kdcache.dump.verify import Finding, _difference, _Words, compare, verify
+from kdcache.dump.verify import Finding, compare, verify
 from kdcache.errors import DataError, MismatchError, UsageError
 from kdcache.teacher.model import Teacher
 
@@ -202,11 +203,11 @@ def test_skipped_pairs_are_passed_over(small_teacher: Path, tmp_path: Path) -> N
 def test_differences_by_hand() -> None:
     """Largest, mean, orders and total variation of two positions, one with a word that the teacher does not name."""
     none = np.zeros((2, 0))
-    given = _Words(np.array([[1, 2], [3, 4]]), np.log([[0.5, 0.25], [0.5, 0.25]]), np.log([0.5, 0.125]), none)
-    live = _Words(
+    given = Words(np.array([[1, 2], [3, 4]]), np.log([[0.5, 0.25], [0.5, 0.25]]), np.log([0.5, 0.125]), none)
+    live = Words(
         np.array([[1, 2, 5], [4, 6, 7]]), np.log([[0.5, 0.25, 0.125], [0.5, 0.25, 0.125]]), np.log([0.5, 0.125]), none
     )
-    found, gaps = _difference(given, live, -np.inf)
+    found, gaps = difference(given, live, -np.inf)
     # 3 has at most 0.125 in place of 0.5, 4 has 0.5 in place of 0.25.
     assert gaps == pytest.approx(np.array([[0, 0, 0], [np.log(4), np.log(2), 0]]))
     assert (found.largest, found.mean) == pytest.approx((np.log(4), np.log(8) / 6))
@@ -215,13 +216,13 @@ def test_differences_by_hand() -> None:
     # Words 0.375 and 0.25 apart, the rest 0.25 against 0.375.
     assert found.variation == pytest.approx((0.375 + 0.25 + 0.125) / 2 / 2)
     # What cannot be told from e^-25 is no difference.
-    low = _Words(np.array([[1]]), np.array([[-25.0]]), np.array([-25.0]), none[:1])
-    far = _Words(np.array([[1]]), np.array([[-31.0]]), np.array([-40.0]), none[:1])
-    assert _difference(low, far, -25.0)[0].largest == 0
+    low = Words(np.array([[1]]), np.array([[-25.0]]), np.array([-25.0]), none[:1])
+    far = Words(np.array([[1]]), np.array([[-31.0]]), np.array([-40.0]), none[:1])
+    assert difference(low, far, -25.0)[0].largest == 0
     # Normalizers are compared place by place.
     one = dataclasses.replace(given, log_normalizers=np.array([[1.0, 2.0], [3.0, 4.0]]))
     other = dataclasses.replace(live, log_normalizers=np.array([[1.0, 2.5], [2.0, 4.0]]))
-    assert _difference(one, other, -np.inf)[0].normalizers == (1.0, 0.375)
+    assert difference(one, other, -np.inf)[0].normalizers == (1.0, 0.375)
 
 
 @pytest.mark.parametrize("name", ["float16", "compact"])

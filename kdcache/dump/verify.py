@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kdcache.cache.encoding import Encoding
 from kdcache.cache.ranges import concatenate, take
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.device import resolve_device
 from kdcache.dump.config import VerifyConfig
+from kdcache.dump.difference import Difference, Floats, Words, difference, rounding
 from kdcache.dump.passes import Passes, Predictor
 from kdcache.errors import DataError, MismatchError, UsageError
 from kdcache.progress import Progress
@@ -38,30 +38,6 @@ _MARGIN = 4.0
 # What float32 in another order changes on any hardware: in one value at most, and on average.
 _SLACK_LARGEST, _SLACK_MEAN = 1e-4, 1e-5
 _NAMED = 5
-# Cells of the tables that are looked up at a time.
-_CELLS = 1 << 22
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How far a teacher's words are from given ones.
-
-    Attributes:
-        largest, mean: of |Δ log p|, over the k words and the written one at each position.
-        same_order: share of positions with the same k words in the same order.
-        same_best: share of positions with the same best word.
-        variation: mean total variation, over the k words and the rest.
-        normalizers: largest and mean |Δ log Z_T|, over all temperatures that are stored; None where none are.
-    """
-
-    largest: float
-    mean: float
-    same_order: float
-    same_best: float
-    variation: float
-    normalizers: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +67,6 @@ class Finding:
         """Whether rounding and noise explain all differences."""
         # What is not a number fails.
         return all(found <= limit for found, limit in zip(self.beyond, self.allowed, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """At n positions: words [n, k] by falling probability, their log-probabilities, the written word's own [n].
-
-    log_normalizers [n, n_T] are log Z_T at n_T temperatures, of which there may be none.
-    """
-
-    ids: npt.NDArray[np.int64]
-    log_probs: Floats
-    written: Floats
-    log_normalizers: Floats
-
-    def first(self, k: int) -> _Words:
-        return _Words(self.ids[:, :k], self.log_probs[:, :k], self.written, self.log_normalizers)
 
 
 def verify(config: VerifyConfig) -> Finding:
@@ -172,16 +132,16 @@ def compare(reader: CacheReader, teacher: Predictor, device: torch.device, confi
             _words(Passes(teacher, live, max_tokens, device), pairs, progress.advance)
             for max_tokens in (_MAX_TOKENS, 1)
         )
-    stored = _Words(
+    stored = Words(
         arrays.topk.token_ids.astype(np.int64),
         arrays.topk.log_probs.astype(np.float64),
         arrays.target_log_prob.astype(np.float64),
         _normalizers(arrays.topk.log_normalizers, arrays.pairs.n_targets),
     )
     encodings = [one.encoding for one in plan.ancestry()]
-    cache, gaps = _difference(stored, together, max(one.least for one in encodings))
-    noise, _ = _difference(together.first(k), alone, -np.inf)
-    beyond = np.maximum(0.0, gaps - _rounding(stored, encodings))
+    cache, gaps = difference(stored, together, max(one.least for one in encodings))
+    noise, _ = difference(together.first(k), alone, -np.inf)
+    beyond = np.maximum(0.0, gaps - rounding(stored, encodings))
     # Stored as the float32 in which they were computed.
     apart = np.abs(stored.log_normalizers - together.log_normalizers)
     order = np.argsort(-_by_pair(np.concatenate([beyond, apart], axis=1), arrays.pairs), kind="stable")[:_NAMED]
@@ -228,7 +188,7 @@ def _in_place(pairs: EncodedPairs, lines: npt.NDArray[np.int64], n_pairs: int) -
     return EncodedPairs(pairs.source_ids, source_offsets, pairs.target_ids, target_offsets)
 
 
-def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> _Words:
+def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> Words:
     n, k = pairs.n_targets, passes.plan.topk
     ids = np.zeros((n, k), dtype=np.int64)
     log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)
@@ -236,58 +196,11 @@ def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], Non
     for rows, found in passes.run(pairs, 0, after_batch):
         ids[rows], log_probs[rows], written[rows] = found.ids, found.values, found.target_log_prob
         normalizers[rows] = _normalizers(found.log_normalizers, len(rows))
-    return _Words(ids, log_probs, written, normalizers)
+    return Words(ids, log_probs, written, normalizers)
 
 
 def _normalizers(found: npt.NDArray[np.float32] | None, n: int) -> Floats:
     return np.zeros((n, 0)) if found is None else found.astype(np.float64)
-
-
-def _difference(given: _Words, live: _Words, least: float) -> tuple[Difference, Floats]:
-    """How far `live` is from `given`, and |Δ log p| at the k words and the written one: [n, k + 1].
-
-    What `live` calls less probable than `least` counts as that, since it is stored as that.
-    """
-    at_words = _look_up(given.ids, live)
-    known = np.where(np.isneginf(at_words), live.log_probs[:, -1:], at_words)
-    gaps = np.abs(given.log_probs - np.maximum(known, least))
-    # A word that is not among those asked for is at most as probable as the last of them.
-    gaps = np.where(np.isneginf(at_words), np.maximum(0.0, given.log_probs - np.maximum(known, least)), gaps)
-    own = np.abs(given.written - np.maximum(live.written, least))
-    gaps = np.concatenate([gaps, own[:, None]], axis=1)
-    one, other = np.exp(given.log_probs), np.exp(known)
-    apart = np.abs(one - other).sum(axis=1) + np.abs(one.sum(axis=1) - other.sum(axis=1))
-    same = given.ids == live.ids[:, : given.ids.shape[1]]
-    normalizers = np.abs(given.log_normalizers - live.log_normalizers)
-    found = Difference(
-        largest=float(gaps.max()),
-        mean=float(gaps.mean()),
-        same_order=float(same.all(axis=1).mean()),
-        same_best=float(same[:, 0].mean()),
-        variation=float(apart.mean() / 2),
-        normalizers=(float(normalizers.max()), float(normalizers.mean())) if normalizers.size else None,
-    )
-    return found, gaps
-
-
-def _look_up(ids: npt.NDArray[np.int64], live: _Words) -> Floats:
-    """The log-probabilities that `live` has for `ids` [n, k]; -inf where it has none."""
-    width = 1 + max(int(ids.max()), int(live.ids.max()))
-    found = np.empty(ids.shape)
-    step = max(1, _CELLS // width)
-    for start in range(0, len(ids), step):
-        rows = slice(start, start + step)
-        table = np.full((len(ids[rows]), width), -np.inf)
-        np.put_along_axis(table, live.ids[rows], live.log_probs[rows], axis=1)
-        found[rows] = np.take_along_axis(table, ids[rows], axis=1)
-    return found
-
-
-def _rounding(stored: _Words, encodings: list[Encoding]) -> Floats:
-    """How far at most rounding, once for each encoding in the lineage, moved the k words and the written one."""
-    values = np.concatenate([stored.log_probs, stored.written[:, None]], axis=1)
-    kinds = {one.log_probs: one for one in encodings}
-    return np.sum([one.half_step(values) for one in kinds.values()], axis=0)  # type: ignore[no-any-return]
 
 
 def _by_pair(beyond: Floats, pairs: EncodedPairs) -> Floats:
