@@ -24,6 +24,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, make_plan
 from kdcache.dump.run import dump_job
 from kdcache.encode import encode_sections
+from kdcache.files import sha256
 from kdcache.masking import MaskedViews, partition_batches
 from kdcache.processes import Process
 from kdcache.runs import folder_run
@@ -56,7 +57,7 @@ class LeftToRightTeacher(Teacher):
 
     def fingerprint(self) -> str:
         """Which teacher it is; the same weights with masks are another one."""
-        return f"left-to-right {super().fingerprint()}"
+        return sha256(f"left-to-right {super().fingerprint()}".encode())
 
 
 def unmasked(views: MaskedViews) -> MaskedViews:

@@ -20,6 +20,7 @@ from kdcache.corpus import Corpus, TextFiles
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, make_plan
 from kdcache.dump.run import dump_job
+from kdcache.files import sha256
 from kdcache.masking import MaskedViews
 from kdcache.processes import Process
 from kdcache.softlabels import TopK
@@ -82,8 +83,8 @@ class InstantTeacher:
         return Predictions(*map(torch.from_numpy, (ids.astype(np.int32), log_probs, log_probs[:, 0].copy())))
 
     def fingerprint(self) -> str:
-        """A name."""
-        return "instant"
+        """That of a name."""
+        return sha256(b"instant")
 
 
 def text_tokenizer(text: TextFiles) -> Tokenizer:
@@ -105,7 +106,7 @@ def write_cache(folder: Path, n_pairs: int, shard_pairs: int = 4_096, seed: int 
     # Ids spread over a vocabulary of a usual size; the tokenizer only names some of them.
     size = 8_000
     plan = Plan(
-        FORMAT, VERSION, "synthetic", n_pairs, tokenizer.fingerprint, size, "synthetic",
+        FORMAT, VERSION, sha256(b"synthetic"), n_pairs, tokenizer.fingerprint, size, sha256(b"synthetic"),
         512, TOPK, 7, "float32", shard_pairs, Encoding.named("float16", size),
     )  # fmt: skip
     writer = CacheWriter(folder, plan, tokenizer)

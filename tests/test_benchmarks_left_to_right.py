@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ import torch
 from models import all_lines, save_bert, toy_text
 from transformers import BertForMaskedLM
 
+from benchmarks import synthetic
 from benchmarks.left_to_right import LeftToRightTeacher
+from kdcache.cache.reader import CacheReader
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.encode import encode_sections
+from kdcache.files import is_sha256
 from kdcache.masking import partition_batches
 from kdcache.teacher.reduce import Reduction
 from kdcache.tokens import EncodedPairs, concatenate
@@ -80,3 +84,11 @@ def test_later_words_change_nothing(text: TextFiles, teacher: LeftToRightTeacher
 def test_it_is_another_teacher_than_the_masked_one(teacher: LeftToRightTeacher) -> None:
     """The same weights, used from left to right, have a fingerprint of their own."""
     assert teacher.fingerprint() != super(LeftToRightTeacher, teacher).fingerprint()
+    assert is_sha256(teacher.fingerprint())
+
+
+def test_made_up_caches_keep_the_format(tmp_path: Path) -> None:
+    """The cache that speed is measured with is one that a reader accepts."""
+    synthetic.write_cache(tmp_path / "cache", 8, shard_pairs=4)
+    reader = CacheReader(tmp_path / "cache")
+    assert [reader.shard(index).pairs.n_pairs for index in range(2)] == [4, 4]
