@@ -56,8 +56,7 @@ def test_the_plan_of_an_average(tmp_path: Path) -> None:
     ]
     sources = []
     for m, plan in enumerate(plans):
-        bare = dataclasses.replace(plan, temperatures=())
-        sources.append(write(tmp_path / str(m), bare, WORLD.arrays(m, bare)))
+        sources.append(write(tmp_path / str(m), plan, WORLD.arrays(m, plan)))
     averaged(tmp_path / "merged", *sources)
     plan = CacheReader(tmp_path / "merged").plan
     teachers = sorted(one.teacher for one in plans)
@@ -65,6 +64,7 @@ def test_the_plan_of_an_average(tmp_path: Path) -> None:
     assert (plan.passes, plan.precision, plan.positions, plan.maskings) == (7, "bfloat16", 40, 3)
     assert (plan.shard_pairs, plan.topk, plan.encoding.log_probs) == (5, 4, "float16")
     assert (plan.draws, plan.seed, plan.temperatures, plan.made_by) == (0, 0, (), "merge")
+    assert CacheReader(tmp_path / "merged").shard(0).topk.log_normalizers is None
     assert {source.root for source in plan.sources} == {CacheReader(one).manifest.root for one in sources}
 
 

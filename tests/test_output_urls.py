@@ -25,6 +25,7 @@ OUTPUTS = {
     "merge": [URL, "c", "d"],
     "demo": [URL],
     "inspect": ["c", "--cache-folder", URL],
+    "inspect ": ["c", "--html", URL],
 }
 
 

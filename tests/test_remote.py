@@ -58,9 +58,8 @@ def test_any_file_system_of_fsspec(cache: Path, store: StoreConfig) -> None:
         memory.rm("/there", recursive=True)
 
 
-def test_verify_looks_at_what_is_there(server: Server, cache: Path, store: StoreConfig) -> None:
-    """Verification finds what is wrong at the URL although a good copy is at hand, and lists nothing it cannot see."""
-    assert same(open_cache(server.url, store), cache)
+def test_verify_looks_at_what_is_there(server: Server) -> None:
+    """Verification of a URL finds what is wrong there, and lists nothing that it cannot see."""
     reader = open_cache(server.url)
     assert strangers(reader) == []
     assert [verify_shard(reader, index) for index in range(3)] == [[], [], []]
