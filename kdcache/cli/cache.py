@@ -156,7 +156,12 @@ def _dump_forecast(config: DumpConfig) -> None:
 @click.argument("cache", metavar="CACHE")
 @click.option("--pair", type=int, metavar="N", help="Show pair N (from 0) with its distributions, word by word.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", metavar="FILE.html", callback=options.written, help="Write a page with pictures, the worst pairs and a sample as well.")
+@click.option(
+    "--html",
+    metavar="FILE.html",
+    callback=options.written,
+    help="Write a page with pictures, the worst pairs and a sample as well.",
+)
 @options.store
 @options.verbosity
 def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store: StoreConfig) -> None:
