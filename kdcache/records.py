@@ -37,6 +37,8 @@ def read_json(path: Path) -> Any:
         CorruptError: the file is missing, not regular, huge, not JSON, nested too deeply, or repeats a key.
     """
     try:
+        if not path.exists() and not path.is_symlink():
+            raise CorruptError(f"{path}: no such file.")
         if path.is_symlink() or not path.is_file():
             raise CorruptError(f"{path}: expected a regular file, found none.")
         if path.stat().st_size > BYTES_MAX:

@@ -133,8 +133,7 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
         UsageError: matplotlib is not installed, or the file's name does not end in .png.
         OutputError: the file is another one's, or cannot be written.
     """
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"--output {output}: the picture is a PNG; its name must end in .png.")
+    check_png(output)
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -148,6 +147,12 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": _SOFTWARE})
     replace_file(output, data.getvalue())
+
+
+def check_png(output: Path) -> None:
+    """Raise UsageError unless a picture may have this name."""
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"--output {output}: the picture is a PNG; its name must end in .png.")
 
 
 def refuse_strangers(output: Path, mark: str, kind: str) -> None:

@@ -80,7 +80,7 @@ def folder_run(
     record = folder / RUN_FILE
     made = _made(folder)
     if fixed and made and not record.exists():
-        raise OutputError(f"{folder}: holds other files ({made[0]}) and no {RUN_FILE}. Choose another --output.")
+        raise OutputError(f"{folder}: holds other files ({made[0]}) and no {RUN_FILE}. Choose another output.")
     run = _begin(record, command, config, inputs or {}, fixed=fixed and bool(made))
     write_log_to(folder / LOG_FILE)
     return run

@@ -42,8 +42,7 @@ def test_the_order_of_the_sources_does_not_matter(tmp_path: Path) -> None:
 def test_a_cache_averaged_with_its_equal_is_itself(tmp_path: Path) -> None:
     """Two caches of the same values in other shards have an average of the same values, bit for bit."""
     source = WORLD.write(tmp_path / "source", skipped=(2,))
-    assert transcode(TranscodeConfig(str(source), shard_pairs=4), tmp_path / "again") is not None
-    averaged(tmp_path / "merged", source, tmp_path / "again")
+    averaged(tmp_path / "merged", source, WORLD.write(tmp_path / "again", skipped=(2,), shard_pairs=4))
     assert same(tmp_path / "merged", source)
     assert CacheReader(tmp_path / "merged").plan.teacher == CacheReader(source).plan.teacher
 
@@ -131,6 +130,17 @@ def test_other_words_behind_the_same_fingerprints_are_refused(tmp_path: Path) ->
         merge(MergeConfig((str(one), str(two))), tmp_path / "merged")
     assert not (tmp_path / "merged" / "shards" / "00002.json").exists()
     assert not (tmp_path / "merged" / "manifest.json").exists()
+
+
+def test_one_dump_counts_once(tmp_path: Path) -> None:
+    """A cache and what was made from it, through any number of steps, would be one teacher with two votes: refused."""
+    one, two = (WORLD.write(tmp_path / str(m), m) for m in range(2))
+    transcode(TranscodeConfig(str(one), topk=4), tmp_path / "cut")
+    transcode(TranscodeConfig(str(tmp_path / "cut"), topk=3), tmp_path / "again")
+    for sources in ((one, "again"), ("cut", two, "again"), ("again", one)):
+        with pytest.raises(UsageError, match="or made from the same one"):
+            merge(MergeConfig(tuple(str(tmp_path / source) for source in sources)), tmp_path / "merged")
+    averaged(tmp_path / "merged", tmp_path / "again", two)
 
 
 def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_inspect_of_draws_says_no_mass_and_no_rank(drawn: Path) -> None:
     shown = run_cli("inspect", drawn).stdout
     assert "mass" not in shown
     assert "written word is the first" not in shown
+    assert "cost of rounding" not in shown
     assert "written word among them" in shown
     found = json.loads(run_cli("inspect", drawn, "--json").stdout)
     assert (found["mass"], found["best"]) == (None, None)

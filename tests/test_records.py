@@ -198,7 +198,11 @@ def test_read_json_takes_regular_files_only(tmp_path: Path) -> None:
     link.symlink_to(good)
     fifo = tmp_path / "fifo.json"
     os.mkfifo(fifo)
-    for path in (tmp_path / "none.json", tmp_path, link, fifo, Path("/dev/zero")):
+    with pytest.raises(CorruptError, match=r"none.json: no such file\."):
+        records.read_json(tmp_path / "none.json")
+    dangling = tmp_path / "dangling.json"
+    dangling.symlink_to(tmp_path / "none.json")
+    for path in (tmp_path, link, dangling, fifo, Path("/dev/zero")):
         with pytest.raises(CorruptError, match="expected a regular file"):
             records.read_json(path)
 

@@ -35,7 +35,7 @@ class Summary:
         known: share of targets whose written word is among the k, or among those drawn.
         best: share of targets whose written word is the first of the k; None where words were drawn.
         perplexity: of the teacher on the targets, exp of the mean of -log p.
-        rounding: mean total variation that storing the k words is expected to have cost.
+        rounding: mean total variation that storing the k words is expected to have cost; 0 where words were drawn.
     """
 
     plan: dict[str, Any]

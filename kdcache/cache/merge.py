@@ -40,7 +40,10 @@ class MergeConfig:
     def check(self) -> None:
         """Raise UsageError if a value is outside its range."""
         if len(self.caches) < 2:
-            raise UsageError("At least two caches are needed to average them.")
+            raise UsageError(
+                "At least two caches are needed to average them. The first name is that of the output: "
+                "kdcache merge OUTPUT CACHE CACHE …"
+            )
         if self.topk is not None and self.topk < 1:
             raise UsageError(f"--topk must be at least 1, not {self.topk}.")
 
@@ -135,16 +138,22 @@ def _check_sources(readers: Sequence[CacheReader]) -> None:
                 "not averaged. Run dump-logits without --sample."
             )
         # The bound on what is unknown needs the most probable words, and an average may lack some of its own.
-        averaged = max(len(plan.sources) for plan in reader.plan.ancestry())
-        if averaged > 1:
+        if reader.plan.averaged > 1:
             raise UsageError(
-                f"{reader.place}: an average of {averaged} caches, or made from one; what it says is incomplete, and "
-                "averaging it again would hide how much, and change the weights. Merge all the original caches at once."
+                f"{reader.place}: an average of {reader.plan.averaged} caches, or made from one; what it says is "
+                "incomplete, and averaging it again would hide how much, and change the weights. Merge all the "
+                "original caches at once."
             )
-        if reader.manifest.root in seen:
-            other = seen[reader.manifest.root].place
-            raise UsageError(f"{reader.place}: the same cache as {other}. Each counts once; weights are equal.")
-        seen[reader.manifest.root] = reader
+        # Where it is no average, the last of the row is what the teacher said.
+        dumped = [reader.manifest.root, *(source.root for plan in reader.plan.ancestry() for source in plan.sources)][
+            -1
+        ]
+        if dumped in seen:
+            raise UsageError(
+                f"{reader.place}: the same cache as {seen[dumped].place}, or made from the same one. Each counts once; "
+                "weights are equal."
+            )
+        seen[dumped] = reader
 
 
 def _plan(config: MergeConfig, readers: Sequence[CacheReader]) -> Plan:

@@ -81,6 +81,11 @@ class Plan:
         """How many caches stand in a row from a teacher to this one."""
         return 1 + max((source.plan.generations for source in self.sources), default=0)
 
+    @property
+    def averaged(self) -> int:
+        """How many caches it, or one that it was made from, is the average of; 1 where it is none."""
+        return max((len(plan.sources) for plan in self.ancestry() if plan.sources), default=1)
+
     def ancestry(self) -> Iterator[Plan]:
         """This plan, and those of all caches that it was made from."""
         yield self
@@ -129,7 +134,8 @@ def read_plan(cache: Path) -> Plan:
     """
     path = cache / PLAN_FILE
     if not path.exists():
-        raise CorruptError(f"{cache}: not a cache: it has no {PLAN_FILE}. Make one with kdcache dump-logits.")
+        found = f"it has no {PLAN_FILE}" if cache.is_dir() else "there is no such folder"
+        raise CorruptError(f"{cache}: not a cache: {found}. Make one with kdcache dump-logits.")
     return plan_of(read_json(path), str(path))
 
 
@@ -206,5 +212,5 @@ def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
                 field.name,
                 old,
                 new,
-                "A cache keeps its plan: repeat the first command exactly, or choose another --output.",
+                "A cache keeps its plan: repeat the first command exactly, or choose another output.",
             )

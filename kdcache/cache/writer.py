@@ -68,7 +68,7 @@ class CacheWriter:
         if not path.exists():
             reach("claiming")
             if foreign := self._foreign():
-                raise OutputError(f"{self.cache}: holds other files ({foreign}) and no cache. Choose another --output.")
+                raise OutputError(f"{self.cache}: holds other files ({foreign}) and no cache. Choose another output.")
             publish_file(path, readable_json(dataclasses.asdict(self.plan)))
         compare_plans(self.cache, read_plan(self.cache), self.plan)
 

@@ -213,7 +213,7 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
         ("written word among them", f"{100 * found.known:.1f} %"),
         *([] if found.best is None else [("written word is the first", f"{100 * found.best:.1f} %")]),
         ("teacher perplexity", f"{found.perplexity:.2f}"),
-        ("cost of rounding", f"{100 * found.rounding:.3f} % total variation, expected"),
+        *([] if plan["draws"] else [("cost of rounding", f"{100 * found.rounding:.3f} % total variation, expected")]),
         ("teacher", plan["teacher"]),
         ("tokenizer", plan["tokenizer"]),
         ("corpus", plan["corpus"]),

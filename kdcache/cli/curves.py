@@ -34,6 +34,8 @@ def curves(folders: tuple[str, ...], metric: str | None, output: str | None) -> 
     from kdcache.curves import read_curves
 
     report.check_count(folders)
+    if output is not None:
+        report.check_png(Path(output))
     found = read_curves([Path(folder) for folder in folders], metric)
     width = shutil.get_terminal_size().columns
     click.echo(f"{found[0].title}\n{report.plot(found, width)}\n\n{report.summary(found, width)}")

@@ -45,9 +45,9 @@ def transcode(cache: str, output: str, topk: int | None, encoding: str | None, s
 def merge(output: str, caches: tuple[str, ...], topk: int | None) -> None:
     """Average caches of the same text: several teachers, or one teacher with several maskings.
 
-    Each weighs the same. Only the part of the average that the caches know is stored, nothing is renormalised, and what
-    they do not say is reported. An average is not averaged again: give all the caches at once. Interrupted or killed,
-    run the same command again: it continues.
+    OUTPUT comes first, since the caches may be many. Each weighs the same. Only the part of the average that they know
+    is stored, nothing is renormalised, and what they do not say is reported. An average is not averaged again: give all
+    the caches at once. Interrupted or killed, run the same command again: it continues.
 
     \b
     Example:

@@ -61,7 +61,8 @@ def described(plan: dict[str, Any]) -> list[tuple[str, str]]:
         else ("top-k", f"{plan['topk']}"),
         ("passes", f"{plan['passes']}"),
     ]
-    if plan["maskings"] > 1:
+    # An average of caches has those of its sources, which stand in the lineage.
+    if plan["maskings"] > 1 and len(plan["sources"]) < 2:
         items.append(("maskings", f"{plan['maskings']}, averaged, with seed {plan['seed']}"))
     if plan["temperatures"]:
         items.append(("normalizers", "at T = " + ", ".join(f"{one:g}" for one in plan["temperatures"])))

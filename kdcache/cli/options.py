@@ -15,6 +15,7 @@ import click
 from kdcache.cache.config import StoreConfig, parse_size
 from kdcache.cli.console import set_up
 from kdcache.corpus import TextFiles
+from kdcache.errors import UsageError
 from kdcache.generate.config import GenerateConfig
 from kdcache.locations import check_local
 from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
@@ -105,7 +106,9 @@ text_to_compare = _text(_optional_files, ", to be compared with the text in the 
 
 
 def _valid_files(valid_source: str | None, valid_target: str | None) -> TextFiles | None:
-    return None if valid_source is None and valid_target is None else _text_files(valid_source, valid_target, None)
+    if (valid_source is None) != (valid_target is None):
+        raise UsageError("Give the validation text as --valid-source F and --valid-target F together.")
+    return None if valid_source is None else TextFiles(valid_source, valid_target)
 
 
 valid = gathered(

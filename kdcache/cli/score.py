@@ -123,8 +123,8 @@ def score(
     \b
     Example:
       kdcache score --reference test.en --student student --source test.de --metric bleu --metric rouge
-      kdcache score --reference test.en --hypothesis a.hyp --baseline b.hyp --json results/a.json
-      kdcache score --table results --format latex
+      kdcache score --reference test.en --hypothesis a.hyp --baseline b.hyp --json a.json
+      kdcache score --table a.json b.json --format latex
     """
     if table:
         _refuse_others(context)

@@ -22,19 +22,20 @@ _FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _PERCENT = ("0", "20", "40", "60", "80", "100")
 
 
-def figures(known: Knowledge, draws: int) -> str:
+def figures(known: Knowledge, draws: int, averaged: int) -> str:
     """All pictures; `known` has at least one target position. Where words were drawn, one of them."""
     if draws:
         # The written word's probability is stored beside the draws, and exact.
         return _levels(known)
+    k = len(known.ranks) - 1
     return "".join(
         (
-            _mass(known),
+            _mass(known, averaged),
             _ranks(known),
             _levels(known),
             _reliability(known.calibration),
-            _entropy(known.from_start, len(known.ranks) - 1, "start", "1 is the first piece of the sentence"),
-            _entropy(known.from_end, len(known.ranks) - 1, "end", "1 is the end token"),
+            _entropy(known.from_start, k, averaged, "start", "1 is the first piece of the sentence"),
+            _entropy(known.from_end, k, averaged, "end", "1 is the end token"),
         )
     )
 
@@ -44,7 +45,7 @@ def _figure(title: str, drawn: str, caption: str, numbers: str) -> str:
     return tag("figure", {}, f"<h3>{escape(title)}</h3>{drawn}<figcaption>{escape(caption)}</figcaption>{hidden}")
 
 
-def _mass(known: Knowledge) -> str:
+def _mass(known: Knowledge, averaged: int) -> str:
     k = len(known.ranks) - 1
     low, middle, high = known.mass.quartiles
     area = svg.frame((0.5, k + 0.5), (0, 1))
@@ -63,12 +64,14 @@ def _mass(known: Knowledge) -> str:
         (f"{i + 1}", *(percent(float(values[i])) for values in (known.mass.mean, low, middle, high))) for i in range(k)
     ]
     title = "What the first k words hold"
+    what = "Probability that the k most probable words hold together"
+    if averaged > 1:
+        what = f"What {averaged} caches know of the probability of the k words stored, together, which may be more"
     return _figure(
         title,
         svg.picture(title, f"On average {percent(points[-1][1])} at k = {k}.", parts),
-        f"Probability that the k most probable words hold together: mean (line), median (dashed), and the middle half "
-        f"of all {known.n_targets:,} target positions (band). What is missing to 100 % is the tail that the cache does "
-        "not list.",
+        f"{what}: mean (line), median (dashed), and the middle half of all {known.n_targets:,} target positions (band)."
+        " What is missing to 100 % is the tail that the cache does not list.",
         table(("k", "mean", "lower quartile", "median", "upper quartile"), rows),
     )
 
@@ -178,7 +181,7 @@ def _reliability(found: Calibration) -> str:
     )
 
 
-def _entropy(found: ByPosition, k: int, side: str, first: str) -> str:
+def _entropy(found: ByPosition, k: int, averaged: int, side: str, first: str) -> str:
     reached = np.flatnonzero(found.counts >= max(1.0, _REACHED * float(found.counts[0])))
     shown = int(reached[-1]) + 1
     values, counts = found.entropy[:shown].tolist(), found.counts[:shown].tolist()
@@ -199,11 +202,14 @@ def _entropy(found: ByPosition, k: int, side: str, first: str) -> str:
         svg.x_axis(below, f"position from the {side}", marks, [str(one) for one in marks]),
     ]
     title = f"Entropy from the {side} of the sentence"
+    bound = "never more than the entropy over the whole vocabulary"
+    if averaged > 1:
+        bound = "no bound of the entropy over the whole vocabulary, since the bucket has parts of the listed words too"
     return _figure(
         title,
         svg.picture(title, f"Mean entropy by position; {values[0]:.2f} nats at position 1.", parts),
         f"Mean entropy over the {k} listed words and one bucket for all others, in nats: at most log {k + 1} = "
-        f"{math.log(k + 1):.2f}, and never more than the entropy over the whole vocabulary. Position {first}. "
+        f"{math.log(k + 1):.2f}, and {bound}. Position {first}. "
         "Bars: how many sentences reach the position; those that fewer than one in a thousand reach are left out.",
         table(
             ("position", "mean entropy, nats", "sentences"),

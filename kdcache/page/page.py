@@ -35,6 +35,7 @@ class Findings:
         by_mean, by_word: pairs at whose words the teacher is most surprised, on average and at worst.
         sample: pairs spread over the cache.
         draws: words drawn at each position in place of the best ones; 0 is the best ones.
+        averaged: how many caches this is the average of.
     """
 
     knowledge: Knowledge
@@ -42,6 +43,7 @@ class Findings:
     by_word: Sequence[PickedPair]
     sample: Sequence[PickedPair]
     draws: int
+    averaged: int
 
 
 def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Path) -> None:
@@ -74,7 +76,7 @@ def find(reader: CacheReader) -> Findings:
             worst.add(arrays, first)
             sample.add(arrays, index, first)
             progress.advance(1)
-    return Findings(collector.knowledge(), worst.by_mean, worst.by_word, sample.pairs, plan.draws)
+    return Findings(collector.knowledge(), worst.by_mean, worst.by_word, sample.pairs, plan.draws, plan.averaged)
 
 
 def render(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]]) -> str:
@@ -90,7 +92,7 @@ def _body(found: Findings, sentences: Sentences, facts: Sequence[tuple[str, str]
     top = tag("header", {}, tag("h1", {}, _TITLE) + _tiles(known, found.draws)) + section("The cache", _facts(facts))
     if known.n_targets == 0:
         return tag("main", {}, top + tag("p", {}, "Every pair of this cache was skipped; there is nothing to show."))
-    pictures = tag("div", {"class": "figures"}, figures(known, found.draws))
+    pictures = tag("div", {"class": "figures"}, figures(known, found.draws, found.averaged))
     return tag(
         "main",
         {},
