@@ -79,7 +79,7 @@ def _holds(plan: Json) -> str:
     parts = [f"{plan['draws']} drawn words" if plan["draws"] else f"the best {plan['topk']}"]
     if len(plan["sources"]) > 1:
         parts.append(f"of an average of {len(plan['sources'])} caches")
-    if plan["maskings"] > 1:
+    elif plan["maskings"] > 1:
         parts.append(f"of {plan['maskings']} maskings averaged")
     if plan["temperatures"]:
         parts.append("log Z at T = " + ", ".join(f"{one:g}" for one in plan["temperatures"]))
