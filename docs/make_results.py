@@ -23,7 +23,7 @@ PAGE = DOCS / "results.md"
 STORE = DOCS / "results"
 _SECTION = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _USAGE = "usage: python docs/make_results.py [--check | add NAME SWEEP]"
-_RUN_RESULT = ("steps", "exported_steps", "exported_step", "valid_nll", "averaged_valid_nll", "seconds")
+_RUN_RESULT = ("steps", "exported_steps", "valid_nll", "averaged_valid_nll", "seconds")
 _CURVES, _CURVE_DIGITS = ("valid_nll", "valid_correct"), 5
 
 Json = dict[str, Any]

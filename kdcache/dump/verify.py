@@ -91,12 +91,11 @@ def verify(config: VerifyConfig) -> Finding:
 
 def check_origin(reader: CacheReader) -> None:
     """Raise UsageError unless one teacher said all that is in a cache, word by word."""
-    for plan in reader.plan.ancestry():
-        if len(plan.sources) > 1:
-            raise UsageError(
-                f"{reader.place}: an average of {len(plan.sources)} caches, which no teacher says again. Verify each "
-                "of the caches that it was made from."
-            )
+    if reader.plan.averaged > 1:
+        raise UsageError(
+            f"{reader.place}: an average of {reader.plan.averaged} caches, which no teacher says again. Verify each "
+            "of the caches that it was made from."
+        )
     if reader.plan.draws:
         raise UsageError(
             f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be "
