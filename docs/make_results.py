@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +85,14 @@ def _read(path: Path) -> Json:
     return value
 
 
-def page(text: str) -> str:
-    """The page with its sections made anew."""
-
-    def made(match: re.Match[str]) -> str:
-        source = STORE / f"{match.group(2)}.json"
-        return f"{match.group(1)}{section(match.group(2), _read(source))}\n\n{match.group(3)}"
-
+def page(text: str, stored: Mapping[str, Json]) -> str:
+    """The page with its sections made anew from the stored experiments, by name."""
     found = sorted(match[2] for match in _SECTION.finditer(text))
-    stored = sorted(one.stem for one in STORE.glob("*.json"))
-    if found != stored:
-        raise SystemExit(f"{PAGE}: has sections of {found}, docs/results has {stored}; each has its place once.")
-    return _SECTION.sub(made, text)
-
-
-def plots() -> dict[Path, str]:
-    """The pictures of all stored experiments, by file."""
-    return {source.with_suffix(".svg"): plot(_read(source)) for source in sorted(STORE.glob("*.json"))}
+    if found != sorted(stored):
+        raise SystemExit(
+            f"{PAGE}: has sections of {found}, docs/results has {sorted(stored)}; each has its place once."
+        )
+    return _SECTION.sub(lambda match: f"{match[1]}{section(match[2], stored[match[2]])}\n\n{match[3]}", text)
 
 
 def main(arguments: list[str]) -> int:
@@ -111,7 +103,9 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(_USAGE, file=sys.stderr)
         return 2
-    made = {PAGE: page(PAGE.read_text(encoding="utf-8")), **plots()}
+    stored = {source.stem: _read(source) for source in sorted(STORE.glob("*.json"))}
+    made = {PAGE: page(PAGE.read_text(encoding="utf-8"), stored)}
+    made.update({STORE / f"{name}.svg": plot(content) for name, content in stored.items()})
     if not arguments:
         for path, text in made.items():
             path.write_text(text, encoding="utf-8")

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from kdcache.markdown import escape, table
+
 Json = dict[str, Any]
-# Of a Markdown table and of inline notation in a cell.
-_SIGNS = "\\`*_|[]~<"
 
 
 def section(name: str, content: Json) -> str:
@@ -45,7 +45,7 @@ def _caches(caches: Json) -> str:
         "Mass is that of the stored words, perplexity the teacher's at the masked positions of these pairs; bytes count"
         " everything in the folder."
     )
-    return f"{said}\n\n{table(rows)}"
+    return f"{said}\n\n{_table(rows)}"
 
 
 def _cache_row(folder: str, cache: Json) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def _values(content: Json) -> str:
     return (
         "Mean ± sample standard deviation over seeds; the validation loss in nats a target; right words are the share "
         "of validation targets that the student finds most probable after the written words before them.\n\n"
-        + table(rows)
+        + _table(rows)
     )
 
 
@@ -121,7 +121,7 @@ def _rouge(results: Json) -> str:
                 means = [statistics.fmean(part) for part in zip(*triples, strict=True)]
                 cells.append(" / ".join(f"{mean:.2f}" for mean in means) or "–")
             rows.append((row["row"], text, *cells))
-    return table(rows) if any(cell != "–" for row in rows[1:] for cell in row[2:]) else ""
+    return _table(rows) if any(cell != "–" for row in rows[1:] for cell in row[2:]) else ""
 
 
 def _differences(results: Json) -> str:
@@ -137,7 +137,7 @@ def _differences(results: Json) -> str:
     return (
         "Mean differences between runs of the same seed, with p in brackets: sacreBLEU's paired bootstrap over the "
         "sentences, which counts one tail; a two-sided test gives about twice as much. The outputs of all seeds stand "
-        "one behind the other and are taken as independent, which makes p rather too small.\n\n" + table(rows)
+        "one behind the other and are taken as independent, which makes p rather too small.\n\n" + _table(rows)
     )
 
 
@@ -162,7 +162,7 @@ def _runs(content: Json) -> str:
     versions = "; ".join(
         ", ".join(f"{name} {value}" for name, value in json.loads(one).items() if value != "absent") for one in found
     )
-    return f"The runs, with the first digits of the SHA-256 of weights and cache ({versions}):\n\n{table(rows)}"
+    return f"The runs, with the first digits of the SHA-256 of weights and cache ({versions}):\n\n{_table(rows)}"
 
 
 def _signatures(results: Json) -> str:
@@ -190,14 +190,6 @@ def _code(text: str) -> str:
     return f"`{text}`"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    rule = ["---"] * len(rows[0])
-    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in [rows[0], rule, *rows[1:]])
-
-
-def _cell(text: str) -> str:
-    """Text without a sign that Markdown would take as its own; code stays code."""
-    if text.startswith("`"):
-        return text.replace("|", "\\|")
-    return "".join(f"\\{sign}" if sign in _SIGNS else sign for sign in text)
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of plain text, where code stays code; the first row is its head."""
+    return table([[cell.replace("|", "\\|") if cell.startswith("`") else escape(cell) for cell in row] for row in rows])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import DataError
+from kdcache.markdown import escape, table
 from kdcache.score import Score
 from kdcache.scorefile import ScoreFile, read_scores
 from kdcache.scorers import NAMES
@@ -183,31 +184,18 @@ def _superscript(number: int) -> str:
     return str(number).translate(_SUPERSCRIPTS) if number else ""
 
 
-def markdown(table: ScoreTable) -> str:
+def markdown(made: ScoreTable) -> str:
     """The table in Markdown, its notes as a list below."""
-    lines = [
-        _pipes([_markdown_text(one.text) + _superscript(one.number) for one in table.headings]),
-        _pipes(["---", *["---:"] * (len(table.headings) - 1)]),
-        *(_pipes([_markdown_cell(cell) for cell in row]) for row in table.rows),
-        "",
-        *(f"- {_markdown_text(note.text)}{f' `{note.code}`' if note.code else ''}" for note in table.notes),
-    ]
-    return "\n".join(lines)
-
-
-def _pipes(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    head = [escape(one.text) + _superscript(one.number) for one in made.headings]
+    rows = [head, *([_markdown_cell(cell) for cell in row] for row in made.rows)]
+    notes = (f"- {escape(note.text)}{f' `{note.code}`' if note.code else ''}" for note in made.notes)
+    return "\n".join([table(rows, numbers=True), "", *notes])
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = _markdown_text(cell.text)
+    text = escape(cell.text)
     shown = f"**{text}**" if cell.best else text
     return f"{shown} ± {cell.half}{cell.mark}" if cell.half else shown
-
-
-def _markdown_text(text: str) -> str:
-    """Text in which Markdown sees no notation."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|&~" else char for char in " ".join(text.split()))
 
 
 _LATEX = {

@@ -131,16 +131,15 @@ def test_teachers_are_found_through_all_sources(tmp_path: Path) -> None:
     assert make_results._teachers(tmp_path / "average") == [tmp_path / name for name in ("one", "two")]
 
 
-def test_only_the_marked_part_of_the_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_marked_part_of_the_page_is_written() -> None:
     """What stands outside the marks stays, what stands between them is made anew, twice the same."""
-    (tmp_path / "demo.json").write_text(json.dumps(experiment()))
-    monkeypatch.setattr(make_results, "STORE", tmp_path)
-    once = make_results.page("before\n<!-- results demo -->\nstale\n<!-- end -->\nafter\n")
+    stored = {"demo": experiment()}
+    once = make_results.page("before\n<!-- results demo -->\nstale\n<!-- end -->\nafter\n", stored)
     assert once.startswith("before\n<!-- results demo -->\n")
     assert once.endswith("\n<!-- end -->\nafter\n")
     assert "stale" not in once
     assert "33.50 ± 0.71" in once
-    assert make_results.page(once) == once
+    assert make_results.page(once, stored) == once
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
@@ -191,12 +190,10 @@ def test_stored_means_are_those_of_the_stored_runs(path: Path) -> None:
     ["", "<!-- results demo -->\nnever ended\n", 2 * "<!-- results demo -->\n<!-- end -->\n"],
     ids=["none", "open", "twice"],
 )
-def test_every_stored_experiment_has_one_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_every_stored_experiment_has_one_section(text: str) -> None:
     """A file without a section, with one that does not end or with two of them is no current page."""
-    (tmp_path / "demo.json").write_text(json.dumps(experiment()))
-    monkeypatch.setattr(make_results, "STORE", tmp_path)
     with pytest.raises(SystemExit, match="demo"):
-        make_results.page(text)
+        make_results.page(text, {"demo": experiment()})
 
 
 def test_the_picture_has_a_curve_for_each_row() -> None:

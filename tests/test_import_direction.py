@@ -27,6 +27,7 @@ FLOORS = {
         "progress",
         "interrupt",
         "tables",
+        "markdown",
     ],
     "options that several share": ["objective", "processes"],
     "text and ids": ["lines", "corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],

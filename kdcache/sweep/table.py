@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdcache.markdown import escape, table
 from kdcache.sweep.results import VALIDATION, Contrast, Spread
 
 Rows = list[tuple[str, ...]]
@@ -103,21 +103,12 @@ def notes(report: Report) -> list[str]:
 
 def markdown(report: Report) -> str:
     """The tables as a Markdown page."""
-    parts = [f"# {_escaped(report.title)}", _markdown_table(value_cells(report))]
+    parts = [f"# {escape(report.title)}", _escaped_table(value_cells(report))]
     if report.contrasts:
-        parts.extend((f"## Against {_escaped(str(report.baseline))}", _markdown_table(contrast_cells(report))))
-    parts.extend(_escaped(note) for note in notes(report))
+        parts.extend((f"## Against {escape(str(report.baseline))}", _escaped_table(contrast_cells(report))))
+    parts.extend(escape(note) for note in notes(report))
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    lines = [[_escaped(cell) for cell in rows[0]], rule, *([_escaped(cell) for cell in row] for row in rows[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    safe = html.escape(" ".join(text.split()), quote=False)
-    for sign in "\\`*_|[]~":
-        safe = safe.replace(sign, f"\\{sign}")
-    return safe
+def _escaped_table(rows: Sequence[Sequence[str]]) -> str:
+    return table([[escape(cell) for cell in row] for row in rows], numbers=True)
