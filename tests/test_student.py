@@ -203,6 +203,13 @@ def test_saved_student_opens_without_kdcache(elsewhere: tuple[list[str], dict[st
     assert all(found["texts"])
 
 
+def test_whoever_reads_the_configuration_can_read_the_weights(small_student: Path, small_teacher: Path) -> None:
+    """Weights have the permissions of the other files: others than their owner can use a model."""
+    for folder in (small_student, small_teacher):
+        modes = {(folder / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+        assert len(modes) == 1, folder
+
+
 def test_generation_settings_are_explicit(small_student: Path) -> None:
     """The folder says how long a text may become and which tokens start, end and pad it."""
     stored = json.loads((small_student / "generation_config.json").read_text())

@@ -17,6 +17,7 @@ from kdcache.records import read_json
 from kdcache.student import rnn, transformer
 from kdcache.student.config import POSITIONS, RNN_SIZES, SIZES
 from kdcache.tokens import Tokenizer
+from kdcache.training.export import save_model
 
 MAX_TARGET = 256
 _TYPES = (transformer.MODEL_TYPE, rnn.RnnConfig.model_type)
@@ -74,7 +75,7 @@ class Student:
 
     def save(self, folder: Path) -> None:
         """Write an ordinary Hugging Face folder: `AutoModelForSeq2SeqLM` and `AutoTokenizer` open it."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         self.tokenizer.save(folder, max_length=POSITIONS, segments=False)
         if self.model.config.model_type == rnn.RnnConfig.model_type:
             replace_file(folder / "README.md", _CARD.encode())

@@ -18,6 +18,7 @@ from kdcache.masking import MaskedViews
 from kdcache.records import canonical_json, read_json
 from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.tokens import Tokenizer
+from kdcache.training.export import save_model
 
 # Parts of a configuration that say where a model comes from or how it is used, not what it computes.
 _NOT_COMPUTED = frozenset(
@@ -72,7 +73,7 @@ class Teacher:
 
     def save(self, folder: Path) -> None:
         """Write an ordinary Hugging Face folder."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         self.tokenizer.save(folder, max_length=self.positions, segments=self.segments)
 
     @property
