@@ -44,10 +44,15 @@ class Progress:
         self._start = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._note = ""
+        self._begun = 0.0
 
-    def advance(self, amount: int, note: str = "") -> None:
-        """Count `amount` more units; `note` is shown behind the numbers."""
+    def advance(self, amount: int, note: str = "", begun: float = 0.0) -> None:
+        """Count `amount` more units; `note` is shown behind the numbers.
+
+        Units that take long are `begun` before they are done: what is done of those under way, in units.
+        """
         self._done += amount
+        self._begun = begun
         self._note = note or self._note
         if time.monotonic() - self._shown >= (_REDRAW_SECONDS if self._terminal else _LINE_SECONDS):
             self._show()
@@ -55,10 +60,11 @@ class Progress:
     def message(self) -> str:
         """Counts, rate and time left, without the bar."""
         elapsed = time.monotonic() - self._start
-        rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
+        done = self._done + self._begun
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
         text = f"{self._what}: {self._done:,}/{self._total:,} {self._unit}"
         if rate > 0:
-            text += f", {_rate(rate)} {self._unit}/s, {duration((self._total - self._done) / rate)} left"
+            text += f", {_rate(rate, self._unit)}, {duration((self._total - done) / rate)} left"
         return f"{text}, {self._note}" if self._note else text
 
     def _show(self) -> None:
@@ -88,5 +94,10 @@ class Progress:
         self.clear()
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+def _rate(rate: float, unit: str) -> str:
+    """Units a second, or a minute or an hour where that gives a number that can be read."""
+    for name, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        count = rate * seconds
+        if count >= 0.1 or name == "h":
+            break
+    return f"{count:,.0f} {unit}/{name}" if count >= 10 else f"{count:.2g} {unit}/{name}"

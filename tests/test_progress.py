@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -49,6 +50,29 @@ def test_work_of_an_earlier_run_is_not_in_the_rate() -> None:
     progress.advance(50)
     assert progress.message().startswith("dumping: 950/1,000 pairs, ")
     assert "left" in progress.message()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "begun", "words"),
+    [
+        (10, 50, 0, "5 units/s, 10s left"),
+        (10, 2, 0, "0.2 units/s, 8m 10s left"),
+        (90, 1, 0, "0.67 units/min, 2h 28m left"),
+        (3_600, 1, 0, "1 units/h, 4d 03h left"),
+        (36_000, 0, 0.5, "0.05 units/h, 82d 22h left"),
+        (100, 1, 1.5, "1.5 units/min, 1h 05m left"),
+    ],
+)
+def test_rate_and_time_left(
+    seconds: float, done: int, begun: float, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow work is counted by the minute or hour, and parts of units that are under way shorten the time left."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress("working", 100, "units", shown=False)
+    clock[0] += seconds
+    progress.advance(done, begun=begun)
+    assert progress.message() == f"working: {done}/100 units, {words}"
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -95,6 +95,10 @@ class Pace:
             return text
         return f"{text}, {duration((self._steps - step) * taken / seen)} left"
 
+    def share(self) -> float:
+        """The part of its steps that it has taken, 0 where their number is unknown."""
+        return (_last_step(self._file) or 0) / self._steps if self._steps else 0.0
+
 
 def _last_step(file: Path) -> int | None:
     """The step of the last whole line."""
