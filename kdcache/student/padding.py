@@ -16,7 +16,8 @@ def padded_states(lstm: nn.LSTM, embed: Callable[[Tensor], Tensor], input_ids: T
     """
     present = mask != 0
     at_right = (present[:, 1:] <= present[:, :-1]).all(dim=1)
-    lengths, rows = torch.sort(present.sum(dim=1), descending=True, stable=True)
+    # As PyTorch itself would sort them: their order decides what dropout drops between the layers.
+    lengths, rows = torch.sort(present.sum(dim=1), descending=True)
     # One transfer has all that the host needs: more of them would keep a GPU waiting.
     lengths, padded_at_right = torch.stack([lengths, at_right.long()]).cpu()
     if padded_at_right.all():
