@@ -8,6 +8,16 @@ import torch
 
 from kdcache.errors import UsageError
 
+# What comes without a class of its own: from the CPU's allocator, oneDNN, and the libraries beneath a full GPU.
+_MESSAGES = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",
+    "bad_alloc",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means on this machine; of several GPUs that of number `local_rank`.
@@ -27,11 +37,23 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def use(device: torch.device) -> None:
+    """Make a GPU the current one of this thread.
+
+    A thread begins on the first GPU, where pinning memory or emptying PyTorch's cache would open a context that takes
+    some hundred MB of another process's GPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
-    """The precision of matrix products: "auto" is bfloat16 on a GPU and float32 elsewhere."""
-    if name == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
-    return name
+    """The precision of matrix products: "auto" is bfloat16 on a GPU that computes in it, and float32 elsewhere."""
+    if name != "auto":
+        return name
+    # GPUs before 2020 (compute capability below 8) only imitate it, and are slower than in float32.
+    computes = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if computes else "float32"
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -42,3 +64,10 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """A context in which matrix products run in `precision`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device or the machine has too little memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)

@@ -126,7 +126,7 @@ precision = click.option(
     type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
-    help="Of matrix products; auto is bfloat16 on a GPU, float32 elsewhere.",
+    help="Of matrix products; auto is bfloat16 on a GPU that has it, else float32.",
 )
 beam_size = click.option(
     "--beam-size",

@@ -74,7 +74,7 @@ class DumpConfig:
         max_unknown: largest share of a shard's targets that may be the unknown token.
         skip_bad: leave out pairs that cannot be used instead of refusing them.
         device: "auto", "cpu" or "cuda".
-        precision: "auto" (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16".
+        precision: "auto" (bfloat16 on a GPU that has it, float32 elsewhere), "float32" or "bfloat16".
         shards: first shard to make and the one after the last; None is all.
         distributions: how they are made, and what else is stored of them.
     """

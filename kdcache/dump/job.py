@@ -16,7 +16,7 @@ from kdcache.cache.encoding import Encoding, count_dtype
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.corpus import Corpus
-from kdcache.device import resolve_device, resolve_precision
+from kdcache.device import resolve_device, resolve_precision, use
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.passes import Passes, Predictor
 from kdcache.encode import encode_slice
@@ -140,6 +140,7 @@ def prepare(config: DumpConfig) -> Job:
     """
     config.check()
     device = resolve_device(config.device, this_process().local)
+    use(device)
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     teacher = Teacher.load(Path(config.teacher))
     if config.words > teacher.vocabulary:

@@ -7,20 +7,10 @@ from typing import TypeVar
 
 import torch
 
+from kdcache.device import is_out_of_memory
 from kdcache.errors import ModelError
 from kdcache.masking import MaskedViews
 from kdcache.runs import log
-
-# What comes without a class of its own: from the CPU's allocator, oneDNN, and the libraries beneath a full GPU.
-_MESSAGES = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "could not create a primitive",
-    "bad_alloc",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-
 
 # What a teacher gives for a batch.
 P = TypeVar("P")
@@ -76,10 +66,3 @@ class PartwiseTeacher:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device or the machine has too little memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)

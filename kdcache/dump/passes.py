@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdcache import counters, ragged
 from kdcache.cache.plan import Plan
+from kdcache.device import moved
 from kdcache.dump.parts import PartwiseTeacher
 from kdcache.masking import MaskedViews, dealt, partition_batches
 from kdcache.teacher.reduce import Draws, Predictions, Reduction
@@ -126,7 +127,7 @@ class Passes:
         for batch in partition_batches(pairs, self.plan.passes, self.max_tokens, special, in_pass):
             for views, found in self._partwise.parts(batch, predict):
                 # Nothing large is reserved from here on: a part that was predicted is added, whole and once.
-                sums.index_add_(0, torch.from_numpy(views.target_rows).to(self.device), found.exp_())
+                sums.index_add_(0, moved(torch.from_numpy(views.target_rows), self.device), found.exp_())
                 after_batch(len(views.lengths))
 
 

@@ -122,8 +122,7 @@ class RnnDecoder(nn.Module):
         """The state before the first word, from the mean of the encoder's states."""
         weights = mask.to(states.dtype)
         mean = (states * weights[:, :, None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
-        layers, width = len(self.cells), states.shape[-1]
-        hidden, cell = self.bridge(mean).view(-1, 2, layers, width).permute(1, 2, 0, 3)
+        hidden, cell = self.bridge(mean).to(states.dtype).unflatten(1, (2, len(self.cells), -1)).permute(1, 2, 0, 3)
         return DecoderState(torch.tanh(hidden), cell, torch.zeros_like(mean))
 
     def forward(
@@ -137,9 +136,11 @@ class RnnDecoder(nn.Module):
         attentional, found = state.attentional, []
         for step in range(input_ids.shape[1]):
             below = torch.cat([embedded[:, step], attentional], dim=-1)
-            for layer, lstm in enumerate(self.cells):
-                hidden[layer], cell[layer] = lstm(below, (hidden[layer], cell[layer]))
-                below = self.dropout(hidden[layer])
+            # In bfloat16 a GPU would keep the states, and add up the weights' gradients over the words, too roughly.
+            with torch.autocast(below.device.type, enabled=False):
+                for layer, lstm in enumerate(self.cells):
+                    hidden[layer], cell[layer] = lstm(below, (hidden[layer], cell[layer]))
+                    below = self.dropout(hidden[layer])
             scores = torch.bmm(keys, below[:, :, None])[:, :, 0]
             weights = functional.softmax(scores + padding, dim=-1, dtype=torch.float32).to(states.dtype)
             context = torch.bmm(weights[:, None], states)[:, 0]
@@ -267,8 +268,7 @@ class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 else:
                     nn.init.zeros_(parameter)
                     if "bias_ih" in name:
-                        quarter = len(parameter) // 4
-                        nn.init.ones_(parameter[quarter : 2 * quarter])
+                        nn.init.ones_(parameter.chunk(4)[1])
 
 
 def inputs(batch: Batch) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class TrainingConfig:
         epochs: passes over the data, where max_steps is None.
         seed: of initialisation, dropout, masks and order.
         device: "auto", "cpu" or "cuda".
-        precision: "auto" (bfloat16 on a GPU, float32 elsewhere), "float32" or "bfloat16" (autocast).
+        precision: "auto" (bfloat16 on a GPU that has it, float32 elsewhere), "float32" or "bfloat16" (autocast).
         clip: largest norm of the gradient.
         beta2, weight_decay: of AdamW; its other moment's decay is 0.9.
         valid_every: steps between validations; None: once an epoch.

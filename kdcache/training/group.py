@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdcache.device import resolve_device
+from kdcache.device import resolve_device, use
 from kdcache.errors import TrainingError, UsageError
 from kdcache.processes import Process, this_process
 from kdcache.runs import log
@@ -148,8 +147,7 @@ def training_group(device: str) -> Iterator[Group]:
         yield Group()
         return
     where = resolve_device(device, process.local)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    use(where)
     if not dist.is_initialized():
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)

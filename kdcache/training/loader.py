@@ -18,6 +18,7 @@ from typing import Generic, Self, TypeVar
 import torch
 
 from kdcache.batches import Sections, epoch_order, micro_bounds
+from kdcache.device import use
 from kdcache.errors import TrainingError
 from kdcache.training.checkpoint import Position
 from kdcache.training.config import TrainingConfig
@@ -97,7 +98,7 @@ class Prefetch(Generic[T]):
         self.waited = 0.0
         self._leaving = threading.Event()
         self._items = items(self._give_up)
-        self._pool = ThreadPoolExecutor(1, THREAD_NAME, initializer=_use, initargs=(device,))
+        self._pool = ThreadPoolExecutor(1, THREAD_NAME, initializer=use, initargs=(device,))
         self._ahead: deque[Future[T]] = deque(self._pool.submit(next, self._items) for _ in range(DEPTH))
 
     def __iter__(self) -> Iterator[T]:
@@ -130,9 +131,3 @@ class Prefetch(Generic[T]):
     def _give_up(self) -> None:
         if self._leaving.is_set():
             raise CancelledError
-
-
-def _use(device: torch.device) -> None:
-    # A thread begins on the first GPU, where pinning memory would open a context that nobody needs.
-    if device.type == "cuda":
-        torch.cuda.set_device(device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcache.batches import Sections, epoch_order
-from kdcache.device import autocast, resolve_device, resolve_precision
+from kdcache.device import autocast, is_out_of_memory, resolve_device, resolve_precision
 from kdcache.errors import StoppedError, TrainingError, UsageError
 from kdcache.files import sha256
 from kdcache.interrupt import StopRequest, stop_on_signals
@@ -160,7 +160,16 @@ class _Loop(Generic[B]):
         self.model.train()
         step = self.position.step + 1
         rate = learning_rate(self.config, step, self.task.width, self.total)
-        report = self.stepper.take(self.task, batches.micros, step, rate, self._wishes)
+        try:
+            report = self.stepper.take(self.task, batches.micros, step, rate, self._wishes)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"The memory does not suffice for a forward and backward pass of {self.config.most_tokens:,} padded "
+                "tokens. Run the same command again with a lower --micro-tokens, which may change between runs: it "
+                "continues from the last checkpoint."
+            ) from error
         self.position = replace(self.position, step=step, consumed=batches.index + 1)
         self.metrics.add(step, report.names, report.sums, rate, report.norm, waited)
         self.reports.append(report)

@@ -136,7 +136,8 @@ class Stepper:
             (_SIGTERM, wishes.signal == signal.SIGTERM),
             (_SAVE, wishes.save),
         ):
-            self._tail[slot] = float(wished)
+            # Assigned as an item, a number would be copied to a GPU from ordinary memory, for which the host waits.
+            self._tail[slot].fill_(float(wished))
         self._group.add_up(self._buffer)
         n_tokens = self._tail[_N_TOKENS]
         norm: Tensor = torch.linalg.vector_norm(self.gradients) / n_tokens

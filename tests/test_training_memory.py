@@ -1,0 +1,47 @@
+"""A training for which memory does not suffice: a real allocation fails, by a limit on the address space."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from faults import python
+
+from kdcache.cache.reader import open_cache
+from kdcache.objective import ObjectiveConfig
+from kdcache.student.config import StudentConfig
+from kdcache.student.labels import CacheSections
+from kdcache.student.train import make_task
+from kdcache.training.config import TrainingConfig
+from kdcache.training.loop import fit
+
+
+def main(cache: str, output: str) -> None:
+    """Train with no more memory than there is before the first loss, in a process of its own."""
+    from loops import RUN, Disturbed
+
+    training = TrainingConfig(1e-3, "linear", 60_000, max_steps=2, device="cpu")
+    config = StudentConfig(cache, ObjectiveConfig(), training, size="small")
+    task = Disturbed(make_task(config, open_cache(cache, config.store)), {1: _no_more_memory})
+    fit(task, CacheSections(open_cache(cache, config.store), soft=True), training, Path(output), RUN)
+
+
+def _no_more_memory() -> None:
+    status = Path("/proc/self/status").read_text()
+    size = int(status.split("VmSize:")[1].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+
+def test_a_step_that_does_not_fit(small_cache: Path, tmp_path: Path) -> None:
+    """Where a step does not fit into memory, the error names the tokens of a pass and what to lower."""
+    done = python(__file__, small_cache, tmp_path)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("kdcache.errors.TrainingError: The memory does not suffice for a forward and backward")
+    assert "60,000 padded tokens" in message
+    assert "a lower --micro-tokens" in message
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
