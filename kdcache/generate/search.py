@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from kdcache.device import resolve_device
-from kdcache.errors import DataError
+from kdcache.device import is_out_of_memory, resolve_device
+from kdcache.errors import DataError, ModelError
 from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
@@ -24,7 +25,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     """Write one hypothesis a line for every line of the source; run again, it does nothing when the file is there.
 
     Raises:
-        ModelError: the student cannot be opened.
+        ModelError: the student cannot be opened, or the memory does not suffice for one line.
         DataError: the source cannot be read, or a line is longer than the student's positions.
         MismatchError: `output` was made with other settings.
     """
@@ -53,6 +54,7 @@ def generate(
 
     Raises:
         DataError: a sentence is longer than the student's positions.
+        ModelError: the memory does not suffice for one sentence.
         StoppedError: a signal asked to stop.
     """
     device = resolve_device(config.device)
@@ -83,16 +85,37 @@ def _batches(sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
 
 
 def _search(student: Student, sources: list[list[int]], config: GenerateConfig, device: torch.device) -> list[str]:
-    longest = len(sources[0])
-    pad = student.tokenizer.special.pad
+    pad, longest = student.tokenizer.special.pad, len(sources[0])
     input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sources], device=device)
-    found = student.model.generate(
-        input_ids=input_ids,
-        attention_mask=(input_ids != pad).long(),
-        num_beams=config.beam_size,
-        length_penalty=config.length_penalty,
-        max_length=min(POSITIONS, 2 * longest + 16),
-        do_sample=False,
-    )
     # A line feed inside a hypothesis would shift every line after it.
-    return [" ".join(student.tokenizer.decode(ids).split()) for ids in found.tolist()]
+    return [" ".join(student.tokenizer.decode(ids).split()) for ids in _beams(student, input_ids, config)]
+
+
+def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[list[int]]:
+    """The best hypothesis of each row; where memory does not suffice, of one half of the rows after the other.
+
+    Raises:
+        ModelError: it does not suffice for a single row.
+    """
+    rows, length = input_ids.shape
+    try:
+        found: list[list[int]] = student.model.generate(
+            input_ids=input_ids,
+            attention_mask=(input_ids != student.tokenizer.special.pad).long(),
+            num_beams=config.beam_size,
+            length_penalty=config.length_penalty,
+            max_length=min(POSITIONS, 2 * length + 16),
+            do_sample=False,
+        ).tolist()
+        return found
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if rows == 1:
+            raise ModelError(
+                f"The memory does not suffice for a beam search over one source of {length:,} tokens. Lower "
+                "--beam-size, free memory, or use a larger device."
+            ) from error
+    # Only here the failed attempt's tensors, which the exception holds, are gone.
+    log.warning("The memory does not suffice for %s sources at once; going on with halves.", f"{rows:,}")
+    return [ids for half in input_ids.chunk(2) for ids in _beams(student, half, config)]
