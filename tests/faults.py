@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -79,6 +80,19 @@ def python(*arguments: object, timeout: float = 600) -> subprocess.CompletedProc
         timeout=timeout,
         check=False,
     )
+
+
+@contextmanager
+def little_memory(spare: int) -> Iterator[None]:
+    """Let the address space of this process grow by `spare` bytes only."""
+    status = Path("/proc/self/status").read_text()
+    size = int(status.split("VmSize:")[1].split()[0]) * 1024
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + spare, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def start(folder: Path, plan: Plan, **more: str) -> subprocess.Popen[str]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from faults import python
+from faults import little_memory, python
 from hypothesis import given
 from hypothesis import strategies as st
 from models import toy_text
@@ -33,19 +30,6 @@ from kdcache.tokens import EncodedPairs, SpecialIds
 PAIRS = 600
 SPECIAL = SpecialIds(pad=0, unk=1, start=2, end=3, mask=4, joint=(3,))
 CPU = torch.device("cpu")
-
-
-@contextmanager
-def little_memory(spare: int) -> Iterator[None]:
-    """Let the address space of this process grow by `spare` bytes only."""
-    status = Path("/proc/self/status").read_text()
-    size = int(status.split("VmSize:")[1].split()[0]) * 1024
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (size + spare, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def config(teacher: Path, text: TextFiles) -> DumpConfig:

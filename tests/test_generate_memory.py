@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
-from faults import python
+from faults import little_memory, python
 from models import toy_lines
 
 from kdcache.errors import ModelError
@@ -28,13 +27,11 @@ def main(folder: str, room: str, beam_size: str) -> None:
     """Write with no more memory than there is after the first line, but for `room` MiB, in a process of its own."""
     student, lines = load_student(Path(folder)), toy_lines("src", LINES)
     generate(student, lines[:1], config(folder, 1))
-    status = Path("/proc/self/status").read_text()
-    size = int(status.split("VmSize:")[1].split()[0]) * 1024 + int(room) * MIB
-    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
-    try:
-        print(json.dumps(generate(student, lines, config(folder, BATCH, int(beam_size)))))
-    except ModelError as error:
-        print(json.dumps(str(error)))
+    with little_memory(int(room) * MIB):
+        try:
+            print(json.dumps(generate(student, lines, config(folder, BATCH, int(beam_size)))))
+        except ModelError as error:
+            print(json.dumps(str(error)))
 
 
 def test_halves_that_fit_give_the_same_texts(small_student: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
-from faults import python
+from faults import little_memory, python
 
 from kdcache.cache.reader import open_cache
 from kdcache.objective import ObjectiveConfig
@@ -23,14 +23,10 @@ def main(cache: str, output: str) -> None:
 
     training = TrainingConfig(1e-3, "linear", 60_000, max_steps=2, device="cpu")
     config = StudentConfig(cache, ObjectiveConfig(), training, size="small")
-    task = Disturbed(make_task(config, open_cache(cache, config.store)), {1: _no_more_memory})
-    fit(task, CacheSections(open_cache(cache, config.store), soft=True), training, Path(output), RUN)
-
-
-def _no_more_memory() -> None:
-    status = Path("/proc/self/status").read_text()
-    size = int(status.split("VmSize:")[1].split()[0]) * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+    with ExitStack() as stack:
+        disturbance = {1: lambda: stack.enter_context(little_memory(0))}
+        task = Disturbed(make_task(config, open_cache(cache, config.store)), disturbance)
+        fit(task, CacheSections(open_cache(cache, config.store), soft=True), training, Path(output), RUN)
 
 
 def test_a_step_that_does_not_fit(small_cache: Path, tmp_path: Path) -> None:

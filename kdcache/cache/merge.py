@@ -145,9 +145,8 @@ def _check_sources(readers: Sequence[CacheReader]) -> None:
                 "original caches at once."
             )
         # Where it is no average, the last of the row is what the teacher said.
-        dumped = [reader.manifest.root, *(source.root for plan in reader.plan.ancestry() for source in plan.sources)][
-            -1
-        ]
+        sources = (source.root for plan in reader.plan.ancestry() for source in plan.sources)
+        *_, dumped = (reader.manifest.root, *sources)
         if dumped in seen:
             raise UsageError(
                 f"{reader.place}: the same cache as {seen[dumped].place}, or made from the same one. Each counts once; "

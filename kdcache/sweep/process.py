@@ -75,17 +75,23 @@ def last_lines(console: Path) -> list[str]:
 
 
 class Pace:
-    """How far a training is, by its `metrics.jsonl`."""
+    """How far a training is, by its `metrics.jsonl`.
+
+    Attributes:
+        share: the part of its steps that it had taken when last looked at; 0 where their number is unknown.
+    """
 
     def __init__(self, folder: Path, steps: int | None) -> None:
         self._file, self._steps = folder / METRICS_FILE, steps
         self._first: tuple[int, float] | None = None
+        self.share = 0.0
 
     def words(self) -> str:
         """The step, and the time left where the number of steps is known and two of them were seen."""
         step = _last_step(self._file)
         if step is None:
             return "starting"
+        self.share = step / self._steps if self._steps else 0.0
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)
@@ -94,10 +100,6 @@ class Pace:
         if self._steps is None or seen <= 0:
             return text
         return f"{text}, {duration((self._steps - step) * taken / seen)} left"
-
-    def share(self) -> float:
-        """The part of its steps that it has taken, 0 where their number is unknown."""
-        return (_last_step(self._file) or 0) / self._steps if self._steps else 0.0
 
 
 def _last_step(file: Path) -> int | None:

@@ -63,14 +63,10 @@ class _Job:
     pace: Pace
     doing: str = ""
     process: Process | None = None
-    begun: float = 0.0
 
     def words(self) -> str:
         """How far it is."""
-        if self.doing != "student-train":
-            return f"{self.student.run.name} {self.doing}"
-        self.begun = self.pace.share()
-        return f"{self.student.run.name} {self.pace.words()}"
+        return f"{self.student.run.name} {self.pace.words() if self.doing == 'student-train' else self.doing}"
 
 
 def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) -> SweepResult:
@@ -162,7 +158,7 @@ class _Scheduler:
                     ended = [job for job in jobs if not self._goes_on(job)]
                     free.extend(job.place for job in ended)
                     jobs = [job for job in jobs if job not in ended]
-                    progress.advance(len(ended), self._note(jobs), sum(job.begun for job in jobs))
+                    progress.advance(len(ended), self._note(jobs), sum(job.pace.share for job in jobs))
                     self._stop_if_asked(jobs)
                     time.sleep(_POLL_SECONDS if jobs else 0)
             finally:
