@@ -43,6 +43,12 @@ class MaskedViews:
     labels: Ints
     target_rows: Ints
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Views, and the tokens that each has with its padding."""
+        count, longest = self.input_ids.shape
+        return count, longest
+
     def rows(self, start: int, stop: int) -> MaskedViews:
         """Views `start` to `stop` (exclusive, at least one), padded to the longest among them."""
         width = self.input_ids.shape[1]

@@ -32,7 +32,7 @@ FLOORS = {
     "options that several share": ["objective", "processes"],
     "text and ids": ["lines", "corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],
     "soft labels on disk": ["softlabels", "cache"],
-    "training, for both models": ["device", "batches", "losses", "runs", "lineage", "training"],
+    "training, for both models": ["device", "batches", "losses", "runs", "partwise", "lineage", "training"],
     "the teacher's side": ["teacher", "dump"],
     "the student's side": ["student", "generate"],
     "scores": ["rouge", "scorers", "score", "compare", "sentencescores", "scorefile", "scoretable"],

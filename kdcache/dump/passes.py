@@ -18,8 +18,8 @@ from torch import Tensor
 from kdcache import counters, ragged
 from kdcache.cache.plan import Plan
 from kdcache.device import moved
-from kdcache.dump.parts import PartwiseTeacher
 from kdcache.masking import MaskedViews, dealt, partition_batches
+from kdcache.partwise import Partwise
 from kdcache.teacher.reduce import Draws, Predictions, Reduction
 from kdcache.tokens import EncodedPairs, Tokenizer
 
@@ -69,7 +69,7 @@ class Passes:
     plan: Plan
     max_tokens: int
     device: torch.device
-    _partwise: PartwiseTeacher = field(default_factory=PartwiseTeacher)
+    _partwise: Partwise = field(default_factory=lambda: Partwise("one sequence", "Free memory"))
 
     def run(
         self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]

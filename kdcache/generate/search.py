@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kdcache.device import is_out_of_memory, resolve_device
-from kdcache.errors import DataError, ModelError
+from kdcache.device import resolve_device
+from kdcache.errors import DataError
 from kdcache.files import replace_file
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest, stop_on_signals
 from kdcache.lineage import student_prints, text_sha256
 from kdcache.lines import read_sentences
+from kdcache.partwise import Partwise
 from kdcache.progress import Progress
 from kdcache.runs import file_run, log
 from kdcache.student.config import POSITIONS
@@ -64,11 +66,12 @@ def generate(
         if len(ids) > POSITIONS:
             raise DataError(f"{config.source}:{number}: {len(ids):,} tokens; the student has {POSITIONS:,} positions.")
     hypotheses = [""] * len(sentences)
+    partwise = Partwise("a beam search over one source", "Lower --beam-size, free memory")
     with Progress("generating", len(sentences), "sentences") as progress:
         for rows in _batches(sources, config.max_tokens):
             if stop is not None:
                 stop.check()
-            for row, text in zip(rows, _search(student, [sources[row] for row in rows], config, device), strict=True):
+            for row, text in zip(rows, _search(student, [sources[row] for row in rows], config, partwise), strict=True):
                 hypotheses[row] = text if sentences[row].strip() else ""
             progress.advance(len(rows))
     return hypotheses
@@ -84,38 +87,39 @@ def _batches(sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
         start = stop
 
 
-def _search(student: Student, sources: list[list[int]], config: GenerateConfig, device: torch.device) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Tokens of sources, int64 `[rows, longest]`, padded behind."""
+
+    input_ids: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        count, longest = self.input_ids.shape
+        return count, longest
+
+    def rows(self, start: int, stop: int) -> _Sources:
+        # Padded as before: another width of padding would round, and might end, differently.
+        return _Sources(self.input_ids[start:stop])
+
+
+def _search(student: Student, sources: Sequence[list[int]], config: GenerateConfig, partwise: Partwise) -> list[str]:
     pad, longest = student.tokenizer.special.pad, len(sources[0])
-    input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sources], device=device)
+    rows = [[*ids, *[pad] * (longest - len(ids))] for ids in sources]
+    batch = _Sources(torch.tensor(rows, device=student.model.device))
+    found = partwise.parts(batch, lambda part: _beams(student, part.input_ids, config))
     # A line feed inside a hypothesis would shift every line after it.
-    return [" ".join(student.tokenizer.decode(ids).split()) for ids in _beams(student, input_ids, config)]
+    return [" ".join(student.tokenizer.decode(ids).split()) for _, best in found for ids in best]
 
 
 def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[list[int]]:
-    """The best hypothesis of each row; where memory does not suffice, of one half of the rows after the other.
-
-    Raises:
-        ModelError: it does not suffice for a single row.
-    """
-    rows, length = input_ids.shape
-    try:
-        found: list[list[int]] = student.model.generate(
-            input_ids=input_ids,
-            attention_mask=(input_ids != student.tokenizer.special.pad).long(),
-            num_beams=config.beam_size,
-            length_penalty=config.length_penalty,
-            max_length=min(POSITIONS, 2 * length + 16),
-            do_sample=False,
-        ).tolist()
-        return found
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if rows == 1:
-            raise ModelError(
-                f"The memory does not suffice for a beam search over one source of {length:,} tokens. Lower "
-                "--beam-size, free memory, or use a larger device."
-            ) from error
-    # Only here the failed attempt's tensors, which the exception holds, are gone.
-    log.warning("The memory does not suffice for %s sources at once; going on with halves.", f"{rows:,}")
-    return [ids for half in input_ids.chunk(2) for ids in _beams(student, half, config)]
+    """The best hypothesis of each row."""
+    found: list[list[int]] = student.model.generate(
+        input_ids=input_ids,
+        attention_mask=(input_ids != student.tokenizer.special.pad).long(),
+        num_beams=config.beam_size,
+        length_penalty=config.length_penalty,
+        max_length=min(POSITIONS, 2 * input_ids.shape[1] + 16),
+        do_sample=False,
+    ).tolist()
+    return found
