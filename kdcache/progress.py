@@ -40,7 +40,8 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, done: int = 0, *, shown: bool = True) -> None:
         self._shown_at_all = shown
         self._what, self._total, self._unit = what, total, unit
-        self._first = self._done = done
+        self._done = done
+        self._first: float = done
         self._start = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._note = ""
@@ -56,6 +57,10 @@ class Progress:
         self._note = note or self._note
         if time.monotonic() - self._shown >= (_REDRAW_SECONDS if self._terminal else _LINE_SECONDS):
             self._show()
+
+    def inherit(self, share: float) -> None:
+        """Leave a part of a unit that an earlier run did, and that `begun` will hold, out of the rate."""
+        self._first += share
 
     def message(self) -> str:
         """Counts, rate and time left, without the bar."""

@@ -75,6 +75,20 @@ def test_rate_and_time_left(
     assert progress.message() == f"working: {done}/100 units, {words}"
 
 
+def test_a_unit_that_an_earlier_run_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run did of a unit counts neither in the rate nor in what is left to do."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress("working", 4, "units", shown=False)
+    progress.inherit(0.5)
+    clock[0] += 100
+    progress.advance(0, begun=0.75)
+    assert progress.message() == "working: 0/4 units, 0.15 units/min, 21m 40s left"
+    clock[0] += 100
+    progress.advance(1, begun=0)
+    assert progress.message() == "working: 1/4 units, 0.15 units/min, 20m 00s left"
+
+
 def test_a_terminal_gets_a_bar() -> None:
     """On a terminal one line is redrawn with bar, rate, time left and note, and is taken away at the end."""
     main, side = pty.openpty()

@@ -78,20 +78,24 @@ class Pace:
     """How far a training is, by its `metrics.jsonl`.
 
     Attributes:
-        share: the part of its steps that it had taken when last looked at; 0 where their number is unknown.
+        share: the part of its steps that it had taken when last looked at, those of
+            earlier runs at first; 0 where their number is unknown.
     """
 
     def __init__(self, folder: Path, steps: int | None) -> None:
         self._file, self._steps = folder / METRICS_FILE, steps
         self._first: tuple[int, float] | None = None
-        self.share = 0.0
+        self.share = self._share(_last_step(self._file))
+
+    def _share(self, step: int | None) -> float:
+        return step / self._steps if step and self._steps else 0.0
 
     def words(self) -> str:
         """The step, and the time left where the number of steps is known and two of them were seen."""
         step = _last_step(self._file)
         if step is None:
             return "starting"
-        self.share = step / self._steps if self._steps else 0.0
+        self.share = self._share(step)
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)

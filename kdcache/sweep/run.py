@@ -155,6 +155,7 @@ class _Scheduler:
                 while waiting or jobs:
                     while waiting and free:
                         jobs.append(self._job(waiting.popleft(), free.pop()))
+                        progress.inherit(jobs[-1].pace.share)
                     ended = [job for job in jobs if not self._goes_on(job)]
                     free.extend(job.place for job in ended)
                     jobs = [job for job in jobs if job not in ended]
