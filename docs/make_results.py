@@ -2,6 +2,7 @@
 
 `python docs/make_results.py add NAME SWEEP` copies what decides from the folder of a sweep into
 `docs/results/NAME.json`: its results, the `run.json` of every run, and of the caches and teachers that they came from.
+`extend` in place of `add` joins another sweep, with the same settings and other seeds, to what is there.
 Without arguments the script writes the sections of `docs/results.md` that lie between `<!-- results NAME -->` and
 `<!-- end -->` from these files, and draws their curves into `docs/results/NAME.svg`; with `--check` it only says
 whether they are current.
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from result_join import join
 from result_plot import plot
 from result_tables import section
 
@@ -23,7 +25,7 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "results.md"
 STORE = DOCS / "results"
 _SECTION = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
-_USAGE = "usage: python docs/make_results.py [--check | add NAME SWEEP]"
+_USAGE = "usage: python docs/make_results.py [--check | add NAME SWEEP | extend NAME SWEEP]"
 _RUN_RESULT = ("steps", "exported_steps", "valid_nll", "averaged_valid_nll", "seconds")
 _CURVES, _CURVE_DIGITS = ("valid_nll", "valid_correct"), 5
 
@@ -32,15 +34,27 @@ Json = dict[str, Any]
 
 def add(name: str, sweep: Path) -> None:
     """Copy the results of a finished sweep, with the records of its runs, caches and teachers."""
+    _store(name, _content(sweep))
+
+
+def extend(name: str, sweep: Path) -> None:
+    """Join a finished sweep of other seeds to what is there."""
+    _store(name, join(_read(STORE / f"{name}.json"), _content(sweep)))
+
+
+def _store(name: str, content: Json) -> None:
+    STORE.mkdir(exist_ok=True)
+    (STORE / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _content(sweep: Path) -> Json:
     results = _read(sweep / "results.json")
     if results["unfinished"]:
         print(f"{sweep}: not finished: {', '.join(results['unfinished'])}", file=sys.stderr)
     records = {run["folder"]: _record(sweep / run["folder"]) for run in results["runs"]}
     folders = sorted({str(record["config"]["cache"]) for record in records.values()})
     caches = {folder: _cache(sweep.parent / folder) for folder in folders}
-    STORE.mkdir(exist_ok=True)
-    content = {"results": results, "records": records, "caches": caches}
-    (STORE / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"results": results, "records": records, "caches": caches}
 
 
 def _record(folder: Path) -> Json:
@@ -97,8 +111,8 @@ def page(text: str, stored: Mapping[str, Json]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Add results, write the page or check it; return the exit code."""
-    if len(arguments) == 3 and arguments[0] == "add":
-        add(arguments[1], Path(arguments[2]))
+    if len(arguments) == 3 and arguments[0] in ("add", "extend"):
+        (add if arguments[0] == "add" else extend)(arguments[1], Path(arguments[2]))
         return 0
     if arguments not in ([], ["--check"]):
         print(_USAGE, file=sys.stderr)

@@ -134,11 +134,19 @@ def _differences(results: Json) -> str:
         cells = {one["column"]: _difference(one) for one in found if one["row"] == name}
         seeds = max(one["spread"]["n"] for one in found if one["row"] == name)
         rows.append((name, str(seeds), *(cells.get(column, "–") for column in columns)))
-    return (
+    said = (
         "Mean differences between runs of the same seed, with p in brackets: sacreBLEU's paired bootstrap over the "
         "sentences, which counts one tail; a two-sided test gives about twice as much. The outputs of all seeds stand "
-        "one behind the other and are taken as independent, which makes p rather too small.\n\n" + _table(rows)
+        "one behind the other and are taken as independent, which makes p rather too small."
     )
+    return f"{said}{_joined(results.get('joined', []))}\n\n{_table(rows)}"
+
+
+def _joined(sweeps: Sequence[Sequence[int]]) -> str:
+    if not sweeps:
+        return ""
+    seeds = "; ".join(", ".join(map(str, one)) for one in sweeps)
+    return f" The seeds come from {len(sweeps)} sweeps ({seeds}), whose p-values are combined by Stouffer's z."
 
 
 def _difference(one: Json) -> str:

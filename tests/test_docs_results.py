@@ -15,6 +15,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "docs"))
 
 import make_results
+import result_join
 import result_plot
 import result_tables
 
@@ -31,7 +32,7 @@ def run(row: str, seed: int, bleu: float) -> dict[str, Any]:
     scores = [measured, *(rouge(name, bleu + 10) for name in ("rouge1", "rouge2", "rougeL"))]
     return {
         "row": row, "folder": f"{row},seed={seed}", "seed": seed, "scores": {"test": scores}, "exported_steps": [1000],
-        "seconds": 90.0, "student": "ab" * 32, "cache": "cd" * 32,
+        "seconds": 90.0, "student": "ab" * 32, "cache": "cd" * 32, "valid_nll": 2.0, "settings": {"size": "tiny"},
     }  # fmt: skip
 
 
@@ -98,6 +99,42 @@ def test_a_section_says_what_its_file_holds() -> None:
         assert line in text.splitlines()
     assert "torch 2.13.0" in text
     assert "absent-one" not in text
+
+
+def third_seed() -> dict[str, Any]:
+    """Seed 3 of the same rows: 31 and 30 BLEU."""
+    content = experiment()
+    runs = [run("soft", 3, 30.0), run("plain", 3, 31.0)]
+    spread = {"mean": -1.0, "deviation": None, "n": 1}
+    differences = [{"row": "soft", "column": "test bleu", "spread": spread, "p_value": 0.2}]
+    records = {one["folder"]: content["records"]["soft,seed=1"] for one in runs}
+    return {**content, "results": {**content["results"], "runs": runs, "differences": differences}, "records": records}
+
+
+def test_a_sweep_of_another_seed_is_joined() -> None:
+    """Means and deviations are over all seeds; p-values are combined with signs, by hand with tables of the normal."""
+    joined = result_join.join(experiment(), third_seed())
+    text = result_tables.section("demo", joined)
+    lines = text.splitlines()
+    # 30, 32, 31 and 33, 34, 30; the differences 3, 2 and -1.
+    assert any(line.startswith("| plain | 3 | 60.") and "| 31.00 ± 1.00 |" in line for line in lines)
+    assert any(line.startswith("| soft | 3 | 60.") and "| 32.33 ± 2.08 |" in line for line in lines)
+    # z of 0.0042 is 2.636, that of 0.2 is 0.842: (√2 · 2.636 - 0.842) / √3 = 1.666, above which lies 0.048.
+    assert "| soft | 3 | +1.33 ± 2.08 (0.048) |" in lines
+    assert "2 sweeps (1, 2; 3)" in text
+    assert [(one["row"], one["seed"]) for one in joined["results"]["runs"]][-2:] == [("plain", 3), ("soft", 3)]
+    assert list(joined["caches"]) == ["cache", "cache, again"]
+    assert "sweeps (" not in result_tables.section("demo", experiment())
+
+
+def test_sweeps_that_cannot_be_joined() -> None:
+    """A seed that is in both, and other settings, are refused."""
+    with pytest.raises(SystemExit, match="A seed is in both"):
+        result_join.join(experiment(), experiment())
+    other = third_seed()
+    other["results"]["runs"][0]["settings"] = {"size": "small"}
+    with pytest.raises(SystemExit, match="other settings"):
+        result_join.join(experiment(), other)
 
 
 @pytest.mark.parametrize(
