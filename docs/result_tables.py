@@ -151,7 +151,10 @@ def _joined(sweeps: Sequence[Sequence[int]]) -> str:
 
 def _difference(one: Json) -> str:
     said = _spread(one["spread"], one["column"], "+")
-    return said if one["p_value"] is None else f"{said} ({one['p_value']:.3f})"
+    p = one["p_value"]
+    if p is None:
+        return said
+    return f"{said} ({p:.3f})" if round(p, 3) > 0 else f"{said} (< 0.001)"
 
 
 def _runs(content: Json) -> str:

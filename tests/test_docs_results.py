@@ -122,6 +122,9 @@ def test_a_sweep_of_another_seed_is_joined() -> None:
     # z of 0.0042 is 2.636, that of 0.2 is 0.842: (√2 · 2.636 - 0.842) / √3 = 1.666, above which lies 0.048.
     assert "| soft | 3 | +1.33 ± 2.08 (0.048) |" in lines
     assert "2 sweeps (1, 2; 3)" in text
+    surer = third_seed()
+    surer["results"]["differences"][0] |= {"spread": {"mean": 1.0, "deviation": None, "n": 1}, "p_value": 0.001}
+    assert "(&lt; 0.001) |" in result_tables.section("demo", result_join.join(experiment(), surer))
     assert [(one["row"], one["seed"]) for one in joined["results"]["runs"]][-2:] == [("plain", 3), ("soft", 3)]
     assert list(joined["caches"]) == ["cache", "cache, again"]
     assert "sweeps (" not in result_tables.section("demo", experiment())
