@@ -78,8 +78,11 @@ class SlowRnn:
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         return sigmoid(o) * np.tanh(c), c
 
+    def embed(self, words: int | list[int]) -> np.ndarray:
+        return np.sqrt(WIDTH) * self.p["model.shared.weight"][words]
+
     def encode(self, source: list[int]) -> np.ndarray:
-        states = self.p["model.shared.weight"][source]
+        states = self.embed(source)
         for layer in range(2):
             both = []
             for suffix, order in (("", range(len(source))), ("_reverse", reversed(range(len(source))))):
@@ -100,7 +103,7 @@ class SlowRnn:
         hidden, cell = list(np.tanh(hidden)), list(cell)
         attentional, found = np.zeros(WIDTH), []
         for word in words:
-            below = np.concatenate([self.p["model.shared.weight"][word], attentional])
+            below = np.concatenate([self.embed(word), attentional])
             for layer in range(2):
                 prefix = f"model.decoder.cells.{layer}."
                 hidden[layer], cell[layer] = self.lstm(below, hidden[layer], cell[layer], prefix, "")

@@ -6,10 +6,10 @@ states:
 - h_t = LSTM([x_t; h̃_{t-1}])                       (input feeding, section 3.3)
 - a_t(s) = softmax_s(h_tᵀ W_a h̄_s)                 (general score, equation 8)
 - h̃_t = tanh(W_c [Σ_s a_t(s) h̄_s; h_t])           (equation 5)
-- P(w) = softmax(E h̃_t), E the embeddings, which encoder, decoder and output share
+- P(w) = softmax(E h̃_t), E the embeddings, which encoder, decoder and output share; x_t = √width · E_{y_t-1}
 
 after Luong, Pham and Manning, *Effective Approaches to Attention-based Neural Machine Translation*, EMNLP 2015. The
-decoder starts from what the encoder ended with. The library has no such model, so a saved folder opens with
+decoder starts from the mean of the encoder's states. The library has no such model, so a saved folder opens with
 `AutoModelForSeq2SeqLM` once `kdcache.student.rnn` was imported.
 """
 
@@ -75,6 +75,12 @@ class DecoderState:
         return self.length
 
 
+def scaled(embedding: nn.Embedding, input_ids: Tensor) -> Tensor:
+    """Embeddings times √width: the output layer, which shares them, needs them as small as they are initialised."""
+    embedded: Tensor = embedding(input_ids)
+    return embedded * embedding.embedding_dim**0.5
+
+
 class RnnEncoder(nn.Module):
     """Embeddings and a bidirectional LSTM."""
 
@@ -100,7 +106,7 @@ class RnnEncoder(nn.Module):
         return BaseModelOutput(last_hidden_state=states)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.dropout(self.embed_tokens(input_ids))
+        embedded: Tensor = self.dropout(scaled(self.embed_tokens, input_ids))
         return embedded
 
 
@@ -131,7 +137,7 @@ class RnnDecoder(nn.Module):
         """Attentional vectors after each word `[rows, N]`: `[rows, N, width]`, and the state after the last."""
         keys = self.score(states)
         padding = torch.zeros(mask.shape, device=keys.device).masked_fill(mask == 0, -torch.inf)
-        embedded = self.dropout(self.embed_tokens(input_ids))
+        embedded = self.dropout(scaled(self.embed_tokens, input_ids))
         hidden, cell = list(state.hidden), list(state.cell)
         attentional, found = state.attentional, []
         for step in range(input_ids.shape[1]):
