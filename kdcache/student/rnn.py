@@ -15,6 +15,7 @@ decoder starts from the mean of the encoder's states. The library has no such mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,7 @@ class DecoderState:
 def scaled(embedding: nn.Embedding, input_ids: Tensor) -> Tensor:
     """Embeddings times √width: the output layer, which shares them, needs them as small as they are initialised."""
     embedded: Tensor = embedding(input_ids)
-    return embedded * embedding.embedding_dim**0.5
+    return embedded * math.sqrt(embedding.embedding_dim)
 
 
 class RnnEncoder(nn.Module):
