@@ -60,6 +60,28 @@ def test_a_folder_that_is_removed_is_made_again(
     assert warnings(caplog) == []
 
 
+def test_a_folder_that_one_removal_takes_twice(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An `rm -rf` under way also removes the folder that was made again; the copy is written all the same."""
+    store, record = Store(StoreConfig(str(tmp_path / "s"))), CacheReader(cache).records[3]
+    data = (cache / "shards" / "00003.h5").read_bytes()
+    made, make = [], Path.mkdir
+
+    def make_and_lose(path: Path, *arguments: object, **options: object) -> None:
+        make(path, *arguments, **options)  # type: ignore[arg-type]
+        made.append(path)
+        if len(made) == 1:
+            path.rmdir()
+
+    shutil.rmtree(tmp_path / "s")
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    assert store.put(record, data)
+    assert len(made) == 2
+    assert store.get(record) == data
+    assert warnings(caplog) == []
+
+
 READ = """
 import logging, sys
 from pathlib import Path

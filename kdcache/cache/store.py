@@ -99,11 +99,7 @@ class Store:
         """
         path = self._path(record)
         try:
-            try:
-                self._write(path, data)
-            except OutputError as error:
-                self._mend(error, len(data))
-                self._write(path, data)
+            self._write_mending(path, data)
         except _NoRoomError:
             return False
         except OutputError as error:
@@ -113,6 +109,17 @@ class Store:
                 log.warning("%s: copies cannot be written: %s. Going on without new ones.", self._folder, reason)
             return False
         return True
+
+    def _write_mending(self, path: Path, data: bytes) -> None:
+        # One `rm -rf` may take the folder twice: while it is written to, and when it has just been made again.
+        for _ in range(2):
+            try:
+                self._write(path, data)
+            except OutputError as error:
+                self._mend(error, len(data))
+            else:
+                return
+        self._write(path, data)
 
     def _write(self, path: Path, data: bytes) -> None:
         with storage_errors(self._folder):
