@@ -111,8 +111,9 @@ def page(text: str, stored: Mapping[str, Json]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Add results, write the page or check it; return the exit code."""
-    if len(arguments) == 3 and arguments[0] in ("add", "extend"):
-        (add if arguments[0] == "add" else extend)(arguments[1], Path(arguments[2]))
+    copiers = {"add": add, "extend": extend}
+    if len(arguments) == 3 and arguments[0] in copiers:
+        copiers[arguments[0]](arguments[1], Path(arguments[2]))
         return 0
     if arguments not in ([], ["--check"]):
         print(_USAGE, file=sys.stderr)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from kdcache.sweep.results import Spread
 
 Json = dict[str, Any]
 _NORMAL = statistics.NormalDist()
@@ -28,11 +31,16 @@ def join(first: Json, second: Json) -> Json:
         raise SystemExit("A seed is in both sweeps.")
     names = [row["row"] for row in old["rows"]]
     values = {name: {run["seed"]: _values(run) for run in runs if run["row"] == name} for name in names}
+    others = {(one["row"], one["column"]): one for one in new["differences"]}
     results = {
         **old,
         "rows": [{"row": name, "values": _columns(values[name].values())} for name in names],
         "differences": [
-            {**one, "spread": _difference(one, values, old["baseline"]), "p_value": _joined_p(one, _same(one, new))}
+            {
+                **one,
+                "spread": _difference(one, values, old["baseline"]),
+                "p_value": _joined_p(one, others[one["row"], one["column"]]),
+            }
             for one in old["differences"]
         ],
         "runs": runs,
@@ -65,15 +73,8 @@ def _difference(one: Json, values: dict[str, dict[int, dict[str, float]]], basel
     return _spread([row[column] - base[seed][column] for seed, row in values[one["row"]].items() if seed in base])
 
 
-def _spread(values: list[float]) -> Json:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
-
-
-def _same(one: Json, results: Json) -> Json:
-    key = ("row", "column")
-    (found,) = (other for other in results["differences"] if all(other[name] == one[name] for name in key))
-    return dict(found)
+def _spread(values: Sequence[float]) -> Json:
+    return asdict(Spread.of(values))
 
 
 def _joined_p(one: Json, other: Json) -> float | None:

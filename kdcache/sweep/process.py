@@ -78,8 +78,8 @@ class Pace:
     """How far a training is, by its `metrics.jsonl`.
 
     Attributes:
-        share: the part of its steps that it had taken when last looked at, those of
-            earlier runs at first; 0 where their number is unknown.
+        share: the part of its steps that were taken when last looked at, to begin with those of earlier runs; 0 where
+            their number is unknown.
     """
 
     def __init__(self, folder: Path, steps: int | None) -> None:
