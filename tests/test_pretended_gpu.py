@@ -24,7 +24,7 @@ from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig
 from kdcache.student import padding
 from kdcache.student.config import RNN_SIZES, RnnSize, StudentConfig
 from kdcache.student.labels import CacheSections
-from kdcache.student.rnn import DecoderState, RnnDecoder
+from kdcache.student.rnn_layers import DecoderState, RnnDecoder
 from kdcache.student.train import StudentTask, make_task
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.train import TeacherTask

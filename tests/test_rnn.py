@@ -21,7 +21,8 @@ from kdcache.corpus import TextFiles
 from kdcache.objective import ObjectiveConfig
 from kdcache.student.config import RnnSize, StudentConfig
 from kdcache.student.model import Student, build_student, load_student
-from kdcache.student.rnn import DecoderState, RnnConfig, RnnForConditionalGeneration
+from kdcache.student.rnn import RnnForConditionalGeneration
+from kdcache.student.rnn_layers import DecoderState, RnnConfig
 from kdcache.student.train import make_task, train_student
 
 VOCABULARY, WIDTH = 7, 6

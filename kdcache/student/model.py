@@ -16,11 +16,12 @@ from kdcache.losses.projection import OutputLayer
 from kdcache.records import read_json
 from kdcache.student import rnn, transformer
 from kdcache.student.config import POSITIONS, RNN_SIZES, SIZES
+from kdcache.student.rnn_layers import RnnConfig
 from kdcache.tokens import Tokenizer
 from kdcache.training.export import save_model
 
 MAX_TARGET = 256
-_TYPES = (transformer.MODEL_TYPE, rnn.RnnConfig.model_type)
+_TYPES = (transformer.MODEL_TYPE, RnnConfig.model_type)
 _CARD = """---
 library_name: kdcache
 ---
@@ -77,7 +78,7 @@ class Student:
         """Write an ordinary Hugging Face folder: `AutoModelForSeq2SeqLM` and `AutoTokenizer` open it."""
         save_model(self.model, folder)
         self.tokenizer.save(folder, max_length=POSITIONS, segments=False)
-        if self.model.config.model_type == rnn.RnnConfig.model_type:
+        if self.model.config.model_type == RnnConfig.model_type:
             replace_file(folder / "README.md", _CARD.encode())
 
 
