@@ -1,8 +1,8 @@
 """An outside check of the plain student: eole trains the same shape on the same pieces, scored by the same call.
 
-Both learn from the pairs of one cache, cut into the same pieces; both have the dropout, label smoothing, batch, steps
-and highest learning rate of the options. What differs is the toolkit: layers, initialisation, batches and the course of
-the learning rate, which falls to 0 along a cosine; of eole's it is the nearest to kdcache's line.
+Both learn from the pairs of one cache, cut into the same pieces; both have the dropout, label smoothing, steps and
+highest learning rate of the options. What differs is the toolkit: layers, initialisation, batches and the course of the
+learning rate, which falls to 0 along a cosine; of eole's it is the nearest to kdcache's line.
 """
 
 from __future__ import annotations
