@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcache.batches import Selection, TextSections, valid_selections
-from kdcache.corpus import Corpus, TextFiles
+from kdcache.corpus import Corpus, TextFiles, fingerprints
 from kdcache.device import resolve_device
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, make_plan
@@ -116,11 +116,12 @@ def _train(config: TeacherConfig, output: Path) -> LeftToRightTeacher:
     if (output / "config.json").exists():
         return LeftToRightTeacher.load(output)
     corpus = Corpus(config.text)
-    record = folder_run(output, "left-to-right", config, fixed=False)
+    valid_corpus = None if config.valid is None else Corpus(config.valid)
+    record = folder_run(output, "left-to-right", config, fingerprints(text=corpus, valid=valid_corpus), fixed=False)
     start = prepare_teacher(config.bert, corpus, trim_vocab=True, seed=config.training.seed)
     teacher = LeftToRightTeacher(start.model, start.tokenizer)
     sections = TextSections(_encode(corpus, teacher))
-    valid = None if config.valid is None else _valid_views(Corpus(config.valid), teacher)
+    valid = None if valid_corpus is None else _valid_views(valid_corpus, teacher)
     task = LeftToRightTask(teacher, config.training.seed, valid)
     with training_group("auto") as group:
         result = fit(task, sections, config.training, output, corpus.fingerprint, group)

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     """Forecast and print."""
     rows = [
         (
-            "corpus", "pairs", "targets", "views", "shards", "teacher, PFLOP", "dump here", "student, steps",
+            "corpus", "pairs", "targets", "views", "shards", "dump, PFLOP", "dump here", "student, steps",
             "student here",
         )
     ]  # fmt: skip

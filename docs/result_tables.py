@@ -98,7 +98,8 @@ def _values(content: Json) -> str:
         rows.append((row["row"], str(len(runs)), f"{100 * statistics.fmean(right):.1f} %" if right else "–", *cells))
     return (
         "Mean ± sample standard deviation over seeds; the validation loss in nats a target; right words are the share "
-        "of validation targets that the student finds most probable after the written words before them.\n\n"
+        "of validation targets that the student of the step taken (of an average, its last step) finds most probable "
+        "after the written words before them.\n\n"
         + _table(rows)
     )
 
