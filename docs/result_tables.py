@@ -99,8 +99,7 @@ def _values(content: Json) -> str:
     return (
         "Mean ± sample standard deviation over seeds; the validation loss in nats a target; right words are the share "
         "of validation targets that the student of the step taken (of an average, its last step) finds most probable "
-        "after the written words before them.\n\n"
-        + _table(rows)
+        "after the written words before them.\n\n" + _table(rows)
     )
 
 
