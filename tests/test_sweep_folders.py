@@ -105,6 +105,30 @@ def test_a_cache_out_of_reach_is_known_by_its_name(folder: Path) -> None:
     assert folders(students) == {"second": "two", "third": "third", "first": "one"}
 
 
+def test_runs_are_told_apart_by_the_students_that_they_start_from(folder: Path) -> None:
+    """Arms that differ in the student they start from alone are found again by its weights, or by its name."""
+
+    def found(*arms: tuple[str, str]) -> tuple[list[Student], dict[str, str]]:
+        parts = (f"[[arms]]\nname = {name!r}\nstart_from = {start!r}" for name, start in arms)
+        sweep = read(folder, BASE, *parts)
+        students = find_students(sweep, runs_of(sweep), Checker())[0]
+        return students, folders(students)
+
+    for name in ("s", "t"):
+        (folder / name).mkdir()
+        (folder / name / WEIGHTS).write_bytes(name.encode())
+    for student in found(("one", "s"), ("two", "t"))[0]:
+        finish(student)
+    (folder / "s").rename(folder / "moved")
+    students, names_found = found(("second", "t"), ("first", "moved"))
+    assert names_found == {"second": "two", "first": "one"}
+    assert all(Checker().trained(one) for one in students)
+    (folder / "t").rename(folder / "away")
+    students, names_found = found(("one", "u"), ("second", "t"))
+    assert names_found == {"one": "one", "second": "two"}
+    assert [Checker().trained(one) for one in students] == [False, True]
+
+
 def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> None:
     """Of several runs that could be continued, one gets the folder whose record differs in nothing."""
     base = BASE.replace("max_tokens", "micro_tokens = 100\nmax_tokens")

@@ -80,6 +80,7 @@ def _student_config(
     size: str,
     objective: ObjectiveConfig,
     dropout: float,
+    start_from: str | None,
     skip_bad: bool,
     training: TrainingOptions,
 ) -> StudentConfig:
@@ -97,6 +98,7 @@ def _student_config(
         arch=arch,
         size=size,
         dropout=dropout,
+        start_from=start_from,
         skip_bad=skip_bad,
     )
     config.check()
@@ -128,6 +130,11 @@ student = options.gathered(
         default=options.default_of(StudentConfig, "dropout"),
         show_default=True,
         help="Dropout.",
+    ),
+    click.option(
+        "--start-from",
+        metavar="DIR",
+        help="Begin with the weights of this student, of the same tokenizer, --arch and --size, not with random ones.",
     ),
     options.skip_bad,
     training_options.training(

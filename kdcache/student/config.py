@@ -65,6 +65,7 @@ class StudentConfig:
         dropout: 0 … 1 (exclusive), of embeddings, residual branches and attention.
         objective: what is minimised.
         training: how it is trained.
+        start_from: folder of a student whose weights are the first ones; None begins with random ones.
         skip_bad: leave out validation pairs that cannot be used instead of refusing them.
     """
 
@@ -76,6 +77,7 @@ class StudentConfig:
     arch: str = "transformer"
     size: str = "tiny"
     dropout: float = 0.1
+    start_from: str | None = None
     skip_bad: bool = False
     store: StoreConfig = StoreConfig()  # noqa: RUF009 (frozen)
 

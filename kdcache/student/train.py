@@ -23,6 +23,7 @@ from kdcache.runs import folder_run, log
 from kdcache.student.config import POSITIONS, StudentConfig
 from kdcache.student.labels import cache_sections
 from kdcache.student.model import Student, build_student
+from kdcache.student.start import start_from, start_print
 from kdcache.student.text import check_text
 from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
@@ -80,6 +81,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
         CorruptError: the cache is incomplete or damaged.
         CacheError: it cannot be reached.
         MismatchError: `output` belongs to a run with other settings, or `config.compared` is not the text of the cache.
+        ModelError: it cannot start from the student that is named.
         StoppedError: a signal asked to stop.
     """
     config.check()
@@ -111,22 +113,30 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
 
 
 def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:
-    """What a student learns from and is validated on, and the fingerprints of both.
+    """What a student learns from and is validated on, and the fingerprints of both and of the weights it starts from.
 
     Raises:
         CorruptError: the cache is incomplete or damaged.
         DataError: the validation text cannot be read or used.
+        ModelError: there is no student to start from.
     """
     reader = open_cache(config.cache, config.store)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid)}
+    start = {} if config.start_from is None else {"start": start_print(Path(config.start_from))}
+    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid), **start}
 
 
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
-    """A fresh student of this configuration, with the batches of the validation text, if there is one."""
+    """A student of this configuration before its first step, with the batches of the validation text, if there is one.
+
+    Raises:
+        ModelError: it cannot start from the student that is named.
+    """
     tokenizer = reader.tokenizer()
     seed = config.training.seed
     student = build_student(config.arch, config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
+    if config.start_from is not None:
+        start_from(student, Path(config.start_from))
     batches = None if valid is None else _valid_batches(valid, config, student)
     return StudentTask(student, config.objective, batches)
 

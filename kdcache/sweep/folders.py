@@ -122,16 +122,17 @@ class Checker:
     """Says what is finished, without starting anything."""
 
     def __init__(self) -> None:
-        self._inputs: dict[tuple[str, TextFiles | None, bool], dict[str, str] | str] = {}
+        self._inputs: dict[tuple[str, TextFiles | None, str | None, bool], dict[str, str] | str] = {}
         self._told: set[str] = set()
 
     def same(self, record: dict[str, Any], config: StudentConfig) -> bool:
-        """Whether a record has these settings, and the inputs that are there now; a cache out of reach has its name."""
+        """Whether a record has these settings, and the inputs that are there now; what is out of reach has its name."""
         if fixed_settings(record["config"]) != fixed_settings(recorded(config)):
             return False
         inputs = self._inputs_of(config)
         if isinstance(inputs, str):
-            return bool(record["config"].get("cache") == recorded(config)["cache"])
+            wanted = recorded(config)
+            return all(record["config"].get(name) == wanted[name] for name in ("cache", "start_from"))
         return record.get("inputs") == inputs
 
     def trained(self, student: Student) -> bool:
@@ -169,7 +170,7 @@ class Checker:
         """Fingerprints of cache and text, or why they cannot be had."""
         from kdcache.student.train import open_inputs
 
-        key = (config.cache, config.valid, config.skip_bad)
+        key = (config.cache, config.valid, config.start_from, config.skip_bad)
         if key not in self._inputs:
             try:
                 self._inputs[key] = open_inputs(config)[2]
