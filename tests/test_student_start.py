@@ -45,14 +45,18 @@ def test_the_first_weights_are_those_of_the_other_student(config: StudentConfig,
     assert not same_parameters(parameters(fresh), expected)
 
 
-def test_training_goes_on_from_there(config: StudentConfig, small_valid: TextFiles, tmp_path: Path) -> None:
+def test_training_goes_on_from_there(
+    config: StudentConfig, small_valid: TextFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """After one step a student that starts from a trained one has a far lower validation loss than a fresh one."""
+    caplog.set_level("INFO", logger="kdcache")
     losses = []
     for name, start in (("warm", config.start_from), ("fresh", None)):
         training = steps(1, max_tokens=1_100, learning_rate=1e-5, valid_every=1)
         train_student(replace(config, valid=small_valid, training=training, start_from=start), tmp_path / name)
         losses.append(json.loads((tmp_path / name / "run.json").read_text())["result"]["valid_nll"])
     assert losses[0] < losses[1] - 1
+    assert caplog.text.count(f"It starts from the weights in {config.start_from}.") == 1
 
 
 def test_stopped_after_any_step_it_ends_the_same(config: StudentConfig, tmp_path: Path, trainer: Trainer) -> None:

@@ -103,6 +103,8 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
+    if config.start_from is not None:
+        log.info("It starts from the weights in %s.", config.start_from)
     result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
     with group.all_or_none():
         if group.leads:
