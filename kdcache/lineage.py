@@ -49,13 +49,20 @@ def text_sha256(sentences: Sequence[str]) -> str:
     return sha256("".join(f"{one}\n" for one in sentences).encode())
 
 
+def weights_print(folder: Path) -> str | None:
+    """Fingerprint of a student: SHA-256 of its weights file, or None where there is none."""
+    weights = folder / WEIGHTS_FILE
+    return file_sha256(weights) if weights.is_file() else None
+
+
 def student_prints(folder: Path) -> dict[str, str]:
     """Fingerprints of a student: `student`, its weights file, and `cache`, where its run.json names one.
 
     Raises:
         CorruptError: its run.json is damaged.
     """
-    found = {"student": file_sha256(folder / WEIGHTS_FILE)} if (folder / WEIGHTS_FILE).is_file() else {}
+    weights = weights_print(folder)
+    found = {} if weights is None else {"student": weights}
     record = folder / RUN_FILE
     cache = _inputs(read_json(record)).get("cache") if record.is_file() else None
     return found if cache is None else {**found, "cache": cache}

@@ -13,12 +13,12 @@ from sweeps import BASE, TEST, read, results, runs_of, write_inputs
 
 from kdcache.files import sha256
 from kdcache.interrupt import StopRequest
-from kdcache.lineage import student_prints, text_sha256
+from kdcache.lineage import WEIGHTS_FILE, student_prints, text_sha256
 from kdcache.lines import read_sentences
 from kdcache.runs import Run, file_run, folder_run
 from kdcache.student.train import open_inputs
 from kdcache.sweep.config import ScoredText, SweepConfig
-from kdcache.sweep.folders import WEIGHTS, Checker, Student, find_students
+from kdcache.sweep.folders import Checker, Student, find_students
 from kdcache.sweep.report import write_report
 from kdcache.sweep.run import run_sweep
 from kdcache.training.result import FitResult
@@ -58,7 +58,7 @@ def finish(student: Student) -> None:
     """Leave what student-train leaves, with weights that nobody opens."""
     config = student.run.config
     run = folder_run(student.folder, "student-train", config, open_inputs(config)[2])
-    (student.folder / WEIGHTS).write_bytes(b"weights")
+    (student.folder / WEIGHTS_FILE).write_bytes(b"weights")
     run.finish(FitResult(4, (4,), None, None, 2.0, 0.1).record())
 
 
@@ -116,7 +116,7 @@ def test_runs_are_told_apart_by_the_students_that_they_start_from(folder: Path) 
 
     for name in ("s", "t"):
         (folder / name).mkdir()
-        (folder / name / WEIGHTS).write_bytes(name.encode())
+        (folder / name / WEIGHTS_FILE).write_bytes(name.encode())
     for student in found(("one", "s"), ("two", "t"))[0]:
         finish(student)
     (folder / "s").rename(folder / "moved")

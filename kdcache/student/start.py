@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdcache.errors import ModelError, TrainingError
-from kdcache.files import file_sha256
-from kdcache.lineage import WEIGHTS_FILE
+from kdcache.lineage import WEIGHTS_FILE, weights_print
 from kdcache.student.model import Student, load_student
 from kdcache.training.checkpoint import copy_parameters
 
@@ -17,10 +16,10 @@ def start_print(folder: Path) -> str:
     Raises:
         ModelError: no student is there.
     """
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
+    weights = weights_print(folder)
+    if weights is None:
         raise ModelError(f"{folder}: no student here (no {WEIGHTS_FILE}). Make one with kdcache student-train.")
-    return file_sha256(weights)
+    return weights
 
 
 def start_from(student: Student, folder: Path) -> None:

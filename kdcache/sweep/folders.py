@@ -16,7 +16,7 @@ from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError
 from kdcache.files import storage_errors
 from kdcache.generate.config import GenerateConfig
 from kdcache.interrupt import StopRequest
-from kdcache.lineage import student_prints, text_sha256
+from kdcache.lineage import WEIGHTS_FILE, student_prints, text_sha256
 from kdcache.lines import read_sentences
 from kdcache.records import read_json
 from kdcache.runs import RUN_FILE, fixed_settings, log, recorded
@@ -24,7 +24,6 @@ from kdcache.student.config import StudentConfig
 from kdcache.sweep.config import ScoredText, SweepConfig
 from kdcache.sweep.grid import Run
 
-WEIGHTS = "model.safetensors"
 _LOCK = ".sweep.lock"
 _LOCK_SECONDS = 60.0
 _POLL_SECONDS = 0.1
@@ -127,11 +126,11 @@ class Checker:
 
     def same(self, record: dict[str, Any], config: StudentConfig) -> bool:
         """Whether a record has these settings, and the inputs that are there now; what is out of reach has its name."""
-        if fixed_settings(record["config"]) != fixed_settings(recorded(config)):
+        wanted = recorded(config)
+        if fixed_settings(record["config"]) != fixed_settings(wanted):
             return False
         inputs = self._inputs_of(config)
         if isinstance(inputs, str):
-            wanted = recorded(config)
             return all(record["config"].get(name) == wanted[name] for name in ("cache", "start_from"))
         return record.get("inputs") == inputs
 
@@ -141,7 +140,7 @@ class Checker:
         What cannot be compared because the cache or the text is out of reach counts as the same, with a warning.
         """
         record = read_record(student.folder / RUN_FILE)
-        if record is None or "finished" not in record or not (student.folder / WEIGHTS).is_file():
+        if record is None or "finished" not in record or not (student.folder / WEIGHTS_FILE).is_file():
             return False
         if not self.same(record, student.run.config):
             return False

@@ -13,13 +13,14 @@ from kdcache.compare import compare
 from kdcache.errors import CorruptError, UsageError
 from kdcache.files import file_sha256, replace_file
 from kdcache.interrupt import StopRequest
+from kdcache.lineage import WEIGHTS_FILE
 from kdcache.lines import read_sentences
 from kdcache.records import read_json, readable_json
 from kdcache.runs import RUN_FILE, versions
 from kdcache.score import score_corpus
 from kdcache.scorers import RESAMPLES, bootstrap_seed
 from kdcache.sweep.config import ScoredText
-from kdcache.sweep.folders import WEIGHTS, Checker, Student, read_record
+from kdcache.sweep.folders import Checker, Student, read_record
 from kdcache.sweep.grid import rows_of
 
 VALIDATION = "valid_nll"
@@ -136,7 +137,7 @@ def _outcome(student: Student, texts: Sequence[ScoredText]) -> Outcome:
     scores = {text.name: _scores(student, text) for text in texts}
     for text in texts:
         values.update({column_of(text, one["name"]): one["value"] for one in scores[text.name]})
-    return Outcome(student, steps, seconds, cache, file_sha256(student.folder / WEIGHTS), values, scores)
+    return Outcome(student, steps, seconds, cache, file_sha256(student.folder / WEIGHTS_FILE), values, scores)
 
 
 def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
