@@ -25,7 +25,7 @@ test: $(READY)  ## the quick tier, which CI runs
 	$(PYTEST) -m "not full"
 
 test-full: $(READY)  ## the long loops as well
-	$(PYTEST)
+	$(PYTEST) -o faulthandler_timeout=7200
 
 lint: $(READY)  ## style
 	$(RUN) -m ruff check .

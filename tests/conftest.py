@@ -28,12 +28,17 @@ def multi30k() -> Path:
 
 def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `kdcache` as its user does, in a process of its own."""
+    return run_python(ROOT / "cli.py", *arguments, cwd=cwd, **environment)
+
+
+def run_python(*command: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run this Python on `command`, in a process of its own that knows kdcache from wherever it runs."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+        [sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         timeout=600,
         check=False,
     )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,16 +200,39 @@ def same_parameters(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def start_cli(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start `kdcache` in a process of its own and do not wait for it."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+# What a Python is called with to start two processes that work together.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@contextmanager
+def started(*command: object) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs beside the block. What still runs at its end is killed; where a wait failed, it says where.
+
+    A process that hangs would otherwise be waited for without end.
+    """
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            process.send_signal(signal.SIGABRT)
+            error.add_note(process.communicate(timeout=30)[1])
+            raise
+        finally:
+            # With all that it has started: torchrun's own processes outlive it.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def start_cli(*arguments: object) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Start `kdcache` in a process of its own and do not wait for it."""
+    return started(ROOT / "cli.py", *arguments)
 
 
 def wait_until(

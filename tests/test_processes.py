@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli
-from models import toy_lines, toy_text
+from conftest import ROOT, run_cli, run_python
+from models import TORCHRUN, toy_lines, toy_text
 
 from kdcache.cache.reader import CacheReader
 from kdcache.corpus import TextFiles
@@ -86,14 +86,7 @@ def test_torchrun_makes_the_same_cache(
 ) -> None:
     """Two processes under torchrun write a complete cache that equals, array for array, that of one process."""
     output = tmp_path / "cache"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "cli.py"), *dump_arguments(small_teacher, small_text, output)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = run_python(*TORCHRUN, ROOT / "cli.py", *dump_arguments(small_teacher, small_text, output))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("2 still to do") == 2
     assert_same_cache(output, small_cache)

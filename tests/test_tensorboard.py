@@ -88,16 +88,14 @@ def _steps(points: list[tuple[int, float]]) -> list[int]:
 def test_steps_after_the_checkpoint_are_purged(tmp_path: Path) -> None:
     """Events beyond the checkpoint disappear; a validation can be behind the training step it belongs to."""
     path = tmp_path / "metrics.jsonl"
-    before = Metrics(path, Position())
-    for step in (20, 40, 60):
-        before.write({"step": step, "nll": float(step)})
-        before.write({"step": step, "valid_nll": float(step)})
-    del before
+    with Metrics(path, Position()) as before:
+        for step in (20, 40, 60):
+            before.write({"step": step, "nll": float(step)})
+            before.write({"step": step, "valid_nll": float(step)})
     next_second()
-    after = Metrics(path, Position(step=40, validated=20))
-    after.write({"step": 40, "valid_nll": 41.0})
-    after.write({"step": 60, "nll": 61.0})
-    del after
+    with Metrics(path, Position(step=40, validated=20)) as after:
+        after.write({"step": 40, "valid_nll": 41.0})
+        after.write({"step": 60, "nll": 61.0})
     assert events(tmp_path, "training") == {"nll": [(20, 20.0), (40, 40.0), (60, 61.0)]}
     assert events(tmp_path, "validation") == {"nll": [(20, 20.0), (40, 41.0)]}
     assert_the_same(tmp_path)
@@ -105,7 +103,8 @@ def test_steps_after_the_checkpoint_are_purged(tmp_path: Path) -> None:
 
 def test_a_value_that_is_not_finite_is_no_event(tmp_path: Path) -> None:
     """An infinite norm is null in metrics.jsonl and missing from the events."""
-    Metrics(tmp_path / "metrics.jsonl", Position()).write({"step": 1, "nll": 2.0, "gradient_norm": float("inf")})
+    with Metrics(tmp_path / "metrics.jsonl", Position()) as written:
+        written.write({"step": 1, "nll": 2.0, "gradient_norm": float("inf")})
     assert events(tmp_path, "training") == {"nll": [(1, 2.0)]}
 
 
@@ -147,8 +146,10 @@ Metrics(Path({str(tmp_path / "metrics.jsonl")!r}), Position()).write({{"step": 1
 def test_a_place_that_cannot_be_written_ends_the_events_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file where the folder should be: one warning, and all lines of metrics.jsonl."""
     (tmp_path / "tensorboard").write_text("in the way")
-    written = Metrics(tmp_path / "metrics.jsonl", Position())
-    with caplog.at_level(logging.WARNING, logger="kdcache"):
+    with (
+        Metrics(tmp_path / "metrics.jsonl", Position()) as written,
+        caplog.at_level(logging.WARNING, logger="kdcache"),
+    ):
         for step in (1, 20):
             written.write({"step": step, "nll": 2.0})
     assert [line["step"] for line in metrics(tmp_path)] == [1, 20]
@@ -163,13 +164,13 @@ import resource, signal, sys
 from pathlib import Path
 from kdcache.training.checkpoint import Position
 from kdcache.training.metrics import Metrics
-metrics = Metrics(Path({str(tmp_path / "metrics.jsonl")!r}), Position())
-metrics.write({{"step": 1, "nll": 2.0}})
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-(events,) = Path({str(tmp_path / "tensorboard" / "training")!r}).iterdir()
-resource.setrlimit(resource.RLIMIT_FSIZE, (events.stat().st_size + 10, resource.RLIM_INFINITY))
-for step in (20, 40, 60):
-    metrics.write({{"step": step, "nll": 2.0}})
+with Metrics(Path({str(tmp_path / "metrics.jsonl")!r}), Position()) as metrics:
+    metrics.write({{"step": 1, "nll": 2.0}})
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    (events,) = Path({str(tmp_path / "tensorboard" / "training")!r}).iterdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (events.stat().st_size + 10, resource.RLIM_INFINITY))
+    for step in (20, 40, 60):
+        metrics.write({{"step": step, "nll": 2.0}})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -5,32 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_python
 from loops import metrics
-from models import wait_until
+from models import TORCHRUN, started, wait_until
 
 from kdcache.corpus import TextFiles
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def test_torchrun_trains_and_survives_a_kill(tmp_path: Path, small_cache: Path, small_valid: TextFiles) -> None:
     """One of two processes is killed: the other ends soon with an error; one process alone then finishes the run."""
     output = tmp_path / "student"
     source, target = small_valid.paths()
-    command = [str(ROOT / "cli.py"), "student-train", "--cache", small_cache, "--output", output, "--device", "cpu"]
+    command = [ROOT / "cli.py", "student-train", "--cache", small_cache, "--output", output, "--device", "cpu"]
     command += ["--valid-source", source, "--valid-target", target, "--max-steps", 25, "--max-tokens", 300]
     command += ["--valid-every", 5]
-    with subprocess.Popen(
-        [*TORCHRUN, *map(str, command)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started(*TORCHRUN, *command) as process:
         assert wait_until(lambda: any((output / "checkpoints").glob("step-*")), process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         victims = [int(pid) for pid in children if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
@@ -40,9 +33,7 @@ def test_torchrun_trains_and_survives_a_kill(tmp_path: Path, small_cache: Path, 
     assert process.returncode != 0
     assert time.monotonic() - start < 60
     assert not (output / "model.safetensors").exists()
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    done = run_python(*command)
     assert done.returncode == 0, done.stderr
     assert "Continuing after step" in done.stderr
     assert [line["step"] for line in metrics(output)] == [1, 5, 10, 15, 20, 20, 25]
@@ -54,11 +45,8 @@ def test_torchrun_trains_a_teacher(tmp_path: Path, small_bert: Path, small_text:
     source, target = small_text.paths()
     command = ["--source", source, "--target", target, "--bert", small_bert, "--max-steps", 3, "--device", "cpu"]
     command += ["--valid-source", source, "--valid-target", target, "--max-tokens", 400, "--micro-tokens", 1]
-    for name, start in (("one", [sys.executable]), ("two", [*TORCHRUN])):
-        arguments = [*start, str(ROOT / "cli.py"), "teacher-train", *command, "--output", tmp_path / name]
-        done = subprocess.run(
-            [*map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
-        )
+    for name, launcher in (("one", ()), ("two", TORCHRUN)):
+        done = run_python(*launcher, ROOT / "cli.py", "teacher-train", *command, "--output", tmp_path / name)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("is saved") == 1
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")

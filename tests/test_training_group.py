@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +14,14 @@ from typing import Any
 import pytest
 import together
 import torch
-from conftest import ROOT
+from conftest import ROOT, run_python
 from loops import EPOCHS, Disturbed, Trainer, metrics, terminate
-from models import wait_until
+from models import TORCHRUN, started, wait_until
 from together import attempt, gradients
 
 from kdcache.batches import epoch_order
 from kdcache.corpus import TextFiles
 from kdcache.training import checkpoint
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-def torchrun(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TORCHRUN, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        timeout=timeout,
-        check=False,
-    )
 
 
 @dataclass
@@ -50,7 +36,7 @@ class Told:
 
 
 def start(half: str, text: TextFiles, cache: Path, teacher: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return torchrun(together.__file__, half, cache, *text.paths(), teacher, folder)
+    return run_python(*TORCHRUN, together.__file__, half, cache, *text.paths(), teacher, folder)
 
 
 def told(half: str, folder: Path) -> Told:
@@ -202,13 +188,7 @@ def test_fault_45_the_commands_under_torchrun(small_bert: Path, small_text: Text
     source, target = small_text.paths()
     options = ["--max-steps", 140, "--max-tokens", 600, "--micro-tokens", 200, "--device", "cpu"]
     command = ["teacher-train", "--source", source, "--target", target, "--bert", small_bert, "--output", output]
-    with subprocess.Popen(
-        [*TORCHRUN, *map(str, [ROOT / "cli.py", *command, *options])],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as launcher:
+    with started(*TORCHRUN, ROOT / "cli.py", *command, *options) as launcher:
         assert wait_until(lambda: (output / "metrics.jsonl").exists() and len(metrics(output)) > 1, launcher)
         os.kill(workers(launcher)[1], signal.SIGTERM)
         _, errors = launcher.communicate(timeout=120)
@@ -216,7 +196,7 @@ def test_fault_45_the_commands_under_torchrun(small_bert: Path, small_text: Text
     assert errors.count("Stopped by SIGTERM") >= 1
     assert len(checkpoint.saved(output / "checkpoints")) == 1
     assert not (output / "model.safetensors").exists()
-    again = torchrun(ROOT / "cli.py", *command, *options)
+    again = run_python(*TORCHRUN, ROOT / "cli.py", *command, *options)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("Continuing after step") == 1
     assert "exported_steps" in json.loads((output / "run.json").read_text())["result"]

@@ -76,7 +76,9 @@ def fit(
         if value is not None and task.valid is None:
             raise UsageError(f"{option} needs a validation text (--valid-source, --valid-target).")
     with stop_on_signals(repeated=group.count > 1) as stop:
-        return _Loop(task, sections, config, output, run, group, stop).run_all()
+        loop = _Loop(task, sections, config, output, run, group, stop)
+        with loop.metrics:
+            return loop.run_all()
 
 
 class _Loop(Generic[B]):

@@ -6,6 +6,8 @@ import json
 import math
 import time
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ _LOG_EVERY = 20
 class Metrics:
     """The JSON-lines record of a run, continued at `position`, and the note beside its progress bar.
 
-    Without a path (in processes that do not lead) nothing is written.
+    Without a path (in processes that do not lead) nothing is written. Leaving its block closes what it has open.
     """
 
     def __init__(self, path: Path | None, position: Position) -> None:
@@ -79,6 +81,16 @@ class Metrics:
         with storage_errors(self._path, len(line)), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
         self._events.write(known)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not left to the garbage collector: it calls from any place in any thread, and closing waits for threads.
+        if self._events is not None:
+            self._events.close()
 
 
 def _happened(line: str, position: Position) -> bool:

@@ -11,8 +11,8 @@ Two folders, so that TensorBoard draws both curves of a metric into one chart.
 from __future__ import annotations
 
 import importlib.util
-import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class Events:
 
         writer: Any = SummaryWriter(str(self._folder / kind), purge_step=self._first[kind])
         self._writers[kind] = writer
-        # The writer has a thread and an open file; the loop does not say when it has ended.
-        weakref.finalize(self, writer.close)
         return writer
+
+    def close(self) -> None:
+        """End the threads of the writers and close their files."""
+        for writer in self._writers.values():
+            # What ends with a full disk has been warned of, or was flushed line by line.
+            with suppress(OSError):
+                writer.close()
