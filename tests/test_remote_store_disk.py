@@ -60,10 +60,16 @@ def test_a_folder_that_is_removed_is_made_again(
     assert warnings(caplog) == []
 
 
-def test_a_folder_that_one_removal_takes_twice(
-    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("losses", "kept"), [(1, True), (2, False), (3, False)])
+def test_a_folder_that_is_removed_as_soon_as_it_is_made(
+    losses: int,
+    kept: bool,
+    cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An `rm -rf` under way also removes the folder that was made again; the copy is written all the same."""
+    """An `rm -rf` under way also removes the folder that was made again; more of them cost one copy, and no warning."""
     store, record = Store(StoreConfig(str(tmp_path / "s"))), CacheReader(cache).records[3]
     data = (cache / "shards" / "00003.h5").read_bytes()
     made, make = [], Path.mkdir
@@ -71,15 +77,30 @@ def test_a_folder_that_one_removal_takes_twice(
     def make_and_lose(path: Path, *arguments: object, **options: object) -> None:
         make(path, *arguments, **options)  # type: ignore[arg-type]
         made.append(path)
-        if len(made) == 1:
+        if len(made) <= losses:
             path.rmdir()
 
     shutil.rmtree(tmp_path / "s")
     monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    assert store.put(record, data) == kept
+    assert store.get(record) == (data if kept else None)
     assert store.put(record, data)
-    assert len(made) == 2
     assert store.get(record) == data
     assert warnings(caplog) == []
+
+
+def test_a_folder_that_cannot_be_made_again_is_one_warning(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A removed folder whose place cannot hold one any more costs all copies and is warned of once."""
+    store, record = Store(StoreConfig(str(tmp_path / "a" / "s"))), CacheReader(cache).records[3]
+    shutil.rmtree(tmp_path / "a")
+    # Where nothing can be made, for the same reason as where a folder is missing.
+    (tmp_path / "a").symlink_to("/proc")
+    for _ in range(2):
+        assert not store.put(record, b"")
+    (warning,) = warnings(caplog)
+    assert "copies cannot be written" in warning
 
 
 READ = """

@@ -95,7 +95,8 @@ class Store:
     def put(self, record: ShardRecord, data: bytes) -> bool:
         """Keep a copy of a shard, evicting the least recently used; whether that could be done.
 
-        It cannot while other processes write more than the rest of the limit, and where the disk refuses.
+        It cannot while other processes write more than the rest of the limit or remove the folder again and again, and
+        where the disk refuses; of the last there is one warning.
         """
         path = self._path(record)
         try:
@@ -103,7 +104,7 @@ class Store:
         except _NoRoomError:
             return False
         except OutputError as error:
-            if not self._warned:
+            if not self._warned and not self._is_removed_again(error):
                 self._warned = True
                 reason = error.__cause__ or error
                 log.warning("%s: copies cannot be written: %s. Going on without new ones.", self._folder, reason)
@@ -127,9 +128,19 @@ class Store:
             # By then the others see how much will be written, and this process what the others are writing.
             replace_file(path, data, lambda: self._make_room(0))
 
+    def _is_removed_again(self, error: OutputError) -> bool:
+        """Whether the folder was removed as often as it was made: then the next copy may find it."""
+        if _errno(error) != errno.ENOENT:
+            return False
+        try:
+            self._make_folder()
+        except OSError:
+            return False
+        return True
+
     def _mend(self, error: OutputError, needed: int) -> None:
         """Do what may let the next attempt succeed: make the folder again, or free bytes of a full disk."""
-        reason = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+        reason = _errno(error)
         with storage_errors(self._folder):
             if reason == errno.ENOENT:
                 self._make_folder()
@@ -170,3 +181,7 @@ class Store:
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         yield _File(status.st_mtime_ns, entry.name, status.st_size)
+
+
+def _errno(error: OutputError) -> int | None:
+    return error.__cause__.errno if isinstance(error.__cause__, OSError) else None
