@@ -77,8 +77,8 @@ def test_fault_30_the_loader_fails(trainer: Trainer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["finished", "stopped", "crashed"])
-def test_the_threads_end_with_the_loop(trainer: Trainer, tmp_path: Path, ending: str) -> None:
-    """However training ends, the threads of loader and events have ended before the caller goes on."""
+def test_the_thread_ends_with_the_loop(trainer: Trainer, tmp_path: Path, ending: str) -> None:
+    """However training ends, the thread of the loader has ended before the caller goes on."""
     before = set(threading.enumerate())
     running: list[int] = []
     task = Disturbed(trainer.task(), {2: lambda: running.append(len(loader_threads()))})

@@ -88,7 +88,6 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not left to the garbage collector: it calls from any place in any thread, and closing waits for threads.
         if self._events is not None:
             self._events.close()
 
