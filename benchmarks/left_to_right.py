@@ -24,6 +24,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, make_plan
 from kdcache.dump.run import dump_job
 from kdcache.encode import encode_sections
+from kdcache.encodedpairs import EncodedPairs, SpecialIds, concatenate
 from kdcache.files import sha256
 from kdcache.masking import MaskedViews, partition_batches
 from kdcache.processes import Process
@@ -32,7 +33,6 @@ from kdcache.teacher.config import BETA2, TeacherConfig
 from kdcache.teacher.model import Teacher, to_device
 from kdcache.teacher.prepare import prepare_teacher
 from kdcache.teacher.train import TeacherTask
-from kdcache.tokens import EncodedPairs, SpecialIds, concatenate
 from kdcache.training.config import TrainingConfig
 from kdcache.training.group import training_group
 from kdcache.training.loop import fit

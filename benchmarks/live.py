@@ -12,11 +12,11 @@ from benchmarks.report import alternate, ratio, seconds, spread
 from benchmarks.student_step import Trainer, make_cache
 from kdcache.corpus import TextFiles
 from kdcache.device import resolve_device, resolve_precision
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.masking import MaskedViews, partition_batches, random_views
 from kdcache.student.config import SIZES
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.reduce import Reduction
-from kdcache.tokens import EncodedPairs
 
 TEACHERS = ("minilm", "base")
 # Padded tokens of a student's step here: small, so that BERT-base on a CPU takes seconds.

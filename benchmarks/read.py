@@ -13,12 +13,12 @@ import torch
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.stores import TOKENS, stores
 from benchmarks.synthetic import write_cache
-from kdcache import softlabels, tokens
+from kdcache import encodedpairs, softlabels
 from kdcache.batches import Batch, collate, epoch_order
 from kdcache.cache.reader import CacheReader
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.softlabels import TopK
 from kdcache.student.labels import CacheSections
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,4 +69,4 @@ def _from_cache(cache: Path, special: SpecialIds) -> Iterator[Batch]:
 
 def _whole(reader: CacheReader) -> tuple[EncodedPairs, TopK]:
     arrays = [reader.shard(index) for index in range(len(reader.records))]
-    return tokens.concatenate([one.pairs for one in arrays]), softlabels.concatenate([one.topk for one in arrays])
+    return encodedpairs.concatenate([one.pairs for one in arrays]), softlabels.concatenate([one.topk for one in arrays])

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from kdcache import ragged
 from kdcache.batches import Batch, Section, Sections, collate, epoch_order
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 TOKENS = 8_192
 

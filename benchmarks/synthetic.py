@@ -20,12 +20,13 @@ from kdcache.corpus import Corpus, TextFiles
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, make_plan
 from kdcache.dump.run import dump_job
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.files import sha256
 from kdcache.masking import MaskedViews
 from kdcache.processes import Process
 from kdcache.softlabels import TopK
 from kdcache.teacher.reduce import Predictions, Reduction
-from kdcache.tokens import EncodedPairs, Tokenizer
+from kdcache.tokens import Tokenizer
 
 _WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "s", "l", "m", "t", "ka", "do", "mi")]
 TOPK = 8

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdcache import ragged, softlabels, tokens
+from kdcache import encodedpairs, ragged, softlabels
 from kdcache.device import moved
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 WINDOW_PAIRS = 32_768
 _LOOKAHEAD = 4_096
@@ -131,7 +131,7 @@ def _windows(shuffled: list[int], sizes: list[int]) -> Iterator[list[int]]:
 def _join(parts: list[Section]) -> Section:
     if len(parts) == 1:
         return parts[0]
-    pairs = tokens.concatenate([part.pairs for part in parts])
+    pairs = encodedpairs.concatenate([part.pairs for part in parts])
     labels = [part.topk for part in parts if part.topk is not None]
     parts.clear()
     return Section(pairs, softlabels.concatenate(labels) if labels else None)

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.corpus import Corpus
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.errors import DataError
-from kdcache.tokens import EncodedPairs, SpecialIds, Tokenizer
+from kdcache.tokens import Tokenizer
 
 SECTION_PAIRS = 4_096
 

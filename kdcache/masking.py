@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache import counters
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.errors import UsageError
 from kdcache.ragged import Ints, positions
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 MASKED_SHARE = 0.15
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdcache.encodedpairs import IdArray
 from kdcache.errors import UsageError
-from kdcache.tokens import IdArray
 
 LogProbs = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 

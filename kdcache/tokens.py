@@ -11,103 +11,18 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from kdcache import ragged
 from kdcache.corpus import Pair
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.errors import KDCacheError, ModelError
 from kdcache.files import replace_file
 from kdcache.records import canonical_json, read_json, readable_json
 
-IdArray = npt.NDArray[np.int32] | npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 SPECIAL_NAMES = ("pad_token", "unk_token", "mask_token", "cls_token", "sep_token")
 FILES = ("tokenizer.json", "tokenizer_config.json")
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialIds:
-    """Ids of the special tokens, and how two texts are put together for the teacher.
-
-    A source is `start x end`, a target `y end`; the teacher reads `start x end joint… y end`. `joint` is empty for
-    BERT and one more separator for RoBERTa.
-    """
-
-    pad: int
-    unk: int
-    mask: int
-    start: int
-    end: int
-    joint: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPairs:
-    """Pairs as ids, flat (see `kdcache.ragged`). A pair that was skipped has length 0 on both sides.
-
-    Attributes:
-        source_ids: [ΣS], each source with its start and end token.
-        source_offsets: int64 [n + 1].
-        target_ids: [ΣN], each target with its end token and no start token.
-        target_offsets: int64 [n + 1].
-    """
-
-    source_ids: IdArray
-    source_offsets: ragged.Ints
-    target_ids: IdArray
-    target_offsets: ragged.Ints
-
-    @property
-    def n_pairs(self) -> int:
-        """Number of pairs, skipped ones included."""
-        return len(self.source_offsets) - 1
-
-    @property
-    def n_targets(self) -> int:
-        """Number of target positions, end tokens included."""
-        return len(self.target_ids)
-
-    @property
-    def source_lengths(self) -> ragged.Ints:
-        """S of each pair, int64 [n]."""
-        return np.diff(self.source_offsets)
-
-    @property
-    def target_lengths(self) -> ragged.Ints:
-        """N of each pair, int64 [n]."""
-        return np.diff(self.target_offsets)
-
-    def take(self, rows: npt.NDArray[np.integer]) -> EncodedPairs:
-        """The pairs `rows` [m], in that order."""
-        return EncodedPairs(
-            self.source_ids[ragged.positions(self.source_offsets, rows)],
-            ragged.offsets_of(self.source_lengths[rows]),
-            self.target_ids[ragged.positions(self.target_offsets, rows)],
-            ragged.offsets_of(self.target_lengths[rows]),
-        )
-
-    def without(self, skipped: npt.NDArray[np.bool_]) -> EncodedPairs:
-        """The same pairs with those marked in `skipped` [n] emptied; indices stay."""
-        kept = self.take(np.flatnonzero(~skipped))
-        return replace(
-            kept,
-            source_offsets=ragged.offsets_of(np.where(skipped, 0, self.source_lengths)),
-            target_offsets=ragged.offsets_of(np.where(skipped, 0, self.target_lengths)),
-        )
-
-
-def concatenate(parts: Sequence[EncodedPairs]) -> EncodedPairs:
-    """Put several runs of pairs one after the other."""
-    return EncodedPairs(
-        np.concatenate([part.source_ids for part in parts]),
-        ragged.concatenate_offsets(part.source_offsets for part in parts),
-        np.concatenate([part.target_ids for part in parts]),
-        ragged.concatenate_offsets(part.target_offsets for part in parts),
-    )
 
 
 class Tokenizer:

@@ -26,11 +26,12 @@ from kdcache.cache.layout import ShardRecord
 from kdcache.cache.plan import FORMAT, VERSION, Plan, read_plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import KDCacheError
 from kdcache.files import sha256
 from kdcache.records import readable_json
 from kdcache.softlabels import TopK, from_counts
-from kdcache.tokens import EncodedPairs, Tokenizer
+from kdcache.tokens import Tokenizer
 from kdcache.vocabulary import from_corpus
 
 POSITIONS = 64

@@ -25,8 +25,8 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.derive import merge
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from kdcache import batches, ragged
 from kdcache.batches import Section, Selection, TextSections, collate, epoch_order, micro_bounds, window_batches
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.errors import UsageError
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 SPECIAL = SpecialIds(pad=0, unk=1, mask=2, start=3, end=4, joint=())
 Lengths = tuple[int, int] | None

@@ -16,10 +16,10 @@ from benchmarks.left_to_right import LeftToRightTeacher
 from kdcache.cache.reader import CacheReader
 from kdcache.corpus import Corpus, TextFiles
 from kdcache.encode import encode_sections
+from kdcache.encodedpairs import EncodedPairs, concatenate
 from kdcache.files import is_sha256
 from kdcache.masking import partition_batches
 from kdcache.teacher.reduce import Reduction
-from kdcache.tokens import EncodedPairs, concatenate
 
 CPU = torch.device("cpu")
 

@@ -1,8 +1,7 @@
-"""The documents say what the program does: messages, commands, options, files and links in them exist."""
+"""The documents say what the program does: commands, options, files and links in them exist."""
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import subprocess
@@ -178,62 +177,3 @@ def test_error_tree_is_complete() -> None:
         stack[depth:] = [name]
     classes = {name: one for name, one in vars(errors).items() if isinstance(one, type)}
     assert parents == {name: one.__bases__[0].__name__ for name, one in classes.items()}
-
-
-def template(node: ast.expr | None) -> str:
-    """A message as it stands in the source, `…` for whatever is filled in."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.sub(r"%[sd]", "…", node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(template(value) for value in node.values)
-    return "…"
-
-
-def messages() -> Iterator[tuple[str, str]]:
-    """Place and template of each message that the package raises or warns with."""
-    kinds = {name for name, one in vars(errors).items() if isinstance(one, type)} | {"require", "warning"}
-    for path in sorted((ROOT / "kdcache").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call):
-                continue
-            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            if called in kinds:
-                text = "\n".join(template(one) for one in node.args)
-                if called == "MismatchError":
-                    text = f"…: … differs: stored …, given …. {template(node.args[-1])}"
-                # What says nothing itself passes on a message that was made elsewhere.
-                if sum(char.isalpha() for char in text) >= 8:
-                    yield f"{path.relative_to(ROOT)}:{node.lineno}", text
-
-
-def strings() -> Iterator[str]:
-    """Every string in the package's source, `…` for whatever is filled in."""
-    for path in (ROOT / "kdcache").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr | ast.Constant):
-                yield template(node)
-
-
-def documented() -> dict[str, re.Pattern[str]]:
-    """The messages of the troubleshooting page, and what finds each of them."""
-    spans = re.findall(r"^- `([^`]+)`$", (DOCS / "troubleshooting.md").read_text(), re.M)
-    return {span: re.compile(".*?".join(map(re.escape, span.strip("… ").split("…"))), re.S) for span in spans}
-
-
-def test_every_message_is_documented() -> None:
-    """Whatever message the package raises or warns with can be found in docs/troubleshooting.md."""
-    known = documented().values()
-    missing = [f"{place}: {text}" for place, text in messages() if not any(one.search(text) for one in known)]
-    assert missing == []
-
-
-def test_every_documented_message_exists() -> None:
-    """Whatever message docs/troubleshooting.md explains is one that the package has."""
-    texts = [*strings(), *(text for _, text in messages())]
-    stale = [span for span, pattern in documented().items() if not any(pattern.search(text) for text in texts)]
-    assert stale == []
-
-
-def test_documented_messages_say_something() -> None:
-    """No documented message is so short that it would be found in every other."""
-    assert [span for span in documented() if sum(char.isalpha() for char in span) < 7] == []

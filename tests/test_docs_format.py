@@ -22,8 +22,8 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, encode_shard
 from kdcache.cache.writer import CacheWriter
 from kdcache.corpus import Corpus, TextFiles
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs
 
 PAGE = ROOT / "docs" / "format.md"
 K = 4

@@ -18,9 +18,9 @@ from kdcache.dump.config import Distributions, DumpConfig
 from kdcache.dump.job import make_plan
 from kdcache.dump.passes import Passes, groups
 from kdcache.dump.pilot import forecast
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.masking import MaskedViews, dealt
 from kdcache.teacher.model import Teacher
-from kdcache.tokens import EncodedPairs
 
 CPU = torch.device("cpu")
 PAIRS, PASSES = 12, 3

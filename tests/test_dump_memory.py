@@ -21,12 +21,12 @@ from kdcache.device import is_out_of_memory
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare
 from kdcache.dump.run import dump
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.errors import ModelError
 from kdcache.masking import MaskedViews, partition_batches
 from kdcache.partwise import Partwise
 from kdcache.ragged import from_lists
 from kdcache.teacher.reduce import Predictions
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 PAIRS = 600
 SPECIAL = SpecialIds(pad=0, unk=1, start=2, end=3, mask=4, joint=(3,))

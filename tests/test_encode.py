@@ -14,9 +14,10 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 
 from kdcache.corpus import Corpus, Pair, TextFiles
 from kdcache.encode import SECTION_PAIRS, encode_sections, encode_slice
+from kdcache.encodedpairs import EncodedPairs, concatenate
 from kdcache.errors import DataError
 from kdcache.textcheck import examine
-from kdcache.tokens import EncodedPairs, Tokenizer, concatenate
+from kdcache.tokens import Tokenizer
 from kdcache.vocabulary import from_corpus
 
 WORDS = ["the", "dog", "and", "a", "cat", "run", "to", "an", "old", "park"]

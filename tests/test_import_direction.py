@@ -30,7 +30,7 @@ FLOORS = {
         "markdown",
     ],
     "options that several share": ["objective", "processes"],
-    "text and ids": ["lines", "corpus", "tokens", "textcheck", "vocabulary", "encode", "masking"],
+    "text and ids": ["lines", "corpus", "encodedpairs", "tokens", "textcheck", "vocabulary", "encode", "masking"],
     "soft labels on disk": ["softlabels", "cache"],
     "training, for both models": ["device", "batches", "losses", "runs", "partwise", "lineage", "training"],
     "the teacher's side": ["teacher", "dump"],

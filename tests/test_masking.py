@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcache.encodedpairs import EncodedPairs, SpecialIds
 from kdcache.errors import UsageError
 from kdcache.masking import MASKED_SHARE, MaskedViews, partition_batches, partition_views, random_views, view_lengths
-from kdcache.tokens import EncodedPairs, SpecialIds
 
 PAD, MASK, START, END, JOINT = 0, 2, 3, 4, 9
 BERT = SpecialIds(PAD, 1, MASK, START, END, ())

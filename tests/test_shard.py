@@ -24,9 +24,9 @@ from kdcache.cache import hdf5
 from kdcache.cache.encoding import Encoding
 from kdcache.cache.plan import Plan, check_plan
 from kdcache.cache.shard import ShardArrays, check_arrays, decode_shard, encode_shard
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import CorruptError
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs
 
 RESERVED = 5
 

@@ -13,13 +13,13 @@ from models import all_lines, save_bert, save_distilbert, save_roberta, slow_dis
 from transformers import BertModel, DistilBertModel
 
 from kdcache.corpus import Corpus, Pair, TextFiles
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.masking import MaskedViews, partition_batches
 from kdcache.teacher.config import TeacherConfig
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.prepare import prepare_teacher
 from kdcache.teacher.reduce import Predictions, Reduction
 from kdcache.teacher.train import train_teacher
-from kdcache.tokens import EncodedPairs
 from kdcache.training.config import TrainingConfig
 
 CPU = torch.device("cpu")

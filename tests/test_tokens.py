@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer, processors
 
 from kdcache.corpus import Pair
+from kdcache.encodedpairs import EncodedPairs, concatenate
 from kdcache.errors import ModelError
-from kdcache.tokens import FILES, SPECIAL_NAMES, EncodedPairs, Tokenizer, concatenate
+from kdcache.tokens import FILES, SPECIAL_NAMES, Tokenizer
 from kdcache.vocabulary import from_corpus
 
 TEXTS = [

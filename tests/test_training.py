@@ -15,10 +15,10 @@ from models import parameters, same_parameters
 
 from kdcache.batches import TextSections
 from kdcache.cache.reader import CacheReader
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import StoppedError, TrainingError
 from kdcache.teacher.config import TeacherConfig
 from kdcache.teacher.train import train_teacher
-from kdcache.tokens import EncodedPairs
 from kdcache.training.loop import count_steps, fit
 
 

@@ -16,10 +16,11 @@ from kdcache.cache.plan import Plan, Source
 from kdcache.cache.ranges import PairRanges, take
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.files import sha256
 from kdcache.records import canonical_json
-from kdcache.tokens import EncodedPairs, Tokenizer
+from kdcache.tokens import Tokenizer
 
 # What the sources of a merge must have in common.
 SHARED = ("corpus", "n_pairs", "tokenizer", "vocabulary")

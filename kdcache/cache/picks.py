@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from kdcache import ragged
 from kdcache.cache.shard import ShardArrays
+from kdcache.encodedpairs import IdArray
 from kdcache.softlabels import TopK
-from kdcache.tokens import IdArray
 
 _SEED = 20
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdcache import tokens
+from kdcache import encodedpairs
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.ragged import positions
@@ -60,7 +60,7 @@ def concatenate(parts: Sequence[ShardArrays]) -> ShardArrays:
     if len(parts) == 1:
         return parts[0]
     joined: ShardArrays = _at_positions(parts, np.concatenate)
-    return dataclasses.replace(joined, pairs=tokens.concatenate([part.pairs for part in parts]))
+    return dataclasses.replace(joined, pairs=encodedpairs.concatenate([part.pairs for part in parts]))
 
 
 def _at_positions(parts: Sequence[Any], combine: Callable[[Sequence[npt.NDArray[Any]]], npt.NDArray[Any]]) -> Any:
@@ -68,7 +68,7 @@ def _at_positions(parts: Sequence[Any], combine: Callable[[Sequence[npt.NDArray[
     first = parts[0]
     if isinstance(first, np.ndarray):
         return combine(parts)
-    if first is None or isinstance(first, tokens.EncodedPairs):
+    if first is None or isinstance(first, encodedpairs.EncodedPairs):
         return first
     names = [field.name for field in dataclasses.fields(first)]
     return type(first)(**{name: _at_positions([getattr(part, name) for part in parts], combine) for name in names})

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.cache.shard import ShardArrays
+from kdcache.encodedpairs import EncodedPairs, IdArray
 from kdcache.softlabels import TopK
-from kdcache.tokens import EncodedPairs, IdArray
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]

@@ -20,6 +20,7 @@ from kdcache.device import resolve_device, resolve_precision, use
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.passes import Passes, Predictor
 from kdcache.encode import encode_slice
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import DataError, UsageError
 from kdcache.processes import this_process
 from kdcache.runs import log
@@ -27,7 +28,6 @@ from kdcache.softlabels import TopK, from_counts
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.reduce import Predictions
 from kdcache.textcheck import tokenizer_warnings
-from kdcache.tokens import EncodedPairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from torch import Tensor
 from kdcache import counters, ragged
 from kdcache.cache.plan import Plan
 from kdcache.device import moved
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.masking import MaskedViews, dealt, partition_batches
 from kdcache.partwise import Partwise
 from kdcache.teacher.reduce import Draws, Predictions, Reduction
-from kdcache.tokens import EncodedPairs, Tokenizer
+from kdcache.tokens import Tokenizer
 
 # Probabilities that are added up at the same time: 128 MiB in float32.
 _SUMS = 1 << 25

@@ -23,11 +23,11 @@ from kdcache.device import resolve_device
 from kdcache.dump.config import VerifyConfig
 from kdcache.dump.difference import Difference, Floats, Words, difference, rounding
 from kdcache.dump.passes import Passes, Predictor
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import DataError, MismatchError, UsageError
 from kdcache.progress import Progress
 from kdcache.ragged import offsets_of
 from kdcache.teacher.model import Teacher
-from kdcache.tokens import EncodedPairs
 
 _SEED = 0
 _MAX_TOKENS = 8_192

@@ -23,9 +23,9 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, Pre
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 
 from kdcache.batches import Batch
+from kdcache.encodedpairs import SpecialIds
 from kdcache.student.config import RnnSize
 from kdcache.student.rnn_layers import DecoderState, RnnConfig, RnnDecoder, RnnEncoder
-from kdcache.tokens import SpecialIds
 
 
 class RnnModel(nn.Module):

@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from kdcache.cache.reader import CacheReader
 from kdcache.corpus import Corpus
+from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import MismatchError
-from kdcache.tokens import EncodedPairs, Tokenizer
+from kdcache.tokens import Tokenizer
 
 _REMEDY = "Train on the text that the cache was made from, or dump this text into a cache of its own."
 

@@ -14,6 +14,7 @@ from kdcache.batches import Batch, Selection, collate, micro_bounds, valid_selec
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
+from kdcache.encodedpairs import concatenate
 from kdcache.files import sha256
 from kdcache.losses.projection import SoftLabels, projected_loss
 from kdcache.losses.sums import LossSums
@@ -25,7 +26,6 @@ from kdcache.student.labels import cache_sections
 from kdcache.student.model import Student, build_student
 from kdcache.student.start import start_from, start_print
 from kdcache.student.text import check_text
-from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 

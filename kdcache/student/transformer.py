@@ -13,8 +13,8 @@ from torch import nn
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from kdcache.batches import Batch
+from kdcache.encodedpairs import SpecialIds
 from kdcache.student.config import POSITIONS, Size
-from kdcache.tokens import SpecialIds
 
 MODEL_TYPE: str = M2M100Config.model_type
 

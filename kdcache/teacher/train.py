@@ -13,6 +13,7 @@ from torch import nn
 from kdcache.batches import Selection, TextSections, micro_bounds, valid_selections
 from kdcache.corpus import Corpus, fingerprints
 from kdcache.encode import encode_sections
+from kdcache.encodedpairs import concatenate
 from kdcache.files import sha256
 from kdcache.losses.projection import projected_loss
 from kdcache.losses.sums import LossSums
@@ -24,7 +25,6 @@ from kdcache.teacher.config import TeacherConfig
 from kdcache.teacher.model import Teacher, to_device
 from kdcache.teacher.prepare import prepare_teacher
 from kdcache.textcheck import examine, tokenizer_warnings
-from kdcache.tokens import concatenate
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
