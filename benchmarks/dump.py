@@ -19,13 +19,13 @@ from benchmarks.peak import forward_operations, operations_per_second
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.text import first_pairs, training_text
 from kdcache.cache.writer import CacheWriter
-from kdcache.corpus import Corpus, TextFiles
-from kdcache.dump.job import Job
-from kdcache.dump.run import write_shards
-from kdcache.encode import encode_slice
-from kdcache.interrupt import StopRequest
-from kdcache.masking import partition_batches
-from kdcache.teacher.model import Teacher
+from kdcache.dump.dump_job import Job
+from kdcache.dump.dump_shards import write_shards
+from kdcache.process.signals import StopRequest
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.masking import partition_batches
+from kdcache.text.corpus import Corpus, TextFiles
+from kdcache.text.encode_corpus import encode_slice
 
 _PAIRS, _PAIRS_GPU = 192, 16_384
 

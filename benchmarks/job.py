@@ -10,12 +10,12 @@ from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.synthetic import text_tokenizer
-from kdcache.corpus import TextFiles
-from kdcache.device import autocast
-from kdcache.dump.config import DumpConfig
-from kdcache.dump.job import Job, prepare
-from kdcache.masking import MaskedViews
-from kdcache.teacher.model import Teacher
+from kdcache.compute.device import autocast
+from kdcache.dump.dump_config import DumpConfig
+from kdcache.dump.dump_job import Job, prepare
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.masking import MaskedViews
+from kdcache.text.corpus import TextFiles
 
 PASSES, TOPK, TOKENS = 7, 8, 8_192
 SHARD_PAIRS = 4_096

@@ -17,25 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.batches import Selection, TextSections, valid_selections
-from kdcache.corpus import Corpus, TextFiles, fingerprints
-from kdcache.device import resolve_device
-from kdcache.dump.config import DumpConfig
-from kdcache.dump.job import Job, make_plan
-from kdcache.dump.run import dump_job
-from kdcache.encode import encode_sections
-from kdcache.encodedpairs import EncodedPairs, SpecialIds, concatenate
-from kdcache.files import sha256
-from kdcache.masking import MaskedViews, partition_batches
-from kdcache.processes import Process
-from kdcache.runs import folder_run
-from kdcache.teacher.config import BETA2, TeacherConfig
-from kdcache.teacher.model import Teacher, to_device
-from kdcache.teacher.prepare import prepare_teacher
-from kdcache.teacher.train import TeacherTask
-from kdcache.training.config import TrainingConfig
+from kdcache.compute.device import resolve_device
+from kdcache.dump.dump_config import DumpConfig
+from kdcache.dump.dump_job import Job, make_plan
+from kdcache.dump.dump_shards import dump_job
+from kdcache.files.atomic import sha256
+from kdcache.files.run_records import folder_run
+from kdcache.process.ranks import Process
+from kdcache.teacher.masked_lm import Teacher, to_device
+from kdcache.teacher.masking import MaskedViews, partition_batches
+from kdcache.teacher.prepare_teacher import prepare_teacher
+from kdcache.teacher.teacher_config import BETA2, TeacherConfig
+from kdcache.teacher.train_teacher import TeacherTask
+from kdcache.text.corpus import Corpus, TextFiles, fingerprints
+from kdcache.text.encode_corpus import encode_sections
+from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds, concatenate
+from kdcache.training.batches import Selection, TextSections, valid_selections
 from kdcache.training.group import training_group
 from kdcache.training.loop import fit
+from kdcache.training.training_config import TrainingConfig
 
 _WHOLE = 1 << 60
 

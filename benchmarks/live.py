@@ -10,13 +10,13 @@ import numpy as np
 from benchmarks.job import PASSES, TOKENS, TOPK, save_teacher
 from benchmarks.report import alternate, ratio, seconds, spread
 from benchmarks.student_step import Trainer, make_cache
-from kdcache.corpus import TextFiles
-from kdcache.device import resolve_device, resolve_precision
-from kdcache.encodedpairs import EncodedPairs
-from kdcache.masking import MaskedViews, partition_batches, random_views
-from kdcache.student.config import SIZES
-from kdcache.teacher.model import Teacher
-from kdcache.teacher.reduce import Reduction
+from kdcache.compute.device import resolve_device, resolve_precision
+from kdcache.student.student_config import SIZES
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.masking import MaskedViews, partition_batches, random_views
+from kdcache.teacher.reduction import Reduction
+from kdcache.text.corpus import TextFiles
+from kdcache.text.encoded_pairs import EncodedPairs
 
 TEACHERS = ("minilm", "base")
 # Padded tokens of a student's step here: small, so that BERT-base on a CPU takes seconds.

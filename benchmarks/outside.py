@@ -16,10 +16,10 @@ from pathlib import Path
 from benchmarks.peers_arms import Work, configured, eole_settings
 from benchmarks.peers_setup import environment, material_of, pieces
 from benchmarks.report import publish
-from kdcache.lines import read_sentences
-from kdcache.score import score_corpus
-from kdcache.student.config import SIZES
-from kdcache.tokens import Tokenizer
+from kdcache.scoring.score_corpus import score_corpus
+from kdcache.student.student_config import SIZES
+from kdcache.text.lines import read_sentences
+from kdcache.text.tokenizer import Tokenizer
 
 _METRICS = ("bleu", "rouge")
 

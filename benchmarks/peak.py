@@ -9,7 +9,7 @@ import torch
 from transformers import PretrainedConfig
 
 from benchmarks.report import seconds
-from kdcache.masking import MaskedViews
+from kdcache.teacher.masking import MaskedViews
 
 _SIDES = {"cpu": 2_048, "cuda": 8_192}
 _RUNS = 5

@@ -16,10 +16,10 @@ from benchmarks import peers_arms
 from benchmarks.peers_arms import OWN_PYTHON, PEER_ARMS, Times, ToolError, Work
 from benchmarks.peers_setup import PEERS, environment, prepare
 from benchmarks.report import publish, spread
-from kdcache.batches import epoch_order
 from kdcache.cache.reader import CacheReader
-from kdcache.student.config import SIZES
-from kdcache.student.labels import CacheSections
+from kdcache.student.cached_labels import CacheSections
+from kdcache.student.student_config import SIZES
+from kdcache.training.batches import epoch_order
 
 PRECISIONS = {"float32": "", "bfloat16": "_bf16"}
 ALPHAS = {"kdcache": 1.0, "kdcache, soft labels too": 0.5}

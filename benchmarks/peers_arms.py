@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers_setup import Material, save_model
-from kdcache.student.config import SIZES
+from kdcache.student.student_config import SIZES
 
 DROPOUT, SMOOTHING, RATE = 0.1, 0.1, 1e-3
 _PROBE = Path(__file__).with_name("peers_probe.py")

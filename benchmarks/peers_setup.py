@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.synthetic import label_text, text_tokenizer
 from benchmarks.text import first_pairs
 from kdcache.cache.reader import CacheReader
-from kdcache.student.model import build_student
-from kdcache.tokens import Tokenizer
+from kdcache.student.seq2seq import build_student
+from kdcache.text.tokenizer import Tokenizer
 
 _MADE = "made"
 # By its exact version and before the rest: a toolkit's own range would fetch a build with CUDA libraries.

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import alternate
-from kdcache.corpus import TextFiles
+from kdcache.text.corpus import TextFiles
 
 # Each process makes as many, so that one and two processes do the same work each; the first is not counted.
 SHARDS_EACH = 4
@@ -63,9 +63,9 @@ def main(folder: Path, work: str, rank: int, start: Path, text: TextFiles) -> No
     from benchmarks.job import PASSES, TOKENS, forward, pilot_job
     from kdcache.cache.writer import CacheWriter
     from kdcache.cli.console import quiet_transformers
-    from kdcache.dump.run import write_shards
-    from kdcache.interrupt import StopRequest
-    from kdcache.masking import partition_batches
+    from kdcache.dump.dump_shards import write_shards
+    from kdcache.process.signals import StopRequest
+    from kdcache.teacher.masking import partition_batches
 
     quiet_transformers()
     job = pilot_job(folder, text, 2 * SHARDS_EACH)

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from benchmarks.memory import peak_mib
 from benchmarks.report import alternate, ratio, seconds, spread
-from kdcache.device import autocast, resolve_precision
+from kdcache.compute.device import autocast, resolve_precision
+from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
-from kdcache.objective import ObjectiveConfig
 
 WIDTH, WORDS, TOKENS, TOPK = 512, 30_000, 8_192, 8
 CONFIG = ObjectiveConfig(alpha=0.5, temperature=1.0, label_smoothing=0.1)

@@ -13,12 +13,13 @@ import torch
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.stores import TOKENS, stores
 from benchmarks.synthetic import write_cache
-from kdcache import encodedpairs, softlabels
-from kdcache.batches import Batch, collate, epoch_order
 from kdcache.cache.reader import CacheReader
-from kdcache.encodedpairs import EncodedPairs, SpecialIds
-from kdcache.softlabels import TopK
-from kdcache.student.labels import CacheSections
+from kdcache.labels import soft_labels
+from kdcache.labels.soft_labels import TopK
+from kdcache.student.cached_labels import CacheSections
+from kdcache.text import encoded_pairs
+from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
+from kdcache.training.batches import Batch, collate, epoch_order
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,4 +70,5 @@ def _from_cache(cache: Path, special: SpecialIds) -> Iterator[Batch]:
 
 def _whole(reader: CacheReader) -> tuple[EncodedPairs, TopK]:
     arrays = [reader.shard(index) for index in range(len(reader.records))]
-    return encodedpairs.concatenate([one.pairs for one in arrays]), softlabels.concatenate([one.topk for one in arrays])
+    pairs = encoded_pairs.concatenate([one.pairs for one in arrays])
+    return pairs, soft_labels.concatenate([one.topk for one in arrays])

@@ -18,18 +18,18 @@ from transformers import BertConfig, BertForMaskedLM
 from benchmarks.job import SHAPES
 from benchmarks.report import publish
 from benchmarks.synthetic import label_text, made_up_words, make_tokenizer
-from kdcache import tables
-from kdcache.corpus import TextFiles
-from kdcache.dump.config import DumpConfig
-from kdcache.dump.pilot import Forecast as DumpForecast
-from kdcache.dump.pilot import forecast as dump_forecast
-from kdcache.objective import ObjectiveConfig
-from kdcache.progress import duration
-from kdcache.student.config import StudentConfig
-from kdcache.student.pilot import Forecast as StudentForecast
-from kdcache.student.pilot import forecast as student_forecast
-from kdcache.teacher.model import Teacher
-from kdcache.training.config import TrainingConfig
+from kdcache.console import tables
+from kdcache.console.progress import duration
+from kdcache.dump.dump_config import DumpConfig
+from kdcache.dump.dump_forecast import Forecast as DumpForecast
+from kdcache.dump.dump_forecast import forecast as dump_forecast
+from kdcache.losses.objective_config import ObjectiveConfig
+from kdcache.student.student_config import StudentConfig
+from kdcache.student.training_forecast import Forecast as StudentForecast
+from kdcache.student.training_forecast import forecast as student_forecast
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.text.corpus import TextFiles
+from kdcache.training.training_config import TrainingConfig
 
 # Pieces of a trimmed multilingual vocabulary.
 _VOCABULARY = 30_000

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kdcache import tables
-from kdcache.runs import versions
+from kdcache.console import tables
+from kdcache.files.run_records import versions
 
 
 def machine() -> str:

@@ -88,9 +88,9 @@ def _dump(folder: Path, n_pairs: int) -> None:
 
 
 def _read(folder: Path, n_pairs: int) -> None:
-    from kdcache.batches import collate, epoch_order
     from kdcache.cache.reader import CacheReader
-    from kdcache.student.labels import CacheSections
+    from kdcache.student.cached_labels import CacheSections
+    from kdcache.training.batches import collate, epoch_order
 
     reader = CacheReader(folder / f"cache-{n_pairs}")
     special = reader.tokenizer().special

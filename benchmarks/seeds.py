@@ -8,7 +8,15 @@ import statistics
 from pathlib import Path
 
 from benchmarks.report import publish
-from kdcache.demo import DemoConfig, arms, compare_outputs, copy_text, make_cache, make_student, make_teacher
+from kdcache.experiments.demo import (
+    DemoConfig,
+    arms,
+    compare_outputs,
+    copy_text,
+    make_cache,
+    make_student,
+    make_teacher,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from benchmarks.report import publish
 from kdcache.cache.audit import summarize
-from kdcache.cache.encoding import NAMES, Encoding
+from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
-from kdcache.softlabels import TopK
+from kdcache.labels.soft_labels import TopK
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache import ragged
-from kdcache.batches import Batch, Section, Sections, collate, epoch_order
-from kdcache.encodedpairs import EncodedPairs, SpecialIds
-from kdcache.softlabels import TopK
+from kdcache.labels.soft_labels import TopK
+from kdcache.text import ragged
+from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
+from kdcache.training.batches import Batch, Section, Sections, collate, epoch_order
 
 TOKENS = 8_192
 

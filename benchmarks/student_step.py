@@ -15,18 +15,18 @@ import torch
 from benchmarks.memory import peak_mib
 from benchmarks.report import alternate, ratio, seconds, spread
 from benchmarks.synthetic import label_text, text_tokenizer
-from kdcache.batches import Selection, epoch_order
 from kdcache.cache.reader import CacheReader
-from kdcache.corpus import TextFiles
-from kdcache.device import resolve_device
-from kdcache.objective import ObjectiveConfig
-from kdcache.student.config import SIZES, StudentConfig
-from kdcache.student.labels import CacheSections
-from kdcache.student.train import StudentTask, make_task, train_student
-from kdcache.training.config import TrainingConfig
+from kdcache.compute.device import resolve_device
+from kdcache.losses.objective_config import ObjectiveConfig
+from kdcache.student.cached_labels import CacheSections
+from kdcache.student.student_config import SIZES, StudentConfig
+from kdcache.student.train_student import StudentTask, make_task, train_student
+from kdcache.text.corpus import TextFiles
+from kdcache.training.batches import Selection, epoch_order
 from kdcache.training.group import Group
 from kdcache.training.loader import Micro
 from kdcache.training.step import Stepper, Wishes
+from kdcache.training.training_config import TrainingConfig
 
 TOKENS = 4_096
 ALPHAS = {"soft": 0.5, "hard": 1.0}

@@ -11,22 +11,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdcache import ragged, vocabulary
-from kdcache.cache.encoding import Encoding
+from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
-from kdcache.corpus import Corpus, TextFiles
-from kdcache.dump.config import DumpConfig
-from kdcache.dump.job import Job, make_plan
-from kdcache.dump.run import dump_job
-from kdcache.encodedpairs import EncodedPairs
-from kdcache.files import sha256
-from kdcache.masking import MaskedViews
-from kdcache.processes import Process
-from kdcache.softlabels import TopK
-from kdcache.teacher.reduce import Predictions, Reduction
-from kdcache.tokens import Tokenizer
+from kdcache.dump.dump_config import DumpConfig
+from kdcache.dump.dump_job import Job, make_plan
+from kdcache.dump.dump_shards import dump_job
+from kdcache.files.atomic import sha256
+from kdcache.labels.soft_labels import TopK
+from kdcache.process.ranks import Process
+from kdcache.teacher.masking import MaskedViews
+from kdcache.teacher.reduction import Predictions, Reduction
+from kdcache.text import ragged, vocabulary
+from kdcache.text.corpus import Corpus, TextFiles
+from kdcache.text.encoded_pairs import EncodedPairs
+from kdcache.text.tokenizer import Tokenizer
 
 _WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "s", "l", "m", "t", "ka", "do", "mi")]
 TOPK = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from kdcache.corpus import Corpus, TextFiles
-from kdcache.demo import corpus_folder
+from kdcache.experiments.demo import corpus_folder
+from kdcache.text.corpus import Corpus, TextFiles
 
 _MULTI30K = Path(__file__).parents[2] / "shared" / "data" / "multi30k_de-en"
 

@@ -66,7 +66,7 @@ def _record(folder: Path) -> Json:
 
 
 def _curve(folder: Path, metric: str) -> list[list[float]]:
-    from kdcache.curves import read_curves
+    from kdcache.pictures.curves import read_curves
 
     (curve,) = read_curves([folder], metric)
     return [[step, round(value, _CURVE_DIGITS)] for step, value in curve.known]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kdcache.sweep.results import Spread
+from kdcache.experiments.sweep_results import Spread
 
 Json = dict[str, Any]
 _NORMAL = statistics.NormalDist()

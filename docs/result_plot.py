@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdcache import svg
-from kdcache.markup import tag
-from kdcache.sweep.chart import SHEET, kind, means, palette, picture
+from kdcache.experiments.sweep_chart import SHEET, kind, means, palette, picture
+from kdcache.pictures import svg
+from kdcache.pictures.markup import tag
 
 Json = dict[str, Any]
 _ROW = 22

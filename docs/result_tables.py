@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from kdcache.markdown import escape, table
+from kdcache.console.markdown import escape, table
 
 Json = dict[str, Any]
 

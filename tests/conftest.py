@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 
 ROOT = Path(__file__).parent.parent
+SUPPORT = ROOT / "tests" / "support"
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -38,7 +39,12 @@ def run_python(*command: object, cwd: Path | None = None, **environment: str) ->
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", SUPPORT))),
+            **environment,
+        },
         timeout=600,
         check=False,
     )

@@ -15,7 +15,7 @@ from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CacheError, UsageError
-from kdcache.tokens import Tokenizer
+from kdcache.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from kdcache.errors import CacheError, CorruptError, UsageError
-from kdcache.locations import redacted
+from kdcache.files.locations import redacted
 
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 0.5

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.encoding import LOG_PROB_DTYPES, NORMALIZER_DTYPE, count_dtype
+from kdcache.cache.number_encoding import LOG_PROB_DTYPES, NORMALIZER_DTYPE, count_dtype
 from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
 from kdcache.errors import CorruptError, UsageError
-from kdcache.files import is_sha256
-from kdcache.records import canonical_json, from_json, read_json
+from kdcache.files.atomic import is_sha256
+from kdcache.files.strict_json import canonical_json, from_json, read_json
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.encoding import Encoding
+from kdcache.cache.number_encoding import Encoding
 from kdcache.errors import CorruptError, MismatchError
-from kdcache.files import is_sha256, sha256
-from kdcache.records import canonical_json, from_json, read_json
+from kdcache.files.atomic import is_sha256, sha256
+from kdcache.files.strict_json import canonical_json, from_json, read_json
 
 FORMAT = "kdcache"
 VERSION = 3

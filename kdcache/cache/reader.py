@@ -10,13 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 from kdcache.cache import layout
-from kdcache.cache.config import StoreConfig
 from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.shard import ShardArrays, decode_shard
 from kdcache.cache.source import Folder, GiveUp, Source
+from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import CorruptError
-from kdcache.locations import is_remote
-from kdcache.tokens import Tokenizer
+from kdcache.files.locations import is_remote
+from kdcache.text.tokenizer import Tokenizer
 
 
 class CacheReader:

@@ -8,17 +8,17 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from kdcache.cache import layout
-from kdcache.cache.ahead import Ahead
-from kdcache.cache.config import StoreConfig
 from kdcache.cache.fetch import Fetcher, Pause
 from kdcache.cache.layout import Manifest, ShardRecord
 from kdcache.cache.plan import PLAN_FILE, Plan, plan_of
 from kdcache.cache.source import GiveUp, check_committed
 from kdcache.cache.store import Store
+from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import UsageError
-from kdcache.locations import redacted
-from kdcache.records import BYTES_MAX, parse_json, readable_json
-from kdcache.tokens import FILES, Tokenizer
+from kdcache.files.locations import redacted
+from kdcache.files.strict_json import BYTES_MAX, parse_json, readable_json
+from kdcache.process.prefetch import Ahead
+from kdcache.text.tokenizer import FILES, Tokenizer
 
 # As many small shards as a window of pairs takes, and never more memory than that.
 AHEAD_SHARDS = 8

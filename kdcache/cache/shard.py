@@ -16,9 +16,9 @@ import numpy.typing as npt
 from kdcache.cache.hdf5 import open_image, require, write_image
 from kdcache.cache.layout import ShardRecord, Sums, check_counts, schema, values_name
 from kdcache.cache.plan import FORMAT, VERSION, Plan
-from kdcache.encodedpairs import EncodedPairs
 from kdcache.errors import CorruptError
-from kdcache.softlabels import LogProbs, TopK, from_counts, to_counts
+from kdcache.labels.soft_labels import LogProbs, TopK, from_counts, to_counts
+from kdcache.text.encoded_pairs import EncodedPairs
 
 # Up to so many words, comparing all with all is faster than sorting.
 _COMPARED_ROWS = 16

@@ -13,8 +13,8 @@ from kdcache.cache import layout
 from kdcache.cache.layout import Manifest, ShardRecord
 from kdcache.cache.plan import PLAN_FILE, Plan, read_plan
 from kdcache.errors import CorruptError
-from kdcache.files import sha256
-from kdcache.tokens import FILES, Tokenizer
+from kdcache.files.atomic import sha256
+from kdcache.text.tokenizer import FILES, Tokenizer
 
 # Called now and then by whoever waits; what it raises ends the wait.
 GiveUp = Callable[[], None]

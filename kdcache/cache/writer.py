@@ -23,10 +23,10 @@ from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.cache.source import regular_bytes
 from kdcache.errors import CorruptError, MismatchError, OutputError
-from kdcache.failpoints import reach
-from kdcache.files import publish_file, remove_abandoned, replace_file, sha256, storage_errors, sync_folder
-from kdcache.records import readable_json
-from kdcache.tokens import Tokenizer
+from kdcache.files.atomic import publish_file, remove_abandoned, replace_file, sha256, storage_errors, sync_folder
+from kdcache.files.failpoints import reach
+from kdcache.files.strict_json import readable_json
+from kdcache.text.tokenizer import Tokenizer
 
 log = logging.getLogger("kdcache")
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcache import tables
-from kdcache.cache.config import StoreConfig
+from kdcache.cache.store_config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.distributions import described, distributions
-from kdcache.corpus import TextFiles
-from kdcache.dump.config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
+from kdcache.console import tables
+from kdcache.console.progress import duration
+from kdcache.dump.dump_config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
 from kdcache.errors import UsageError
-from kdcache.progress import duration
+from kdcache.text.corpus import TextFiles
 
 if TYPE_CHECKING:
     from kdcache.cache.audit import Summary
@@ -123,7 +123,7 @@ def dump_logits(
         return
     if output is None:
         raise UsageError("Missing option --output (only --dry-run goes without).")
-    from kdcache.dump.run import dump
+    from kdcache.dump.dump_shards import dump
 
     quiet_transformers()
     dump(config, Path(output))
@@ -137,7 +137,7 @@ def _bounds(text: str) -> tuple[int, int]:
 
 
 def _dump_forecast(config: DumpConfig) -> None:
-    from kdcache.dump.pilot import forecast
+    from kdcache.dump.dump_forecast import forecast
 
     quiet_transformers()
     found = forecast(config)
@@ -177,23 +177,23 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store
     if pair is not None:
         _show_pair(cache, store, pair, as_json)
         return
-    from kdcache.cache import lineage
     from kdcache.cache.audit import summarize
     from kdcache.cache.reader import CacheReader, open_cache, open_source
+    from kdcache.inspection import cache_lineage
 
     # Only the page needs shards, and so a store with room for them.
     reader = CacheReader(open_source(cache)) if html is None else open_cache(cache, store)
     found = summarize(reader)
-    items = [*_facts(found), ("made by", lineage.made_by(reader.plan))]
+    items = [*_facts(found), ("made by", cache_lineage.made_by(reader.plan))]
     if html is not None:
-        from kdcache.page.page import write_page
+        from kdcache.inspection.inspect_page import write_page
 
         write_page(reader, items, Path(html))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
     click.echo(tables.facts(items))
-    for line in lineage.tree(reader.plan):
+    for line in cache_lineage.tree(reader.plan):
         click.echo(f"  {line}")
 
 

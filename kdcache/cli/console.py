@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from kdcache import progress
+from kdcache.console import progress
 from kdcache.errors import KDCacheError, StoppedError
 
 log = logging.getLogger("kdcache")

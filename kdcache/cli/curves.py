@@ -30,14 +30,14 @@ def curves(folders: tuple[str, ...], metric: str | None, output: str | None) -> 
     Example:
       kdcache curves student-plain student-soft --output curves.png
     """
-    from kdcache import report
-    from kdcache.curves import read_curves
+    from kdcache.pictures import plots
+    from kdcache.pictures.curves import read_curves
 
-    report.check_count(folders)
+    plots.check_count(folders)
     if output is not None:
-        report.check_png(Path(output))
+        plots.check_png(Path(output))
     found = read_curves([Path(folder) for folder in folders], metric)
     width = shutil.get_terminal_size().columns
-    click.echo(f"{found[0].title}\n{report.plot(found, width)}\n\n{report.summary(found, width)}")
+    click.echo(f"{found[0].title}\n{plots.plot(found, width)}\n\n{plots.summary(found, width)}")
     if output is not None:
-        report.save_png(found, Path(output))
+        plots.save_png(found, Path(output))

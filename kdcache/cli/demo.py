@@ -20,7 +20,7 @@ def demo(folder: str) -> None:
     Example:
       kdcache demo demo-run
     """
-    from kdcache.demo import GUIDE_FILE, DemoConfig, results_table, run_demo, verdict
+    from kdcache.experiments.demo import GUIDE_FILE, DemoConfig, results_table, run_demo, verdict
 
     _set_up_libraries()
     differences = run_demo(Path(folder), DemoConfig(), _set_up_process)

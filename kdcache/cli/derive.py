@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from kdcache import tables
 from kdcache.cli import options
-from kdcache.dump.config import ENCODINGS
+from kdcache.console import tables
+from kdcache.dump.dump_config import ENCODINGS
 
 
 @click.command("transcode")
@@ -28,8 +28,8 @@ def transcode(cache: str, output: str, topk: int | None, encoding: str | None, s
     Example:
       kdcache transcode cache smaller --topk 8 --encoding compact
     """
-    from kdcache.cache.transcode import TranscodeConfig
-    from kdcache.derive import transcode as write
+    from kdcache.cache.derived.derive import transcode as write
+    from kdcache.cache.derived.transcode import TranscodeConfig
 
     config = TranscodeConfig(cache, topk, encoding, shard_pairs)
     result = write(config, Path(output))
@@ -53,8 +53,8 @@ def merge(output: str, caches: tuple[str, ...], topk: int | None) -> None:
     Example:
       kdcache merge average cache-a cache-b
     """
-    from kdcache.cache.merge import MergeConfig
-    from kdcache.derive import merge as write
+    from kdcache.cache.derived.derive import merge as write
+    from kdcache.cache.derived.merge import MergeConfig
 
     result = write(MergeConfig(caches, topk), Path(output))
     if result is None:

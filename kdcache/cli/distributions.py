@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kdcache.cli.options import default_of, gathered
-from kdcache.dump.config import Distributions
+from kdcache.dump.dump_config import Distributions
 from kdcache.errors import UsageError
 
 

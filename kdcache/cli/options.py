@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from kdcache.cache.config import StoreConfig, parse_size
+from kdcache.cache.store_config import StoreConfig, parse_size
 from kdcache.cli.console import set_up
-from kdcache.corpus import TextFiles
 from kdcache.errors import UsageError
-from kdcache.generate.config import GenerateConfig
-from kdcache.locations import check_local
-from kdcache.objective import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
-from kdcache.training.config import PRECISIONS
+from kdcache.files.locations import check_local
+from kdcache.losses.objective_config import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
+from kdcache.student.generate_config import GenerateConfig
+from kdcache.text.corpus import TextFiles
+from kdcache.training.training_config import PRECISIONS
 
 Decorator = Callable[[Any], Any]
 DEVICES = ("auto", "cpu", "cuda")

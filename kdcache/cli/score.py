@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from kdcache import tables
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
+from kdcache.console import tables
 from kdcache.errors import UsageError
-from kdcache.files import replace_file
-from kdcache.generate.config import GenerateConfig
-from kdcache.measure import ScoreConfig, Task, measure, prepare
-from kdcache.runs import Run, file_run
-from kdcache.scorers import METRICS, Estimate
-from kdcache.scoretable import FORMATS, build, latex, markdown, read_rows
+from kdcache.files.atomic import replace_file
+from kdcache.files.run_records import Run, file_run
+from kdcache.scoring.measure import ScoreConfig, Task, measure, prepare
+from kdcache.scoring.score_table import FORMATS, build, latex, markdown, read_rows
+from kdcache.scoring.scorers import METRICS, Estimate
+from kdcache.student.generate_config import GenerateConfig
 
 if TYPE_CHECKING:
-    from kdcache.lineage import Lineage
-    from kdcache.score import Score
-    from kdcache.scorefile import Comparison, ScoreFile
+    from kdcache.scoring.score_corpus import Score
+    from kdcache.scoring.score_file import Comparison, ScoreFile
+    from kdcache.student.fingerprints import Lineage
 
 _OF_BASELINE = frozenset({"hypothesis", "student", "cache"})
 _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
@@ -161,7 +161,7 @@ def _run(task: Task, runs: list[Run], json_file: str | None, sentence_file: str 
     if json_file is not None:
         replace_file(Path(json_file), found.content())
     if sentence_file is not None:
-        from kdcache.sentencescores import as_jsonl, as_tsv, sentence_scores
+        from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
 
         config = task.config
         scores = sentence_scores(hypotheses, task.references, config.metric, lowercase=config.lowercase)

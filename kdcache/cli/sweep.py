@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from kdcache import tables
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.train import student
+from kdcache.console import tables
 from kdcache.errors import UsageError
-from kdcache.student.config import StudentConfig
+from kdcache.student.student_config import StudentConfig
 
 
 @click.command("sweep")
@@ -29,15 +29,15 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
     Example:
       kdcache sweep sweep.toml --jobs 2
     """
-    from kdcache.sweep.config import read_sweep
-    from kdcache.sweep.grid import expand
-    from kdcache.sweep.run import run_sweep
+    from kdcache.experiments.run_sweep import run_sweep
+    from kdcache.experiments.sweep_file import read_sweep
+    from kdcache.experiments.sweep_grid import expand
 
     config = read_sweep(Path(file), student_options())
     runs = expand(config, read_student)
     quiet_transformers()
     if dry_run:
-        from kdcache.sweep.forecast import forecast_runs
+        from kdcache.experiments.sweep_forecast import forecast_runs
 
         click.echo(tables.table(forecast_runs(config, runs, jobs)))
         return

@@ -8,7 +8,7 @@ import click
 
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
-from kdcache.generate.config import GenerateConfig
+from kdcache.student.generate_config import GenerateConfig
 
 
 @click.command("generate")
@@ -30,7 +30,7 @@ def generate(student: str, source: str, output: str, beam_size: int, length_pena
     """
     config = GenerateConfig(student, source, beam_size, length_penalty, device=device)
     config.check()
-    from kdcache.generate.search import generate_file
+    from kdcache.student.generation import generate_file
 
     quiet_transformers()
     generate_file(config, Path(output))

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
-from kdcache import tables
-from kdcache.cache.config import StoreConfig
+from kdcache.cache.store_config import StoreConfig
 from kdcache.cli import options, training_options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.training_options import TrainingOptions
-from kdcache.corpus import TextFiles
+from kdcache.console import tables
+from kdcache.console.progress import duration
 from kdcache.errors import UsageError
-from kdcache.objective import ObjectiveConfig
-from kdcache.progress import duration
-from kdcache.student import config as student_defaults
-from kdcache.student.config import ARCHITECTURES, SIZES, StudentConfig
-from kdcache.teacher import config as teacher_defaults
-from kdcache.teacher.config import TeacherConfig
-from kdcache.training.config import TrainingConfig
+from kdcache.losses.objective_config import ObjectiveConfig
+from kdcache.student import student_config as student_defaults
+from kdcache.student.student_config import ARCHITECTURES, SIZES, StudentConfig
+from kdcache.teacher import teacher_config as teacher_defaults
+from kdcache.teacher.teacher_config import TeacherConfig
+from kdcache.text.corpus import TextFiles
+from kdcache.training.training_config import TrainingConfig
 
 
 @click.command("teacher-train")
@@ -65,7 +65,7 @@ def teacher_train(
         ),
     )
     config.training.check()
-    from kdcache.teacher.train import train_teacher
+    from kdcache.teacher.train_teacher import train_teacher
 
     quiet_transformers()
     train_teacher(config, Path(output))
@@ -166,14 +166,14 @@ def student_train(config: StudentConfig, output: str | None, dry_run: bool) -> N
         return
     if output is None:
         raise UsageError("Missing option --output (only --dry-run goes without).")
-    from kdcache.student.train import train_student
+    from kdcache.student.train_student import train_student
 
     quiet_transformers()
     train_student(config, Path(output))
 
 
 def _student_forecast(config: StudentConfig) -> None:
-    from kdcache.student.pilot import forecast
+    from kdcache.student.training_forecast import forecast
 
     quiet_transformers()
     found = forecast(config)

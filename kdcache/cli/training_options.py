@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from kdcache.cli.options import Decorator, default_of, device, gathered, precision
-from kdcache.training.config import SCHEDULES, TrainingConfig
+from kdcache.training.training_config import SCHEDULES, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from kdcache import tables
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
-from kdcache.dump.config import VERIFY_PRECISIONS, VerifyConfig
+from kdcache.console import tables
+from kdcache.console.progress import Progress
+from kdcache.dump.dump_config import VERIFY_PRECISIONS, VerifyConfig
 from kdcache.errors import CacheError, CorruptError, UsageError
-from kdcache.progress import Progress
 
 SAMPLE = options.default_of(VerifyConfig, "sample")
 
@@ -65,8 +65,8 @@ def _bytes(cache: str) -> None:
 
 
 def _live(cache: str, teacher: str, sample: int, device: str, precision: str) -> None:
-    from kdcache.dump.verify import table
-    from kdcache.dump.verify import verify as hold
+    from kdcache.dump.verification import table
+    from kdcache.dump.verification import verify as hold
 
     quiet_transformers()
     found = hold(VerifyConfig(cache, teacher, sample, device, precision))

@@ -1,1 +1,4 @@
-"""Running a teacher once over a corpus: text in, cache out."""
+"""The dump: a teacher runs once over a corpus and fills a cache; a cache is held against its teacher.
+
+This room may import the teacher and what is below it.
+"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.cache.encoding import Encoding
+from kdcache.cache.number_encoding import Encoding
 
 # Cells of the tables that are looked up at a time.
 _CELLS = 1 << 22

@@ -1,1 +1,4 @@
-"""What teacher and student minimise: `objectives` has the equations, `projection` the product with the vocabulary."""
+"""What teacher and student minimise, computed without all logits in memory at once.
+
+This room may import compute and what is below it.
+"""

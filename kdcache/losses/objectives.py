@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.objective import BUCKETED
+from kdcache.losses.objective_config import BUCKETED
 
 # A probability below e^-25 (1.4e-11) counts as that, where its logarithm is a factor.
 _LEAST = -25.0
@@ -54,7 +54,7 @@ class Objective:
 
 
 def make_objective(name: str, temperature: float) -> Objective:
-    """The soft term `name` at a temperature T; names as in `kdcache.objective.OBJECTIVES`."""
+    """The soft term `name` at a temperature T; names as in `kdcache.losses.objective_config.OBJECTIVES`."""
     tempered = name == "hinton" or name in BUCKETED
     return Objective(
         _LOSSES.get(name, cross_entropy),

@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from kdcache.errors import UsageError
 from kdcache.losses.chunk import ChunkSums, SoftTargets, Targets, chunk_loss
+from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.objectives import gate, make_objective, teacher_log_probs
 from kdcache.losses.sums import LossSums
-from kdcache.objective import ObjectiveConfig
 
 # Logits held at once, and how few positions would make the sums into the matrix's gradient the larger part.
 _CHUNK_LOGITS = 1 << 22

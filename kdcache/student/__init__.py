@@ -1,1 +1,4 @@
-"""The student: a sequence-to-sequence model that learns from a cache alone."""
+"""The student: a sequence-to-sequence model that learns from a cache alone, and the text it generates.
+
+This room may import training and what is below it, never teacher or dump.
+"""

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 
-from kdcache.batches import Batch
-from kdcache.encodedpairs import SpecialIds
-from kdcache.student.config import RnnSize
 from kdcache.student.rnn_layers import DecoderState, RnnConfig, RnnDecoder, RnnEncoder
+from kdcache.student.student_config import RnnSize
+from kdcache.text.encoded_pairs import SpecialIds
+from kdcache.training.batches import Batch
 
 
 class RnnModel(nn.Module):

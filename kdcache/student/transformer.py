@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
-from kdcache.batches import Batch
-from kdcache.encodedpairs import SpecialIds
-from kdcache.student.config import POSITIONS, Size
+from kdcache.student.student_config import POSITIONS, Size
+from kdcache.text.encoded_pairs import SpecialIds
+from kdcache.training.batches import Batch
 
 MODEL_TYPE: str = M2M100Config.model_type
 

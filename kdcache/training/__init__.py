@@ -1,1 +1,4 @@
-"""The one training loop, its schedules and its checkpoints."""
+"""The one training loop: batches, steps, checkpoints, metrics and the group of processes.
+
+This room may import losses, compute, the cache and what is below them.
+"""

@@ -25,9 +25,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from kdcache.errors import CorruptError, TrainingError
-from kdcache.files import replace_file, sha256, storage_errors, sync_folder
-from kdcache.records import canonical_json, from_json, read_json, readable_json
-from kdcache.runs import log
+from kdcache.files.atomic import replace_file, sha256, storage_errors, sync_folder
+from kdcache.files.run_records import log
+from kdcache.files.strict_json import canonical_json, from_json, read_json, readable_json
 
 FOLDER = "checkpoints"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"

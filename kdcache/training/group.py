@@ -17,10 +17,10 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-from kdcache.device import resolve_device, use
+from kdcache.compute.device import resolve_device, use
 from kdcache.errors import TrainingError, UsageError
-from kdcache.processes import Process, this_process
-from kdcache.runs import log
+from kdcache.files.run_records import log
+from kdcache.process.ranks import Process, this_process
 
 # Longer than any honest wait (a large checkpoint on a slow disk), short enough to notice a machine that is gone.
 TIMEOUT = datetime.timedelta(minutes=10)

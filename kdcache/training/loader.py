@@ -17,13 +17,13 @@ from typing import Generic, Self, TypeVar
 
 import torch
 
-from kdcache.batches import Sections, epoch_order, micro_bounds
-from kdcache.device import use
+from kdcache.compute.device import use
 from kdcache.errors import TrainingError
+from kdcache.training.batches import Sections, epoch_order, micro_bounds
 from kdcache.training.checkpoint import Position
-from kdcache.training.config import TrainingConfig
 from kdcache.training.group import Group
 from kdcache.training.task import B, Task
+from kdcache.training.training_config import TrainingConfig
 
 DEPTH = 2
 THREAD_NAME = "kdcache-loader"

@@ -14,17 +14,16 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from kdcache.batches import Sections, epoch_order
-from kdcache.device import autocast, is_out_of_memory, resolve_device, resolve_precision
+from kdcache.compute.device import autocast, is_out_of_memory, resolve_device, resolve_precision
+from kdcache.console.progress import Progress
 from kdcache.errors import StoppedError, TrainingError, UsageError
-from kdcache.files import sha256
-from kdcache.interrupt import StopRequest, stop_on_signals
+from kdcache.files.atomic import sha256
+from kdcache.files.run_records import METRICS_FILE, log
 from kdcache.losses.sums import LossSums
-from kdcache.progress import Progress
-from kdcache.runs import METRICS_FILE, log
+from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.training import checkpoint
+from kdcache.training.batches import Sections, epoch_order
 from kdcache.training.checkpoint import Position
-from kdcache.training.config import TrainingConfig
 from kdcache.training.group import Group
 from kdcache.training.loader import Prefetch, StepBatches, step_batches
 from kdcache.training.metrics import Metrics
@@ -32,6 +31,7 @@ from kdcache.training.result import FitResult
 from kdcache.training.schedule import learning_rate
 from kdcache.training.step import Report, Stepper, Wishes
 from kdcache.training.task import B, Task
+from kdcache.training.training_config import TrainingConfig
 
 _BAD_STEPS_MAX = 10
 # Steps that a GPU may be behind when the host reads what came out of one: by then the next is already in its queue.

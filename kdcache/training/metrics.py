@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from kdcache.files import replace_file, storage_errors
+from kdcache.files.atomic import replace_file, storage_errors
 from kdcache.training.checkpoint import Position, Tally
 from kdcache.training.tensorboard import Events
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdcache.training.config import TrainingConfig
+from kdcache.training.training_config import TrainingConfig
 
 WARMUP_MOST = 4_000
 

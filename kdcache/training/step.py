@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdcache.device import autocast, resolve_precision
+from kdcache.compute.device import autocast, resolve_precision
 from kdcache.losses.sums import LossSums
-from kdcache.training.config import TrainingConfig
 from kdcache.training.group import Group
 from kdcache.training.loader import Micro
 from kdcache.training.task import B, Task
+from kdcache.training.training_config import TrainingConfig
 
 # Behind the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
 _TAIL = 16

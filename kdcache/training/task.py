@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
-from kdcache.batches import Selection
 from kdcache.losses.sums import LossSums
+from kdcache.training.batches import Selection
 
 B = TypeVar("B")
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdcache.runs import log
+from kdcache.files.run_records import log
 
 FOLDER = "tensorboard"
 _VALIDATION = "valid_"

@@ -1,0 +1,190 @@
+"""A cache that averages others: several teachers, or one teacher with several maskings, over the same text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.cache.derived.average import Whereabouts, average
+from kdcache.cache.number_encoding import Encoding
+from kdcache.cache.pair_ranges import PairRanges, take
+from kdcache.cache.plan import Plan, Source
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.shard import ShardArrays
+from kdcache.errors import CorruptError, MismatchError, UsageError
+from kdcache.files.atomic import sha256
+from kdcache.files.strict_json import canonical_json
+from kdcache.text.encoded_pairs import EncodedPairs
+from kdcache.text.tokenizer import Tokenizer
+
+# What the sources of a merge must have in common.
+SHARED = ("corpus", "n_pairs", "tokenizer", "vocabulary")
+
+
+@dataclass(frozen=True, slots=True)
+class MergeConfig:
+    """Which caches are averaged.
+
+    Attributes:
+        caches: their folders or URLs, at least two; the order does not matter.
+        topk: words stored at each target position; None is the least of the sources'.
+    """
+
+    caches: tuple[str, ...]
+    topk: int | None = None
+
+    def check(self) -> None:
+        """Raise UsageError if a value is outside its range."""
+        if len(self.caches) < 2:
+            raise UsageError(
+                "At least two caches are needed to average them. The first name is that of the output: "
+                "kdcache merge OUTPUT CACHE CACHE …"
+            )
+        if self.topk is not None and self.topk < 1:
+            raise UsageError(f"--topk must be at least 1, not {self.topk}.")
+
+
+class Merging:
+    """The shards of the average of several caches.
+
+    Attributes:
+        plan: of the average.
+
+    Raises:
+        MismatchError: the sources are not of the same text, tokenizer or vocabulary.
+        UsageError: a source is given twice, holds draws, is an average itself or was made from one, or has fewer words
+            than are asked for.
+        CorruptError: a source is incomplete, or its plan or manifest is damaged.
+    """
+
+    def __init__(self, config: MergeConfig) -> None:
+        config.check()
+        readers = [open_cache(cache) for cache in config.caches]
+        # By content, so that the order in which they were given is nowhere in the result.
+        self._readers = sorted(readers, key=lambda reader: reader.manifest.root)
+        _check_sources(readers)
+        self._ranges = [PairRanges(reader) for reader in self._readers]
+        self.plan = _plan(config, self._readers)
+        self._whereabouts: dict[int, Whereabouts] = {}
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the sources share."""
+        return self._readers[0].tokenizer()
+
+    def shard(self, index: int) -> ShardArrays:
+        """What shard `index` of the average holds.
+
+        Raises:
+            CorruptError: a shard of a source is damaged, or the sources hold different words.
+        """
+        parts = [ranges.read(*self.plan.bounds(index)) for ranges in self._ranges]
+        skipped, some = _skipped(parts)
+        kept = [take(part, np.flatnonzero(~skipped)) for part in parts]
+        self._check_words(kept, np.flatnonzero(~skipped) + self.plan.bounds(index)[0])
+        topk, own, whereabouts = average(kept, self.plan)
+        self._whereabouts[index] = dataclasses.replace(whereabouts, skipped=some)
+        return ShardArrays(parts[0].pairs.without(skipped), topk, own)
+
+    def _check_words(self, parts: Sequence[ShardArrays], numbers: npt.NDArray[np.integer]) -> None:
+        for part, reader in zip(parts[1:], self._readers[1:], strict=True):
+            pair = _first_difference(parts[0].pairs, part.pairs)
+            if pair is not None:
+                raise CorruptError(
+                    f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of "
+                    f"{self._readers[0].place}, though corpus and tokenizer are the same. One of them was "
+                    "edited, or another program wrote it."
+                )
+
+    def unreported(self) -> list[int]:
+        """Shards that another run or process wrote: they are averaged again for the report."""
+        return [index for index in range(self.plan.n_shards) if index not in self._whereabouts]
+
+    def report(self) -> dict[str, Any]:
+        """Where the mass is, over all shards."""
+        total = Whereabouts.total([self._whereabouts[index] for index in range(self.plan.n_shards)])
+        return {"skipped_in_some": total.skipped, "mass": total.shares()}
+
+
+def _first_difference(one: EncodedPairs, other: EncodedPairs) -> int | None:
+    """The first pair whose words differ; None if there is none."""
+    places = []
+    for ids, offsets, other_ids, other_offsets in (
+        (one.source_ids, one.source_offsets, other.source_ids, other.source_offsets),
+        (one.target_ids, one.target_offsets, other.target_ids, other.target_offsets),
+    ):
+        most = min(len(ids), len(other_ids))
+        wrong = [offsets[1:] != other_offsets[1:], ids[:most] != other_ids[:most]]
+        ends, words = (np.flatnonzero(each) for each in wrong)
+        places += ends[:1].tolist()
+        places += (np.searchsorted(offsets, words[:1], side="right") - 1).tolist()
+    return min(places, default=None)
+
+
+def _check_sources(readers: Sequence[CacheReader]) -> None:
+    first, seen = readers[0], dict[str, CacheReader]()
+    for reader in readers:
+        for field in SHARED:
+            stored, given = getattr(first.plan, field), getattr(reader.plan, field)
+            if stored != given:
+                remedy = f"Caches that are averaged share it; the first was {first.place}."
+                raise MismatchError(reader.place, field, stored, given, remedy)
+        if reader.plan.draws:
+            raise UsageError(
+                f"{reader.place}: holds {reader.plan.draws} draws a position, not the most probable words; samples are "
+                "not averaged. Run dump-logits without --sample."
+            )
+        # The bound on what is unknown needs the most probable words, and an average may lack some of its own.
+        if reader.plan.averaged > 1:
+            raise UsageError(
+                f"{reader.place}: an average of {reader.plan.averaged} caches, or made from one; what it says is "
+                "incomplete, and averaging it again would hide how much, and change the weights. Merge all the "
+                "original caches at once."
+            )
+        # Where it is no average, the last of the row is what the teacher said.
+        sources = (source.root for plan in reader.plan.ancestry() for source in plan.sources)
+        *_, dumped = (reader.manifest.root, *sources)
+        if dumped in seen:
+            raise UsageError(
+                f"{reader.place}: the same cache as {seen[dumped].place}, or made from the same one. Each counts once; "
+                "weights are equal."
+            )
+        seen[dumped] = reader
+
+
+def _plan(config: MergeConfig, readers: Sequence[CacheReader]) -> Plan:
+    plans = [reader.plan for reader in readers]
+    topk = min(plan.topk for plan in plans) if config.topk is None else config.topk
+    most = max(plan.topk for plan in plans)
+    if topk > most:
+        raise UsageError(f"--topk {topk}: no source holds more than {most} words a position. Choose at most that many.")
+    encodings = {plan.encoding for plan in plans}
+    teachers = sorted(plan.teacher for plan in plans)
+    first = plans[0]
+    return Plan(
+        format=first.format,
+        version=first.version,
+        corpus=first.corpus,
+        n_pairs=first.n_pairs,
+        tokenizer=first.tokenizer,
+        vocabulary=first.vocabulary,
+        teacher=teachers[0] if len(set(teachers)) == 1 else sha256(canonical_json(teachers)),
+        positions=min(plan.positions for plan in plans),
+        topk=topk,
+        passes=max(plan.passes for plan in plans),
+        precision="float32" if all(plan.precision == "float32" for plan in plans) else "bfloat16",
+        shard_pairs=min(plan.shard_pairs for plan in plans),
+        encoding=encodings.pop() if len(encodings) == 1 else Encoding.named("float16", first.vocabulary),
+        maskings=sum(plan.maskings for plan in plans),
+        sources=tuple(Source(reader.manifest.root, reader.plan) for reader in readers),
+    )
+
+
+def _skipped(parts: Sequence[ShardArrays]) -> tuple[npt.NDArray[np.bool_], int]:
+    """Pairs that at least one source skipped [n], and how many of them not all skipped."""
+    times = np.sum([part.pairs.target_lengths == 0 for part in parts], axis=0)
+    return times > 0, int(((times > 0) & (times < len(parts))).sum())

@@ -1,0 +1,118 @@
+"""A cache made from another one without its teacher: fewer words, other shards, another encoding."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from kdcache.cache import layout
+from kdcache.cache.number_encoding import NAMES, Encoding
+from kdcache.cache.pair_ranges import PairRanges
+from kdcache.cache.plan import Plan, Source
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.shard import ShardArrays
+from kdcache.errors import UsageError
+from kdcache.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TranscodeConfig:
+    """What becomes of a cache; None leaves a part as it is.
+
+    Attributes:
+        cache: folder or URL of the cache that is read.
+        topk: words kept at each target position.
+        encoding: how numbers are stored: "float16", "compact" or "uncompressed".
+        shard_pairs: pairs in a shard.
+    """
+
+    cache: str
+    topk: int | None = None
+    encoding: str | None = None
+    shard_pairs: int | None = None
+
+    def check(self) -> None:
+        """Raise UsageError if a value is outside its range."""
+        for option, value in (("--topk", self.topk), ("--shard-pairs", self.shard_pairs)):
+            if value is not None and value < 1:
+                raise UsageError(f"{option} must be at least 1, not {value}.")
+        if self.encoding is not None and self.encoding not in NAMES:
+            raise UsageError(f"--encoding must be one of {', '.join(NAMES)}, not {self.encoding}.")
+
+
+class Transcoding:
+    """The shards of the cache that `config` describes.
+
+    Attributes:
+        plan: of that cache.
+
+    Raises:
+        UsageError: the source does not hold what is asked for, or nothing would change.
+        CorruptError: the source is incomplete, or its plan or manifest is damaged.
+    """
+
+    def __init__(self, config: TranscodeConfig) -> None:
+        config.check()
+        self._reader = open_cache(config.cache)
+        self._ranges = PairRanges(self._reader)
+        self.plan = _plan(config, self._reader)
+
+    def tokenizer(self) -> Tokenizer:
+        """The source's tokenizer."""
+        return self._reader.tokenizer()
+
+    def shard(self, index: int) -> ShardArrays:
+        """What shard `index` holds: the source's values, rounded once more if they are stored otherwise.
+
+        Raises:
+            CorruptError: a shard of the source is damaged.
+            UsageError: the shard would hold too many drawn words.
+        """
+        arrays = self._ranges.read(*self.plan.bounds(index))
+        layout.check_drawn(self.plan, index, arrays.pairs.n_targets)
+        topk, encoding = arrays.topk.select(self.plan.topk), self.plan.encoding
+        if not self.plan.draws:
+            topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
+        return dataclasses.replace(arrays, topk=topk, target_log_prob=encoding.round(arrays.target_log_prob))
+
+    def unreported(self) -> list[int]:
+        """None: the report needs no shard."""
+        return []
+
+    def report(self) -> dict[str, Any]:
+        """Nothing: all that can be said about the result stands in its records."""
+        return {}
+
+
+def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
+    before = reader.plan
+    topk = before.topk if config.topk is None else config.topk
+    if topk > before.topk:
+        raise UsageError(
+            f"--topk {topk}: {reader.place} holds {before.topk} words a position, and what is not stored cannot be "
+            "made from it. Run dump-logits with the larger k."
+        )
+    if before.draws and topk != before.topk:
+        raise UsageError(
+            f"--topk {topk}: {reader.place} holds words that were drawn, not the most probable ones; fewer draws are "
+            "another sample. Run dump-logits with another number of draws."
+        )
+    if before.temperatures and config.encoding == "compact":
+        raise UsageError(
+            f"--encoding compact: {reader.place} holds normalizers, whose codes end at a probability of e^-25, which "
+            "at a higher temperature is far too much. Keep float16."
+        )
+    name = config.encoding
+    plan = dataclasses.replace(
+        before,
+        topk=topk,
+        encoding=before.encoding if name is None else Encoding.named(name, before.vocabulary),
+        shard_pairs=before.shard_pairs if config.shard_pairs is None else config.shard_pairs,
+    )
+    if plan == before:
+        raise UsageError(
+            f"{reader.place}: nothing would change; give --topk, --encoding or --shard-pairs another value than the "
+            "cache has. To copy a cache, copy its folder."
+        )
+    return dataclasses.replace(plan, sources=(Source(reader.manifest.root, before),))

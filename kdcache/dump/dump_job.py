@@ -1,0 +1,177 @@
+"""What is needed to run a teacher over a corpus, and doing it for some pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdcache.cache import layout
+from kdcache.cache.number_encoding import Encoding, count_dtype
+from kdcache.cache.plan import FORMAT, VERSION, Plan
+from kdcache.cache.shard import ShardArrays
+from kdcache.compute.device import resolve_device, resolve_precision, use
+from kdcache.dump.dump_config import DumpConfig
+from kdcache.errors import DataError, UsageError
+from kdcache.files.run_records import log
+from kdcache.labels.soft_labels import TopK, from_counts
+from kdcache.process.ranks import this_process
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.passes import Passes, Predictor
+from kdcache.teacher.reduction import Predictions
+from kdcache.text.corpus import Corpus
+from kdcache.text.encode_corpus import encode_slice
+from kdcache.text.encoded_pairs import EncodedPairs
+from kdcache.text.text_checks import tokenizer_warnings
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a dump needs: the teacher on its device, the corpus, and the plan of the cache."""
+
+    config: DumpConfig
+    teacher: Predictor
+    corpus: Corpus
+    plan: Plan
+    device: torch.device
+    _passes: Passes = field(init=False)
+
+    def __post_init__(self) -> None:
+        passes = Passes(self.teacher, self.plan, self.config.max_tokens, self.device)
+        object.__setattr__(self, "_passes", passes)
+
+    def encode(self, index: int) -> EncodedPairs:
+        """The pairs of shard `index` as ids.
+
+        Raises:
+            DataError: a pair cannot be used, or too many targets are the unknown token.
+            UsageError: the words that would be drawn for them are too many for one shard.
+        """
+        start, stop = self.plan.bounds(index)
+        config, tokenizer = self.config, self.teacher.tokenizer
+        pairs = encode_slice(self.corpus, tokenizer, self.teacher.positions, start, stop, skip_bad=config.skip_bad)
+        unknown = int((pairs.target_ids == tokenizer.special.unk).sum())
+        if unknown > config.max_unknown * pairs.n_targets:
+            raise DataError(
+                f"{self.corpus.name}, lines {start + 1:,} to {stop:,}: {unknown:,} of {pairs.n_targets:,} targets are "
+                f"unknown to the teacher's vocabulary, more than the share of {config.max_unknown} that is allowed. Is "
+                "this the text that the teacher was trained on? If so, raise --max-unknown."
+            )
+        layout.check_drawn(self.plan, index, pairs.n_targets)
+        return pairs
+
+    def soft_labels(self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]) -> ShardArrays:
+        """Run the teacher over all masked views of `pairs`, the first of which is line `first` + 1.
+
+        `after_batch` is called with the number of views done; what it raises ends the work.
+
+        Raises:
+            DataError: the teacher gives a value that is not finite; the message names the line.
+            ModelError: memory does not suffice for a single view.
+        """
+        collected = _Collector(pairs, self.plan)
+        running: tuple[npt.NDArray[np.int64], Predictions] | None = None
+        for rows, found in self._passes.run(pairs, first, after_batch):
+            # One batch late, so that a GPU has work while the one before is taken in and the next is laid out.
+            if running is not None:
+                collected.add(*running)
+            running = rows, found
+        if running is not None:
+            collected.add(*running)
+        row = collected.first_bad()
+        if row is not None:
+            line = first + int(np.searchsorted(pairs.target_offsets, row, side="right"))
+            raise DataError(
+                f"{self.corpus.name}, line {line}: the teacher's prediction is not finite. Nothing of its shard was "
+                "stored. Is the teacher damaged? If it runs in bfloat16, try --precision float32."
+            )
+        return collected.arrays()
+
+
+class _Collector:
+    """The soft labels of some pairs, filled batch by batch."""
+
+    def __init__(self, pairs: EncodedPairs, plan: Plan) -> None:
+        self._pairs, self._draws = pairs, plan.draws
+        n = pairs.n_targets
+        self._round = plan.encoding.round
+        self._ids: npt.NDArray[Any] = np.zeros((n, plan.topk), dtype=plan.encoding.ids)
+        # What no batch fills stays not-a-number and is refused.
+        self._written = np.full(n, np.nan, dtype=np.float16)
+        self._log_probs = np.full((n, 0 if plan.draws else plan.topk), np.nan, dtype=np.float16)
+        self._counts: npt.NDArray[Any] = np.zeros((n, plan.topk if plan.draws else 0), count_dtype(plan.draws))
+        self._normalizers = np.full((n, len(plan.temperatures)), np.nan, dtype=np.float32)
+
+    def add(self, rows: npt.NDArray[np.int64], found: Predictions) -> None:
+        self._ids[rows] = found.ids
+        self._written[rows] = self._round(found.target_log_prob)
+        if self._draws:
+            self._counts[rows] = found.values
+        else:
+            self._log_probs[rows] = self._round(found.values)
+        if found.log_normalizers is not None:
+            self._normalizers[rows] = found.log_normalizers
+
+    def first_bad(self) -> int | None:
+        finite = (np.isfinite(one).all(axis=1) for one in (self._log_probs, self._written[:, None], self._normalizers))
+        bad = ~np.logical_and.reduce(list(finite))
+        return int(np.flatnonzero(bad)[0]) if bad.any() else None
+
+    def arrays(self) -> ShardArrays:
+        if self._draws:
+            topk = from_counts(self._ids, self._counts, self._draws)
+        else:
+            topk = TopK(self._ids, self._log_probs, self._normalizers if self._normalizers.shape[1] else None)
+        return ShardArrays(self._pairs, topk, self._written)
+
+
+def prepare(config: DumpConfig) -> Job:
+    """Open the teacher and the corpus and make the plan; writes nothing.
+
+    Raises:
+        UsageError: a setting is outside its range.
+        ModelError: the teacher cannot be used.
+        DataError: the text breaks a rule.
+    """
+    config.check()
+    device = resolve_device(config.device, this_process().local)
+    use(device)
+    corpus = Corpus(config.text, skip_bad=config.skip_bad)
+    teacher = Teacher.load(Path(config.teacher))
+    if config.words > teacher.vocabulary:
+        raise UsageError(f"--topk {config.words}: the teacher's vocabulary has only {teacher.vocabulary} words.")
+    for warning in tokenizer_warnings(teacher.tokenizer, corpus):
+        log.warning("%s", warning)
+    plan = make_plan(config, teacher, corpus, device)
+    layout.check_shards(plan)
+    teacher.model.to(device)
+    return Job(config, teacher, corpus, plan, device)
+
+
+def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:
+    """What the cache of this teacher and corpus will be."""
+    wanted = config.distributions
+    return Plan(
+        format=FORMAT,
+        version=VERSION,
+        corpus=corpus.fingerprint,
+        n_pairs=corpus.n_pairs,
+        tokenizer=teacher.tokenizer.fingerprint,
+        vocabulary=teacher.vocabulary,
+        teacher=teacher.fingerprint(),
+        positions=teacher.positions,
+        topk=min(wanted.sample, teacher.vocabulary) if wanted.sample else config.words,
+        passes=config.passes,
+        precision=resolve_precision(config.precision, device),
+        shard_pairs=config.shard_pairs,
+        encoding=Encoding.named(config.encoding, teacher.vocabulary),
+        maskings=wanted.maskings,
+        draws=wanted.sample,
+        seed=wanted.seed if wanted.sample or wanted.maskings > 1 else 0,
+        temperatures=wanted.normalizers,
+    )

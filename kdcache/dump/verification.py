@@ -1,0 +1,225 @@
+"""Holding a cache against its live teacher, with the teacher against itself in other batches beside it.
+
+Arithmetic in another order changes a prediction in its last bits, and rounding changes what is stored. What is left
+beyond both is a cache that says something else than its teacher. docs/derived.md has the criterion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdcache.cache.pair_ranges import concatenate, take
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.shard import ShardArrays
+from kdcache.compute.device import resolve_device
+from kdcache.console.progress import Progress
+from kdcache.dump.difference import Difference, Floats, Words, difference, rounding
+from kdcache.dump.dump_config import VerifyConfig
+from kdcache.errors import DataError, MismatchError, UsageError
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.passes import Passes, Predictor
+from kdcache.text.encoded_pairs import EncodedPairs
+from kdcache.text.ragged import offsets_of
+
+_SEED = 0
+_MAX_TOKENS = 8_192
+# Asked for beyond the k that are stored, so that a word which changed its place is still found.
+_MORE_WORDS = 32
+# Other hardware may be noisier than two ways to cut batches on one machine.
+_MARGIN = 4.0
+# What float32 in another order changes on any hardware: in one value at most, and on average.
+_SLACK_LARGEST, _SLACK_MEAN = 1e-4, 1e-5
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came out.
+
+    Attributes:
+        pairs, targets: how many were computed again.
+        cache: the cache against the teacher.
+        noise: the teacher against itself, each view in a batch of its own against many together.
+        beyond: largest and mean |Δ log p| of the cache, less what rounding explains; where it holds normalizers, then
+            the same of |Δ log Z_T|, which are not rounded.
+        allowed: how large these may be.
+        worst: line numbers, from 1, of the pairs that go furthest beyond rounding, the worst first.
+    """
+
+    pairs: int
+    targets: int
+    cache: Difference
+    noise: Difference
+    beyond: tuple[float, ...]
+    allowed: tuple[float, ...]
+    worst: tuple[int, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether rounding and noise explain all differences."""
+        # What is not a number fails.
+        return all(found <= limit for found, limit in zip(self.beyond, self.allowed, strict=True))
+
+
+def verify(config: VerifyConfig) -> Finding:
+    """Compute a sample of a cache's pairs again with its teacher.
+
+    Raises:
+        UsageError: the cache was not made by one teacher alone, or holds drawn words.
+        MismatchError: the teacher is not the one of the plan.
+        ModelError: the teacher cannot be used.
+        DataError: no pair of the sample holds anything.
+        CorruptError: the cache is incomplete or damaged.
+    """
+    config.check()
+    reader = open_cache(config.cache)
+    check_origin(reader)
+    teacher = Teacher.load(Path(config.teacher))
+    check_teacher(reader, teacher)
+    device = resolve_device(config.device)
+    teacher.model.to(device)
+    return compare(reader, teacher, device, config)
+
+
+def check_origin(reader: CacheReader) -> None:
+    """Raise UsageError unless one teacher said all that is in a cache, word by word."""
+    if reader.plan.averaged > 1:
+        raise UsageError(
+            f"{reader.place}: an average of {reader.plan.averaged} caches, which no teacher says again. Verify each "
+            "of the caches that it was made from."
+        )
+    if reader.plan.draws:
+        raise UsageError(
+            f"{reader.place}: holds drawn words, whose shares are not what the teacher says. Its bytes can be "
+            "verified, without --teacher."
+        )
+
+
+def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
+    """Raise MismatchError unless `teacher` is the one that the plan names."""
+    plan = reader.plan
+    for field, stored, given in (
+        ("tokenizer", plan.tokenizer, teacher.tokenizer.fingerprint),
+        ("vocabulary", plan.vocabulary, teacher.vocabulary),
+        ("teacher", plan.teacher, teacher.fingerprint()),
+    ):
+        if stored != given:
+            raise MismatchError(reader.place, field, stored, given, "Give the teacher that the cache was made with.")
+
+
+def compare(reader: CacheReader, teacher: Predictor, device: torch.device, config: VerifyConfig) -> Finding:
+    """Hold a cache against a teacher that is on its device, whatever its fingerprint. Errors as in `verify`."""
+    lines, arrays = _sample(reader, config.sample)
+    plan, k = reader.plan, reader.plan.topk
+    live = dataclasses.replace(
+        plan,
+        topk=min(plan.vocabulary, max(2 * k, k + _MORE_WORDS)),
+        precision=plan.precision if config.precision == "plan" else config.precision,
+    )
+    pairs = _in_place(arrays.pairs, lines, plan.n_pairs)
+    views = 2 * plan.maskings * int(np.minimum(pairs.target_lengths, plan.passes).sum())
+    with Progress("verifying", views, "views") as progress:
+        together, alone = (
+            _words(Passes(teacher, live, max_tokens, device), pairs, progress.advance)
+            for max_tokens in (_MAX_TOKENS, 1)
+        )
+    stored = Words(
+        arrays.topk.token_ids.astype(np.int64),
+        arrays.topk.log_probs.astype(np.float64),
+        arrays.target_log_prob.astype(np.float64),
+        _normalizers(arrays.topk.log_normalizers, arrays.pairs.n_targets),
+    )
+    encodings = [one.encoding for one in plan.ancestry()]
+    cache, gaps = difference(stored, together, max(one.least for one in encodings))
+    noise, _ = difference(together.first(k), alone, -np.inf)
+    beyond = np.maximum(0.0, gaps - rounding(stored, encodings))
+    # Stored as the float32 in which they were computed.
+    apart = np.abs(stored.log_normalizers - together.log_normalizers)
+    order = np.argsort(-_by_pair(np.concatenate([beyond, apart], axis=1), arrays.pairs), kind="stable")[:_NAMED]
+    return Finding(
+        pairs=len(lines),
+        targets=arrays.pairs.n_targets,
+        cache=cache,
+        noise=noise,
+        beyond=(float(beyond.max()), float(beyond.mean()), *(cache.normalizers or ())),
+        allowed=(*_allowed(noise.largest, noise.mean), *(_allowed(*noise.normalizers) if noise.normalizers else ())),
+        worst=tuple((lines[order] + 1).tolist()),
+    )
+
+
+def _allowed(largest: float, mean: float) -> tuple[float, float]:
+    return _SLACK_LARGEST + _MARGIN * largest, _SLACK_MEAN + _MARGIN * mean
+
+
+def _sample(reader: CacheReader, count: int) -> tuple[npt.NDArray[np.int64], ShardArrays]:
+    """Indices of pairs that were not skipped, rising, and what is stored of them."""
+    plan = reader.plan
+    drawn = np.random.default_rng(_SEED).choice(plan.n_pairs, min(count, plan.n_pairs), replace=False)
+    lines, parts = [], []
+    for shard in np.unique(drawn // plan.shard_pairs).tolist():
+        first, _ = plan.bounds(shard)
+        arrays = reader.shard(shard)
+        within = np.sort(drawn[drawn // plan.shard_pairs == shard]) - first
+        within = within[arrays.pairs.target_lengths[within] > 0]
+        lines.append(within + first)
+        parts.append(take(arrays, within))
+    found = np.concatenate(lines)
+    if not len(found):
+        raise DataError(
+            f"{reader.place}: all {len(drawn):,} pairs of the sample were skipped. Choose a larger --sample."
+        )
+    return found, concatenate(parts)
+
+
+def _in_place(pairs: EncodedPairs, lines: npt.NDArray[np.int64], n_pairs: int) -> EncodedPairs:
+    """The pairs at their own indices, which decide how several maskings divide them, and nothing at all others."""
+    lengths = np.zeros((2, n_pairs), dtype=np.int64)
+    lengths[:, lines] = pairs.source_lengths, pairs.target_lengths
+    source_offsets, target_offsets = map(offsets_of, lengths)
+    return EncodedPairs(pairs.source_ids, source_offsets, pairs.target_ids, target_offsets)
+
+
+def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> Words:
+    n, k = pairs.n_targets, passes.plan.topk
+    ids = np.zeros((n, k), dtype=np.int64)
+    log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)
+    normalizers = np.full((n, len(passes.plan.temperatures)), np.nan)
+    for rows, found in passes.run(pairs, 0, after_batch):
+        ids[rows], log_probs[rows], written[rows] = found.ids, found.values, found.target_log_prob
+        normalizers[rows] = _normalizers(found.log_normalizers, len(rows))
+    return Words(ids, log_probs, written, normalizers)
+
+
+def _normalizers(found: npt.NDArray[np.float32] | None, n: int) -> Floats:
+    return np.zeros((n, 0)) if found is None else found.astype(np.float64)
+
+
+def _by_pair(beyond: Floats, pairs: EncodedPairs) -> Floats:
+    worst: Floats = np.maximum.reduceat(beyond.max(axis=1), pairs.target_offsets[:-1])
+    return worst
+
+
+def table(found: Finding) -> list[tuple[str, str, str]]:
+    """Both differences side by side, with a header."""
+    columns: list[tuple[str, Callable[[Any], str]]] = [
+        ("largest |Δ log p|", lambda one: f"{one.largest:.2e}"),
+        ("mean |Δ log p|", lambda one: f"{one.mean:.2e}"),
+        ("same words in the same order", lambda one: f"{100 * one.same_order:.2f} %"),
+        ("same best word", lambda one: f"{100 * one.same_best:.2f} %"),
+        ("mean total variation", lambda one: f"{100 * one.variation:.4f} %"),
+    ]
+    if found.cache.normalizers is not None:
+        columns += [
+            ("largest |Δ log Z_T|", lambda one: f"{one.normalizers[0]:.2e}"),
+            ("mean |Δ log Z_T|", lambda one: f"{one.normalizers[1]:.2e}"),
+        ]
+    rows = [(name, shown(found.cache), shown(found.noise)) for name, shown in columns]
+    return [("", "cache to teacher", "teacher to itself"), *rows]

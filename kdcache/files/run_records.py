@@ -1,0 +1,193 @@
+"""What a command leaves behind about itself: `run.json` and a log, and what it finds when it is run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import logging
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import kdcache
+from kdcache.errors import CorruptError, MismatchError, OutputError
+from kdcache.files.atomic import replace_file, storage_errors
+from kdcache.files.locations import redacted
+from kdcache.files.strict_json import read_json, readable_json
+
+PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
+RUN_FILE = "run.json"
+LOG_FILE = "kdcache.log"
+METRICS_FILE = "metrics.jsonl"
+
+# What may differ when a run is continued: where it runs, what is only looked at, and where a cache and a first student
+# lie, whose content is compared by fingerprints among the inputs; not what it computes.
+_FREE = frozenset({"device", "micro_tokens", "compared", "cache", "store", "start_from"})
+
+log = logging.getLogger("kdcache")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One command's record of itself.
+
+    Attributes:
+        record: the file that holds it, `run.json` in an output folder or `F.run.json` beside an output file.
+        finished: whether an earlier run of the same command had finished.
+    """
+
+    record: Path
+    content: dict[str, Any]
+    finished: bool
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Add what came out, and that the run is complete."""
+        replace_file(self.record, readable_json({**self.content, "finished": _now(), "result": result}))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what comes out."""
+    found = {"kdcache": kdcache.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def folder_run(
+    folder: Path, command: str, config: Any, inputs: dict[str, str] | None = None, *, fixed: bool = True
+) -> Run:
+    """Begin or continue a run whose results go into `folder`; `config` is a dataclass.
+
+    `inputs` are fingerprints of the content that the run reads. With `fixed`, a folder that was begun with another
+    configuration or other inputs is refused, unless nothing was made there yet.
+
+    Raises:
+        MismatchError: the folder belongs to a run with another configuration or other inputs.
+        CorruptError: its record is damaged.
+        OutputError: it holds something else, or cannot be written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    record = folder / RUN_FILE
+    made = _made(folder)
+    if fixed and made and not record.exists():
+        raise OutputError(f"{folder}: holds other files ({made[0]}) and no {RUN_FILE}. Choose another output.")
+    run = _begin(record, command, config, inputs or {}, fixed=fixed and bool(made))
+    write_log_to(folder / LOG_FILE)
+    return run
+
+
+def earlier_result(folder: Path, command: str) -> dict[str, Any] | None:
+    """What an earlier run of `command` in `folder` finished with, or None, also where its record is damaged."""
+    try:
+        before = read_json(folder / RUN_FILE)
+    except CorruptError:
+        return None
+    finished = isinstance(before, dict) and before.get("command") == command and "finished" in before
+    result = before.get("result") if finished else None
+    return result if isinstance(result, dict) else None
+
+
+def file_run(output: Path, command: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
+    """Begin a run whose result is the file `output`; its record is `output.run.json`, its log `output.log`.
+
+    Raises:
+        MismatchError: the file exists and was made with another configuration or from other inputs.
+        CorruptError: its record is damaged.
+        OutputError: the file exists and nothing says how it was made, or the folder is missing.
+    """
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist. Create it first.")
+    record = output.with_name(output.name + ".run.json")
+    if output.exists() and not record.exists():
+        raise OutputError(f"{output}: exists, and no {record.name} says how it was made. Move it away first.")
+    run = _begin(record, command, config, inputs or {}, fixed=output.exists())
+    write_log_to(output.with_name(output.name + ".log"))
+    return run
+
+
+def _made(folder: Path) -> list[str]:
+    """What lies in a folder besides what every run leaves behind, sorted."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return [name for name in names if name not in (LOG_FILE, RUN_FILE)]
+
+
+def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixed: bool) -> Run:
+    content = {
+        "command": command,
+        "config": recorded(config),
+        "inputs": inputs,
+        "versions": versions(),
+        "argv": _plain(sys.argv[1:]),
+        "started": _now(),
+    }
+    if record.exists() and fixed:
+        before = read_json(record)
+        if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
+            raise CorruptError(f"{record}: not the record of a run. Move it away, or choose another output.")
+        _compare(record, before, content)
+        if "finished" in before:
+            return Run(record, before, finished=True)
+        content["started"] = before.get("started", content["started"])
+    replace_file(record, readable_json(content))
+    return Run(record, content, finished=False)
+
+
+def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    remedy = "Repeat the first command exactly to continue it, or choose another output."
+    if before.get("command") != now["command"]:
+        raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
+    old, new = (fixed_settings(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
+    for field in sorted(old.keys() | new.keys()):
+        if old.get(field) != new.get(field):
+            raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A configuration, which is a dataclass, as `run.json` has it."""
+    return dict(_plain(dataclasses.asdict(config)))
+
+
+def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration by names such as `training.seed`, less what may differ when its run is continued."""
+    return {name: value for name, value in _flat(config).items() if _FREE.isdisjoint(name.split("."))}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return redacted(str(value)) if isinstance(value, Path | str) else value
+
+
+class _LogFile(logging.FileHandler):
+    """The log of the run in progress."""
+
+
+def write_log_to(path: Path) -> None:
+    """Send everything that is logged, libraries' warnings included, to the end of `path`, and no longer elsewhere."""
+    root = logging.getLogger()
+    for before in [one for one in root.handlers if isinstance(one, _LogFile)]:
+        root.removeHandler(before)
+        before.close()
+    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    log.debug("kdcache %s", redacted(" ".join(sys.argv[1:])))

@@ -1,1 +1,0 @@
-"""Writing target texts with a trained student."""

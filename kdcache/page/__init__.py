@@ -1,1 +1,0 @@
-"""One HTML page about a cache: pictures, numbers and sentences, in a file that needs nothing else."""

@@ -1,0 +1,203 @@
+"""BLEU, chrF, TER and ROUGE as sums over sentences, in the form that sacreBLEU's bootstrap takes.
+
+sacreBLEU counts some statistics of each sentence, adds them up, and makes the score of the sums. Its bootstrap draws
+sentences with replacement and adds up those. ROUGE fits the same form, so that one bootstrap serves all metrics.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.errors import DataError, UsageError
+from kdcache.scoring.rouge import KINDS, sentence_rouge, signature
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Score as SacreScore
+    from sacrebleu.metrics.base import Signature
+
+METRICS = ("bleu", "chrf", "ter", "rouge")
+NAMES = ("bleu", "chrf", "ter", *KINDS)
+RESAMPLES = 1_000
+RESAMPLES_MIN = 100
+PRECISION, RECALL, F1 = range(3)
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and its 95 % interval by the bootstrap over sentences.
+
+    As sacreBLEU reports it: the mean of the resamples ± half the distance between their 2.5 % and 97.5 % quantiles.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+class Scorer:
+    """One score of texts against fixed references. sacreBLEU's `PairedTest` takes it for one of its metrics.
+
+    Attributes:
+        name: of the score, one of NAMES.
+        signature: how it is made.
+    """
+
+    def __init__(
+        self, name: str, signature: str, n_references: int, count: Callable[[list[str]], Floats], combine: Any
+    ) -> None:
+        self.name, self.signature = name, signature
+        self._n_references, self._count, self._combine = n_references, count, combine
+        self._counted: dict[tuple[str, ...], Floats] = {}
+
+    def statistics(self, hypotheses: Sequence[str]) -> Floats:
+        """What is counted in each sentence, float64 [n, statistics]; a text is counted once."""
+        key = tuple(hypotheses)
+        if key not in self._counted:
+            self._counted[key] = self._count(list(hypotheses))
+        return self._counted[key]
+
+    def of_sums(self, sums: npt.NDArray[Any]) -> float:
+        """The score of a text whose sentences' statistics add up to `sums`."""
+        return float(self._combine(sums))
+
+    def estimate(self, hypotheses: Sequence[str], resamples: int) -> Estimate:
+        """The score of `hypotheses` [n] and its interval, by sacreBLEU's bootstrap."""
+        return as_estimate(self.tested([hypotheses], resamples)[0])
+
+    def tested(self, systems: Sequence[Sequence[str]], resamples: int) -> list[Any]:
+        """The `Result` of sacreBLEU's test, without further processes, for each system; the first is the baseline."""
+        from sacrebleu.significance import PairedTest
+
+        bootstrap_seed()
+        named: list[tuple[str, Sequence[str]]] = [(str(number), list(one)) for number, one in enumerate(systems)]
+        metric: Any = self
+        return PairedTest(named, {self.name: metric}, None, "bs", resamples, n_jobs=1)()[1][self.name]
+
+    # What PairedTest calls.
+
+    def _extract_corpus_statistics(self, hypotheses: Sequence[str], _references: None) -> Floats:
+        return self.statistics(hypotheses)
+
+    def _compute_score_from_stats(self, sums: npt.NDArray[Any]) -> SacreScore:
+        from sacrebleu.metrics.base import Score as SacreScore
+
+        return SacreScore(self.name, self.of_sums(sums))
+
+    def _aggregate_and_compute(self, statistics: Floats) -> SacreScore:
+        return self._compute_score_from_stats(statistics.sum(axis=0))
+
+    def get_signature(self) -> Signature:
+        """A fresh signature of sacreBLEU's that the test may complete."""
+        from sacrebleu.metrics.base import Signature
+
+        return Signature({"num_refs": self._n_references})
+
+
+def as_estimate(result: Any) -> Estimate:
+    """The result of a bootstrap of sacreBLEU's, as plain numbers."""
+    return Estimate(float(result.score), float(result.mean - result.ci), float(result.mean + result.ci))
+
+
+def bootstrap_seed() -> int:
+    """The seed that sacreBLEU takes for its bootstrap: SACREBLEU_SEED in the environment, or 12345.
+
+    Raises:
+        UsageError: it is no whole number above 0. sacreBLEU takes 0 for "none" in one place and for 0 in another.
+    """
+    given = os.environ.get("SACREBLEU_SEED", "12345")
+    if not given.isdecimal() or int(given) < 1:
+        raise UsageError(
+            f"SACREBLEU_SEED must be a whole number above 0, not {given}: intervals and p-values must come out the "
+            "same again. Unset it for sacreBLEU's own, 12345."
+        )
+    return int(given)
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise UsageError if so few resamples have no quantiles to speak of."""
+    if resamples < RESAMPLES_MIN:
+        raise UsageError(f"--resamples must be at least {RESAMPLES_MIN}, not {resamples}.")
+
+
+def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raise DataError unless there is one hypothesis for each line of each reference, and at least one."""
+    if not references or not hypotheses:
+        raise DataError("Nothing to score: at least one reference and one sentence are needed.")
+    for number, one in enumerate(references, 1):
+        if len(one) != len(hypotheses):
+            raise DataError(
+                f"Line i of hypotheses and references must belong together, but there are {len(hypotheses):,} "
+                f"hypotheses and reference {number} has {len(one):,} lines. Align the files and try again."
+            )
+
+
+def make_scorers(metric: str, references: Sequence[Sequence[str]], lowercase: bool) -> list[Scorer]:
+    """The scorers of "bleu", "chrf", "ter" or "rouge" (three) against `references` [R][n].
+
+    Raises:
+        UsageError: an unknown metric.
+    """
+    if metric == "rouge":
+        return [parts[F1] for parts in rouge_scorers(references).values()]
+    return [sacre_scorer(metric, references, lowercase)]
+
+
+def sacre_scorer(metric: str, references: Sequence[Sequence[str]], lowercase: bool) -> Scorer:
+    """The scorer of "bleu", "chrf" or "ter", sacreBLEU's own, against `references` [R][n]. TER always ignores case.
+
+    Raises:
+        UsageError: an unknown metric.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+    from sacrebleu.metrics.ter import TER
+
+    texts = [list(one) for one in references]
+    # `force` only silences the question whether the text was tokenized before.
+    makers: dict[str, Callable[[], Any]] = {
+        "bleu": lambda: BLEU(lowercase=lowercase, force=True, references=texts),
+        "chrf": lambda: CHRF(lowercase=lowercase, references=texts),
+        "ter": lambda: TER(references=texts),
+    }
+    if metric not in makers:
+        raise UsageError(f"--metric {metric}: unknown; choose from {', '.join(METRICS)}.")
+    made = makers[metric]()
+
+    def count(hypotheses: list[str]) -> Floats:
+        return np.array(made._extract_corpus_statistics(hypotheses, None), dtype=np.float64)
+
+    def combine(sums: npt.NDArray[Any]) -> float:
+        return float(made._compute_score_from_stats(sums).score)
+
+    return Scorer(metric, str(made.get_signature()), len(references), count, combine)
+
+
+def rouge_scorers(references: Sequence[Sequence[str]]) -> dict[str, tuple[Scorer, Scorer, Scorer]]:
+    """Scorers of mean precision, recall and F1 for each kind of ROUGE; all share what they count."""
+    made = signature(references)
+    counted: dict[tuple[str, ...], dict[str, Floats]] = {}
+
+    def count(kind: str, part: int, hypotheses: list[str]) -> Floats:
+        key = tuple(hypotheses)
+        if key not in counted:
+            counted[key] = sentence_rouge(hypotheses, references)
+        values = counted[key][kind][:, part]
+        # The ones add up to the number of sentences, which the mean divides by.
+        return np.stack([values, np.ones_like(values)], axis=1)
+
+    def scorer(kind: str, part: int) -> Scorer:
+        return Scorer(kind, made, len(references), lambda texts: count(kind, part, texts), _mean)
+
+    return {kind: (scorer(kind, PRECISION), scorer(kind, RECALL), scorer(kind, F1)) for kind in KINDS}
+
+
+def _mean(sums: npt.NDArray[Any]) -> float:
+    return float(100 * sums[0] / sums[1])

@@ -1,0 +1,119 @@
+"""A sequence-to-sequence model and its tokenizer, whatever its architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+
+from kdcache.errors import ModelError
+from kdcache.files.atomic import replace_file
+from kdcache.files.strict_json import read_json
+from kdcache.losses.projection import OutputLayer
+from kdcache.student import rnn, transformer
+from kdcache.student.rnn_layers import RnnConfig
+from kdcache.student.student_config import POSITIONS, RNN_SIZES, SIZES
+from kdcache.text.tokenizer import Tokenizer
+from kdcache.training.batches import Batch
+from kdcache.training.export import save_model
+
+MAX_TARGET = 256
+_TYPES = (transformer.MODEL_TYPE, RnnConfig.model_type)
+_CARD = """---
+library_name: kdcache
+---
+
+A sequence-to-sequence model of kdcache, an RNN with attention. The transformers library has no such class; it opens
+with kdcache installed:
+
+```python
+import kdcache.student.rnn
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForSeq2SeqLM.from_pretrained(".")
+```
+"""
+
+
+class Student:
+    """A sequence-to-sequence model and its tokenizer.
+
+    Attributes:
+        model: an `AutoModelForSeq2SeqLM`.
+        tokenizer: that of the cache it learned from.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @property
+    def output_layer(self) -> OutputLayer:
+        """The product with the vocabulary matrix, which `hidden` leaves to the loss."""
+        layer = self.model.get_output_embeddings()
+        return OutputLayer(layer.weight, layer.bias)
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states."""
+        return int(self.model.config.d_model)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model as a plain module."""
+        module: nn.Module = self.model
+        return module
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Decoder states at the target positions: `[targets, width]`."""
+        transformer_like = self.model.config.model_type == transformer.MODEL_TYPE
+        inputs = transformer.inputs(batch) if transformer_like else rnn.inputs(batch)
+        states: Tensor = self.model.model(**inputs).last_hidden_state
+        return states.reshape(-1, states.shape[-1])[batch.positions]
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder: `AutoModelForSeq2SeqLM` and `AutoTokenizer` open it."""
+        save_model(self.model, folder)
+        self.tokenizer.save(folder, max_length=POSITIONS, segments=False)
+        if self.model.config.model_type == RnnConfig.model_type:
+            replace_file(folder / "README.md", _CARD.encode())
+
+
+def build_student(arch: str, size: str, tokenizer: Tokenizer, vocabulary: int, dropout: float, seed: int) -> Student:
+    """A fresh student: deterministic, given its arguments. `vocabulary` is the teacher's output size."""
+    torch.manual_seed(seed)
+    if arch == "rnn":
+        model: Any = rnn.build_rnn(RNN_SIZES[size], tokenizer.special, vocabulary, dropout)
+    else:
+        model = transformer.build_transformer(SIZES[size], tokenizer.special, vocabulary, dropout)
+    special = tokenizer.special
+    # Explicit: the library's default stops at 20 tokens.
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_length=MAX_TARGET,
+        num_beams=4,
+        pad_token_id=special.pad,
+        bos_token_id=special.start,
+        eos_token_id=special.end,
+        decoder_start_token_id=special.start,
+    )
+    return Student(model, tokenizer)
+
+
+def load_student(folder: Path) -> Student:
+    """Open a trained student.
+
+    Raises:
+        ModelError: the folder does not hold one.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no student here (no config.json). Make one with kdcache student-train.")
+    if (kind := read_json(folder / "config.json").get("model_type")) not in _TYPES:
+        raise ModelError(f"{folder}: holds a model of type {kind}, no student. Make one with kdcache student-train.")
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+    except Exception as error:  # the library raises many kinds
+        raise ModelError(f"{folder}: cannot be opened as a student: {str(error).splitlines()[0]}") from error
+    return Student(model, Tokenizer.load(folder))

@@ -1,0 +1,164 @@
+"""Training a student from a cache. The teacher is neither needed nor imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.files.atomic import sha256
+from kdcache.files.run_records import folder_run, log
+from kdcache.files.strict_json import canonical_json
+from kdcache.losses.objective_config import PLAIN, ObjectiveConfig
+from kdcache.losses.projection import SoftLabels, projected_loss
+from kdcache.losses.sums import LossSums
+from kdcache.student.cached_labels import cache_sections
+from kdcache.student.seq2seq import Student, build_student
+from kdcache.student.student_config import POSITIONS, StudentConfig
+from kdcache.student.text_match import check_text
+from kdcache.student.warm_start import start_from, start_print
+from kdcache.text.corpus import Corpus, fingerprints
+from kdcache.text.encode_corpus import encode_sections
+from kdcache.text.encoded_pairs import concatenate
+from kdcache.training.batches import Batch, Selection, collate, micro_bounds, valid_selections
+from kdcache.training.group import Group, training_group
+from kdcache.training.loop import fit
+
+
+@dataclass(frozen=True, slots=True)
+class StudentTask:
+    """The student's side of the training loop."""
+
+    student: Student
+    objective: ObjectiveConfig
+    valid: list[Batch] | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The sequence-to-sequence model."""
+        return self.student.module
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states."""
+        return self.student.width
+
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Batch]:
+        """Pad each part of the selection."""
+        return _collate_parts(selection, bounds, self.student, self.objective.topk)
+
+    def move(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on the device."""
+        return batch.to(device)
+
+    def loss(self, batch: Batch, step: int) -> LossSums:
+        """The configured objective over all target positions of the batch."""
+        return self._loss(batch, self.objective, step)
+
+    def valid_loss(self, batch: Batch) -> LossSums:
+        """Plain cross entropy."""
+        return self._loss(batch, PLAIN, 1)
+
+    def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
+        ids, log_probs, normalizers = batch.topk_ids, batch.topk_log_probs, batch.log_normalizers
+        normalizer = None if normalizers is None else normalizers[:, 0]
+        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs, normalizer)
+        return projected_loss(
+            self.student.hidden(batch), self.student.output_layer, batch.labels, soft, objective, step
+        )
+
+
+def train_student(config: StudentConfig, output: Path) -> None:
+    """Train a student into `output`; run again, it continues, and does nothing when it has finished.
+
+    Raises:
+        UsageError: a setting is outside its range, or the cache does not hold what the objective needs.
+        CorruptError: the cache is incomplete or damaged.
+        CacheError: it cannot be reached.
+        MismatchError: `output` belongs to a run with other settings, or `config.compared` is not the text of the cache.
+        ModelError: it cannot start from the student that is named.
+        StoppedError: a signal asked to stop.
+    """
+    config.check()
+    with training_group(config.training.device) as group:
+        _train(config, output, group)
+
+
+def _train(config: StudentConfig, output: Path, group: Group) -> None:
+    reader, valid, inputs = open_inputs(config)
+    sections = cache_sections(reader, config.objective)
+    run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
+    group.check_visible(run.record)
+    if config.compared is not None:
+        check_text(reader, Corpus(config.compared, skip_bad=True))
+        log.info("The text is the one in the cache.")
+    if run.finished:
+        log.info("%s: this student is finished; nothing to do.", output)
+        return
+    task = make_task(config, reader, valid)
+    parameters = sum(parameter.numel() for parameter in task.model.parameters())
+    log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
+    if config.start_from is not None:
+        log.info("It starts from the weights in %s.", config.start_from)
+    result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
+    with group.all_or_none():
+        if group.leads:
+            task.student.model.cpu()
+            task.student.save(output)
+            run.finish(result.record())
+    log.info("%s: the student of step %s is saved.", output, result.exported)
+
+
+def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:
+    """What a student learns from and is validated on, and the fingerprints of both and of the weights it starts from.
+
+    Raises:
+        CorruptError: the cache is incomplete or damaged.
+        DataError: the validation text cannot be read or used.
+        ModelError: there is no student to start from.
+    """
+    reader = open_cache(config.cache, config.store)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    start = {} if config.start_from is None else {"start": start_print(Path(config.start_from))}
+    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid), **start}
+
+
+def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
+    """A student of this configuration before its first step, with the batches of the validation text, if there is one.
+
+    Raises:
+        ModelError: it cannot start from the student that is named.
+    """
+    tokenizer = reader.tokenizer()
+    seed = config.training.seed
+    student = build_student(config.arch, config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
+    if config.start_from is not None:
+        start_from(student, Path(config.start_from))
+    batches = None if valid is None else _valid_batches(valid, config, student)
+    return StudentTask(student, config.objective, batches)
+
+
+def _thousands(reader: CacheReader, parameters: int) -> tuple[str, str, str]:
+    return f"{reader.plan.n_pairs:,}", f"{reader.n_targets:,}", f"{parameters:,}"
+
+
+def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:
+    pairs = concatenate(list(encode_sections(corpus, student.tokenizer, POSITIONS, skip_bad=config.skip_bad)))
+    most = config.training.most_tokens
+    return [
+        batch
+        for selection in valid_selections(pairs, np.random.default_rng(0))
+        for batch in _collate_parts(selection, micro_bounds(selection, most, 1), student, None)
+    ]
+
+
+def _collate_parts(
+    selection: Selection, bounds: Sequence[tuple[int, int]], student: Student, topk: int | None
+) -> list[Batch]:
+    parts = (replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds)
+    return [collate(part, student.tokenizer.special, topk) for part in parts]

@@ -1,0 +1,130 @@
+"""Training a teacher: conditional masked language modelling on pairs (Chen et al. 2020, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdcache.files.atomic import sha256
+from kdcache.files.run_records import folder_run, log
+from kdcache.files.strict_json import canonical_json
+from kdcache.losses.objective_config import PLAIN
+from kdcache.losses.projection import projected_loss
+from kdcache.losses.sums import LossSums
+from kdcache.teacher.masked_lm import Teacher, to_device
+from kdcache.teacher.masking import MaskedViews, random_views
+from kdcache.teacher.prepare_teacher import prepare_teacher
+from kdcache.teacher.teacher_config import TeacherConfig
+from kdcache.text.corpus import Corpus, fingerprints
+from kdcache.text.encode_corpus import encode_sections
+from kdcache.text.encoded_pairs import concatenate
+from kdcache.text.text_checks import examine, tokenizer_warnings
+from kdcache.training.batches import Selection, TextSections, micro_bounds, valid_selections
+from kdcache.training.group import Group, training_group
+from kdcache.training.loop import fit
+
+# Validation always masks the same positions, so that its numbers compare.
+_VALID_SEED = 20_201
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTask:
+    """The teacher's side of the training loop."""
+
+    teacher: Teacher
+    seed: int
+    valid: list[MaskedViews] | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The masked language model."""
+        model: nn.Module = self.teacher.model
+        return model
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states."""
+        return self.teacher.width
+
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[MaskedViews]:
+        """Target positions masked at random, a pure function of seed, epoch, step and pair; then the parts of that."""
+        generator = np.random.default_rng((self.seed, selection.epoch, selection.index, 1))
+        views = random_views(selection.window.pairs, selection.rows, generator, self.teacher.tokenizer.special)
+        return [views.rows(start, stop) for start, stop in bounds]
+
+    def move(self, batch: MaskedViews, _device: torch.device) -> MaskedViews:
+        """The views as they are: the teacher moves what it reads."""
+        return batch
+
+    def loss(self, batch: MaskedViews, _step: int) -> LossSums:
+        """Cross entropy at the masked positions."""
+        device = self.teacher.output_layer.weight.device
+        hidden = self.teacher.hidden(batch, device)
+        labels = to_device(batch.labels, device)
+        return projected_loss(hidden, self.teacher.output_layer, labels, None, PLAIN)
+
+    def valid_loss(self, batch: MaskedViews) -> LossSums:
+        """The same."""
+        return self.loss(batch, 0)
+
+
+def train_teacher(config: TeacherConfig, output: Path) -> None:
+    """Make a teacher and train it into `output`; run again, it continues, and does nothing when it has finished.
+
+    Raises:
+        DataError: the text breaks a rule.
+        ModelError: the checkpoint cannot be used.
+        MismatchError: `output` belongs to a run with other settings.
+        StoppedError: a signal asked to stop.
+    """
+    config.training.check()
+    with training_group(config.training.device) as group:
+        _train(config, output, group)
+
+
+def _train(config: TeacherConfig, output: Path, group: Group) -> None:
+    corpus = Corpus(config.text, skip_bad=config.skip_bad)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    inputs = fingerprints(text=corpus, valid=valid)
+    run = group.by_leader(lambda: folder_run(output, "teacher-train", config, inputs))
+    group.check_visible(run.record)
+    if run.finished:
+        log.info("%s: this teacher is finished; nothing to do.", output)
+        return
+    for line in examine(corpus, valid).lines():
+        log.info("%s", line)
+    teacher = prepare_teacher(config.bert, corpus, trim_vocab=config.trim_vocab, seed=config.training.seed)
+    # Saved before training, so that whatever was trained has its tokenizer beside it.
+    with group.all_or_none():
+        if group.leads:
+            teacher.tokenizer.save(output, max_length=teacher.positions, segments=teacher.segments)
+    for warning in tokenizer_warnings(teacher.tokenizer, corpus):
+        log.warning("%s", warning)
+    sections = TextSections(
+        list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
+    )
+    task = TeacherTask(teacher, config.training.seed, None if valid is None else _valid_views(valid, teacher, config))
+    identity = [corpus.fingerprint, valid and valid.fingerprint, teacher.tokenizer.fingerprint]
+    result = fit(task, sections, config.training, output, sha256(canonical_json(identity)), group)
+    with group.all_or_none():
+        if group.leads:
+            teacher.model.cpu()
+            teacher.save(output)
+            run.finish(result.record())
+    log.info("%s: the teacher of step %s is saved.", output, result.exported)
+
+
+def _valid_views(valid: Corpus, teacher: Teacher, config: TeacherConfig) -> list[MaskedViews]:
+    parts = list(encode_sections(valid, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
+    pairs = concatenate(parts)
+    generator = np.random.default_rng(_VALID_SEED)
+    found = []
+    for selection in valid_selections(pairs, generator):
+        views = random_views(pairs, selection.rows, generator, teacher.tokenizer.special)
+        found += [views.rows(*bounds) for bounds in micro_bounds(selection, config.training.most_tokens, 1)]
+    return found

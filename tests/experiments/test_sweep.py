@@ -1,0 +1,211 @@
+"""A sweep on paper: its file, its grid, and the division of a machine."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from sweeps import BASE, TEST, names, read, runs_of
+
+from kdcache.errors import DataError, UsageError
+from kdcache.experiments.sweep_file import ScoredText
+from kdcache.experiments.sweep_grid import command_line
+from kdcache.experiments.sweep_places import places
+from kdcache.losses.objective_config import Ramp
+
+# The file
+
+
+def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
+    """Sections become settings, grid, arms and tests; what is not written has its default."""
+    sweep = read(tmp_path, BASE, "[grid]\nseed = [1, 2]\n[[arms]]\nname = 'a'\nskip_bad = true", TEST)
+    assert (sweep.output, sweep.baseline) == ("sweep", None)
+    assert sweep.base["max_tokens"] == 300
+    assert sweep.grid == {"seed": (1, 2)}
+    assert sweep.arms == {"a": {"skip_bad": True}}
+    assert sweep.tests == (ScoredText("t", "test.src", ("test.tgt",), ("bleu", "chrf")),)
+    assert (sweep.tests[0].beam_size, sweep.tests[0].lowercase) == (4, False)
+
+
+MISTAKES = [
+    ("seeds = 3", "sweep.toml: 'seeds' is not known"),
+    ("valid_source = 'v'", "valid_source is an option of student-train. Write it into [base]"),
+    ("[base]\nalfa = 1", "[base]: 'alfa' is no option of student-train. Options are written by their long names"),
+    ("[base]\noutput = 'x'", "[base]: 'output' is no option"),
+    ("[base]\nalpha = [1, 0.5]", "alpha takes one value here, not [1, 0.5]. Lists of values belong into [grid]"),
+    ("[base]\nalpha = false", "the value of alpha must be a number or a text, not False"),
+    ("[base]\nskip_bad = 'yes'", "the value of skip_bad must be true or false, not 'yes'"),
+    ("base = 3", "base must be a table: begin it with a line [base]"),
+    ("[grid]\nalpha = 1", "[grid]: alpha takes a list of values such as [1, 2, 3], not 1"),
+    ("[grid]\nalpha = []", "takes a list of values"),
+    ("[base]\nalpha = 1\n[grid]\nalpha = [1]", "alpha stands in [base] as well"),
+    ("[grid]\nalpha = [1]\n[[arms]]\nname = 'a'\nalpha = 1", "[[arms]] a: alpha stands in [grid] as well"),
+    ("[arms]\nname = 'a'", "begin each arm with a line [[arms]]"),
+    ("[[arms]]\nalpha = 1", "[[arms]] number 1: name must be a text that is not empty, not None"),
+    ("[[arms]]\nname = 'a'\n[[arms]]\nname = 'a'", "two arms have the name a"),
+    ("[test.t]\nsource = 's'", "[test.t]: reference must be a text or a list of texts, not None"),
+    ("[test.t]\nsource = 's'\nreference = 'r'\nmetric = 'bleu'", "[test.t]: 'metric' is not known"),
+    ("[test.t]\nsource = 's'\nreference = 'r'\nmetrics = 'blue'", "[test.t]: metrics: 'blue' is not known"),
+    ("[test.t]\nsource = 's'\nreference = 'r'\nlowercase = 1", "lowercase takes a value such as true, not 1"),
+    ("[test.'1']\nsource = 's'\nreference = 'r'", "a test set is a table whose name begins with a letter"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_what_means_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A key or value that means nothing is refused, with its place and what to write instead."""
+    with pytest.raises(UsageError) as refused:
+        read(tmp_path, text)
+    assert message in str(refused.value)
+    assert str(tmp_path / "sweep.toml") in str(refused.value)
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
+    """A missing file and one that is not TOML are errors that name it."""
+    with pytest.raises(DataError, match="not TOML"):
+        read(tmp_path, "a = = 1")
+    (tmp_path / "sweep.toml").write_bytes(b"\xff")
+    with pytest.raises(DataError, match="not TOML"):
+        read_bytes(tmp_path / "sweep.toml")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_bytes(tmp_path / "none.toml")
+
+
+def read_bytes(file: Path) -> None:
+    from kdcache.experiments.sweep_file import read_sweep
+
+    read_sweep(file, {})
+
+
+# The grid
+
+
+def test_the_grid_by_hand(tmp_path: Path) -> None:
+    """Two arms, two values of alpha and two seeds are eight runs, with these names, rows, commands and settings."""
+    grid = "[grid]\nalpha = [1.0, '1:0.5:20']\nseed = [1, 2]"
+    arms = "[[arms]]\nname = 'plain'\n[[arms]]\nname = 'bucket'\nobjective = 'bucket'\nmax_tokens = 200"
+    runs = runs_of(read(tmp_path, BASE, grid, arms))
+    assert names(runs) == [
+        "plain,alpha=1.0,seed=1",
+        "plain,alpha=1.0,seed=2",
+        "plain,alpha=1~0.5~20,seed=1",
+        "plain,alpha=1~0.5~20,seed=2",
+        "bucket,alpha=1.0,seed=1",
+        "bucket,alpha=1.0,seed=2",
+        "bucket,alpha=1~0.5~20,seed=1",
+        "bucket,alpha=1~0.5~20,seed=2",
+    ]
+    assert [run.row for run in runs[::2]] == [
+        "plain,alpha=1.0",
+        "plain,alpha=1:0.5:20",
+        "bucket,alpha=1.0",
+        "bucket,alpha=1:0.5:20",
+    ]
+    last = runs[-1]
+    assert shlex.join(last.arguments) == (
+        "--cache cache --valid-source valid.src --valid-target valid.tgt --device cpu --max-tokens 200 "
+        "--objective bucket --alpha 1:0.5:20 --seed 2"
+    )
+    assert (last.seed, last.config.objective.alpha, last.config.objective.name) == (2, Ramp(1.0, 0.5, 20), "bucket")
+    assert (last.config.cache, last.config.training.max_tokens, runs[0].config.training.max_tokens) == (
+        "cache",
+        200,
+        300,
+    )
+
+
+def test_flags_are_written_without_a_value() -> None:
+    """A flag that is true is written alone, one that is false not at all."""
+    assert command_line({"skip_bad": True, "alpha": 1, "x": False}) == ("--skip-bad", "--alpha", "1")
+
+
+def test_names_are_safe_and_different(tmp_path: Path) -> None:
+    """Whatever an arm is called, its folder is one plain part of a path, without a dot, and no other arm's."""
+    odd = ["<b>", "(b)", "..", "../x", "a/b", "a b", "-x", "ä", "table.md", "x" * 300, "x" * 299 + "y"]
+    arms = "".join(f"[[arms]]\nname = {name!r}\nalpha = {number / 100}\n" for number, name in enumerate(odd))
+    runs = runs_of(read(tmp_path, BASE, arms))
+    found = names(runs)
+    assert [run.row for run in runs] == odd
+    assert len(set(found)) == len(odd)
+    for name in found:
+        assert len(name) <= 120
+        assert all(sign.isascii() and (sign.isalnum() or sign in "_+-~") for sign in name), name
+        assert not name.startswith("-")
+
+
+def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
+    """Without grid and arms there is one run."""
+    assert names(runs_of(read(tmp_path, BASE))) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[grid]\nalpha = [1, 1.0]", "the runs alpha=1 and alpha=1.0 have the same settings"),
+        ("[grid]\nalpha = [2]", "the run alpha=2 would be refused: --alpha must be between 0 and 1, not 2.0"),
+        (
+            "[grid]\ntopk = ['many']",
+            "the run topk=many would be refused: Invalid value for '--topk': 'many' is not a valid integer",
+        ),
+        ("[grid]\nsize = ['huge']", "the run size=huge would be refused: Invalid value for '--size'"),
+    ],
+)
+def test_settings_are_checked_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:
+    """What student-train would refuse is refused at once, naming the run; so are runs that are the same."""
+    with pytest.raises(UsageError) as refused:
+        runs_of(read(tmp_path, BASE, text))
+    assert message in str(refused.value)
+
+
+def test_the_baseline_must_be_a_row(tmp_path: Path) -> None:
+    """A baseline that is no row is refused, and the message lists the rows."""
+    with pytest.raises(UsageError, match=r"baseline 'alpha=1' is none of the rows. Write one of alpha=1.0; alpha=0.5"):
+        runs_of(read(tmp_path, "baseline = 'alpha=1'", BASE, "[grid]\nalpha = [1.0, 0.5]"))
+
+
+# The machine
+
+
+@pytest.mark.parametrize(
+    ("jobs", "runs", "gpus", "cores", "given", "expected"),
+    [
+        (None, 12, [], 8, "", (8, "1", None)),
+        (None, 3, [], 8, "", (3, "2", None)),
+        (None, 12, [], 8, "4", (2, "4", None)),
+        (None, 12, [], 2, "8", (1, "8", None)),
+        (4, 12, [], 8, "", (4, "2", None)),
+        (4, 12, [], 2, "", (4, "1", None)),
+        (None, 12, ["0", "1"], 16, "", (2, "8", ["0", "1"])),
+        (None, 1, ["0", "1"], 16, "", (1, "16", ["0"])),
+        (3, 12, ["GPU-a", "GPU-b"], 16, "", (3, "5", ["GPU-a", "GPU-b", "GPU-a"])),
+        (None, 12, [], 8, "junk", (8, "1", None)),
+    ],
+)
+def test_a_machine_is_divided(
+    jobs: int | None,
+    runs: int,
+    gpus: list[str],
+    cores: int,
+    given: str,
+    expected: tuple[int, str, list[str] | None],
+) -> None:
+    """One run for each GPU, or as many as cores and threads allow; threads times runs are the cores."""
+    found = places(jobs, runs, gpus, cores, {"OMP_NUM_THREADS": given})
+    count, threads, devices = expected
+    assert len(found.environments) == count
+    assert {one["OMP_NUM_THREADS"] for one in found.environments} == {threads}
+    assert [one.get("CUDA_VISIBLE_DEVICES") for one in found.environments] == (devices or [None] * count)
+    assert f"{count} at a time" in found.words
+
+
+def test_the_example_in_the_documents_is_a_sweep(tmp_path: Path) -> None:
+    """The complete file in docs/sweeps.md is read, and gives the runs that the page says."""
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    assert tomllib.loads(example)["baseline"]
+    runs = runs_of(read(tmp_path, example))
+    assert f"{len(runs)} runs" in text
+    assert runs[0].name in text

@@ -1,0 +1,56 @@
+"""What is computed from a sweep's results, and its tables as text."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+from sweeps import ODD, REFERENCE, TEXT, WORSE, report_of
+
+from kdcache.experiments.sweep_results import Outcome, Spread, contrasts
+from kdcache.experiments.sweep_table import contrast_cells, markdown, value_cells
+from kdcache.process.signals import StopRequest
+from kdcache.scoring.comparison import compare
+
+
+def test_mean_and_deviation_by_hand() -> None:
+    """Of 1, 2 and 6 the mean is 3 and the sample standard deviation √7; of one value there is no deviation."""
+    assert Spread.of([1.0, 2.0, 6.0]) == Spread(3.0, pytest.approx(7**0.5), 3)
+    assert Spread.of([4.0]) == Spread(4.0, None, 1)
+
+
+def test_rows_are_means_over_seeds(outcomes: list[Outcome]) -> None:
+    """Each row has mean, deviation and number of its seeds, written with the digits of its kind."""
+    rows = value_cells(report_of(outcomes))
+    assert rows[0] == ("settings", "seeds", "validation loss", "t bleu")
+    deviation = statistics.stdev([10.0, 14.0, 99.0])
+    assert rows[1] == ("plain", "3", "4.4000 ± 3.9850", f"41.00 ± {deviation:.2f}")
+    assert rows[2] == (ODD, "2 of 4", "1.5000 ± 0.0000", "14.00 ± 1.41")
+
+
+def test_differences_pair_seeds_and_pool_outputs(outcomes: list[Outcome]) -> None:
+    """Differences are between equal seeds only, and p is that of the test on the lines of both seeds together."""
+    loss, bleu = contrasts(outcomes, "plain", [TEXT], StopRequest())
+    assert (bleu.row, bleu.column, bleu.spread) == (ODD, "t bleu", Spread(2.0, pytest.approx(2**0.5), 2))
+    whole = compare([*REFERENCE, *WORSE], [*WORSE, *WORSE], [REFERENCE * 2], "bleu")
+    assert bleu.p_value == whole.p_value
+    assert whole.p_value < 0.2
+    assert loss.spread == Spread(pytest.approx(-0.6), pytest.approx(0.2 / 2**0.5), 2)
+    assert loss.p_value is None
+    _, one_seed = contrasts([outcomes[0], *outcomes[2:]], "plain", [TEXT], StopRequest())
+    assert one_seed.spread == Spread(3.0, None, 1)
+    cells = contrast_cells(report_of(outcomes))
+    assert cells[1:] == [
+        (ODD, "validation loss", "-0.6000 ± 0.1414", "2", "–"),
+        (ODD, "t bleu", "+2.00 ± 1.41", "2", f"{bleu.p_value:.3f}"),
+    ]
+
+
+def test_markdown_is_escaped(outcomes: list[Outcome]) -> None:
+    """Every line of a table has its number of cells, and no tag and no code of a name gets through."""
+    text = markdown(report_of(outcomes))
+    assert "<b>" not in text
+    assert "&lt;b&gt;&amp;'\"\\|\\`" in text
+    table = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in table[:4]} == {5}
+    assert {line.count("|") for line in table[4:]} == {6}

@@ -1,0 +1,214 @@
+"""Scores against hand-computed values, the libraries' own results, and each other."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from conftest import run_cli
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.tokenizers import DefaultTokenizer
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.significance import PairedTest
+
+from kdcache.errors import DataError, UsageError
+from kdcache.scoring.comparison import compare, compare_corpus
+from kdcache.scoring.rouge import UnicodeTokenizer
+from kdcache.scoring.score_corpus import Score, score_corpus
+
+WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
+
+
+def by_name(scores: list[Score]) -> dict[str, Score]:
+    return {score.name: score for score in scores}
+
+
+def noisy(sentences: list[str], share: float, seed: int) -> list[str]:
+    """Each word is replaced by another with probability `share`."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choice(WORDS) if draw.random() < share else w for w in s.split()) for s in sentences]
+
+
+@pytest.fixture(scope="module")
+def references() -> list[str]:
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(4, 14))) for _ in range(300)]
+
+
+def test_bleu_by_hand() -> None:
+    """BLEU of five words of which the last is wrong is the fourth root of 4/5 · 3/4 · 2/3 · 1/2."""
+    (score,) = score_corpus(["a b c d e"], [["a b c d f"]], ["bleu"])
+    assert score.value == pytest.approx(100 * 0.2**0.25, abs=1e-9)
+    assert score.n == 1
+
+
+def test_rouge_by_hand() -> None:
+    """ROUGE of "a b c d" against "a c e": two words and a common subsequence of two, no common bigram."""
+    scores = by_name(score_corpus(["a b c d"], [["a c e"]], ["rouge"]))
+    for name in ("rouge1", "rougeL"):
+        precision, recall = scores[name].precision, scores[name].recall
+        assert precision is not None
+        assert recall is not None
+        found = (precision.value, recall.value, scores[name].value)
+        assert found == pytest.approx((100 * 2 / 4, 100 * 2 / 3, 100 * 4 / 7))
+    assert scores["rouge2"].value == 0
+
+
+def test_rouge_takes_the_best_reference_of_each_sentence() -> None:
+    """With two references each sentence counts with the better one, kind by kind, and the signature says so."""
+    hypotheses = ["a b c", "d e f"]
+    one, other = ["a b c", "x y z"], ["x y z", "d e g"]
+    scores = by_name(score_corpus(hypotheses, [one, other], ["rouge"]))
+    assert scores["rouge1"].value == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert scores["rouge2"].value == pytest.approx(100 * (1 + 1 / 2) / 2)
+    assert "nrefs:2|ref:best-f1-per-sentence" in scores["rouge1"].signature
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Привет, мир!", ["привет", "мир"]),
+        ("Für Ärzte", ["für", "ärzte"]),
+        ("中文字 abc", ["中", "文", "字", "abc"]),
+        ("ひらカナ", ["ひ", "ら", "カ", "ナ"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("ไทย", ["ไ", "ท", "ย"]),
+        ("น้ำ", ["น้ำ"[:2], "น้ำ"[2:]]),
+        ("cafe\u0301 don't", ["café", "don", "t"]),
+    ],
+)
+def test_words_of_other_scripts(text: str, words: list[str]) -> None:
+    """Words are runs of letters, marks and digits of any script; scripts without blanks go character by character."""
+    assert UnicodeTokenizer().tokenize(text) == words
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_both_tokenizers_agree_on_ascii(text: str) -> None:
+    """On ASCII text the tokenizer for all scripts finds the words that rouge-score's own finds."""
+    assert UnicodeTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=False).tokenize(text)
+
+
+@pytest.mark.parametrize("text", ["Привет мир", "für", "中文", "ไทย", "हिन्दी", "a b"])
+def test_a_perfect_output_scores_100_in_any_script(text: str) -> None:
+    """A hypothesis equal to its reference has ROUGE-1 and ROUGE-L of 100, never a silent 0."""
+    scores = by_name(score_corpus([text], [[text]], ["rouge"]))
+    assert scores["rouge1"].value == pytest.approx(100)
+    assert scores["rougeL"].value == pytest.approx(100)
+
+
+def test_the_tokenizer_follows_the_references() -> None:
+    """English with a rare foreign letter keeps the published tokenizer; German does not; the signature names it."""
+    english = ["the quick brown fox jumps over the lazy dog"] * 30 + ["a café"]
+    assert "tok:a-z0-9" in score_corpus(english, [english], ["rouge"])[0].signature
+    german = ["für die Ärzte in München"]
+    assert "tok:unicode" in score_corpus(german, [german], ["rouge"])[0].signature
+    mixed = [*english, "Привет"]
+    assert "tok:unicode" in score_corpus(mixed, [mixed], ["rouge"])[0].signature
+
+
+def test_lowercase_is_in_the_signature() -> None:
+    """Ignoring case changes BLEU and chrF, and their signatures say so."""
+    hypotheses, references = ["A B C D"], [["a b c d"]]
+    cased = by_name(score_corpus(hypotheses, references, ["bleu", "chrf"]))
+    lowered = by_name(score_corpus(hypotheses, references, ["bleu", "chrf"], lowercase=True))
+    for name in ("bleu", "chrf"):
+        assert cased[name].value < 50
+        assert lowered[name].value == pytest.approx(100)
+        assert "case:mixed" in cased[name].signature
+        assert "case:lc" in lowered[name].signature
+
+
+def test_line_counts_must_agree() -> None:
+    """Another number of lines, or none at all, is refused with both counts."""
+    with pytest.raises(DataError, match="2 hypotheses and reference 2 has 1 lines"):
+        score_corpus(["a", "b"], [["a", "b"], ["a"]], ["bleu"])
+    with pytest.raises(DataError, match="Nothing to score"):
+        score_corpus([], [[]], ["bleu"])
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    """An unknown metric is a usage error that lists the known ones."""
+    with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge"):
+        score_corpus(["a"], [["a"]], ["meteor"])
+    with pytest.raises(UsageError, match="only bleu, chrf, ter, rouge1, rouge2, rougeL can be compared"):
+        compare(["a"], ["a"], [["a"]], "rouge")
+    with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge"):
+        compare_corpus(["a"], ["a"], [["a"]], ["rouge1"])
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL"])
+def test_compared_scores_are_the_scores_of_the_texts(metric: str, references: list[str]) -> None:
+    """The two values of a comparison equal the corpus scores, whatever the statistics are summed from."""
+    system, baseline = noisy(references, 0.1, 1), noisy(references, 0.3, 2)
+    found = compare(system, baseline, [references], metric, resamples=100)
+    kind = "rouge" if metric.startswith("rouge") else metric
+    expected = [by_name(score_corpus(one, [references], [kind]))[metric] for one in (system, baseline)]
+    assert found.system == pytest.approx(expected[0].value, abs=1e-9)
+    assert found.baseline == pytest.approx(expected[1].value, abs=1e-9)
+    assert found.signature == expected[0].signature
+    assert found.difference == pytest.approx(found.system - found.baseline)
+    assert found.low < found.difference < found.high
+
+
+def test_comparing_is_antisymmetric(references: list[str]) -> None:
+    """Swapping the systems mirrors difference and interval and leaves the p-value."""
+    one, other = noisy(references, 0.20, 1), noisy(references, 0.22, 2)
+    there, back = (compare(*pair, [references], "bleu") for pair in ((one, other), (other, one)))
+    assert (back.difference, back.low, back.high) == pytest.approx((-there.difference, -there.high, -there.low))
+    assert back.p_value == there.p_value
+
+
+def test_equal_systems_do_not_differ(references: list[str]) -> None:
+    """A system compared with itself has a difference of 0, an empty interval and a p-value of 1."""
+    same = noisy(references, 0.2, 6)
+    found = compare(same, same, [references], "rougeL")
+    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_the_bootstrap_counts_one_tail(references: list[str]) -> None:
+    """A two-sided paired test, sacreBLEU's approximate randomization, has a p-value about twice as large."""
+    system, baseline = noisy(references, 0.18, 1), noisy(references, 0.22, 2)
+    ours = compare(system, baseline, [references], "bleu", resamples=2_000)
+    metrics = {"BLEU": BLEU(references=[references], force=True)}
+    systems = [("baseline", baseline), ("system", system)]
+    theirs = PairedTest(systems, metrics, references=None, test_type="ar", n_samples=2_000)()[1]["BLEU"][1].p_value
+    assert 0.005 < theirs < 0.1
+    assert 1.4 < theirs / ours.p_value < 3
+
+
+def test_score_writes_json_without_torch(tmp_path: Path) -> None:
+    """`score --json` writes scores with interval, signature and n, prints the same, and needs no torch for it."""
+    for name, text in (("hyp", "a b c d e\nx y\n"), ("one", "a b c d f\nx z\n"), ("two", "a b c\nx y\n")):
+        (tmp_path / name).write_text(text)
+    arguments = ["score", "--hypothesis", "hyp", "--reference", "one", "--reference", "two"]
+    metrics = ["--metric", "bleu", "--metric", "ter", "--metric", "rouge", "--json", "scores.json"]
+    done = run_cli(*arguments, *metrics, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert (found["version"], found["system"], found["comparison"], found["ceilings"]) == (1, "hyp", None, [])
+    assert found["bootstrap"] == {"resamples": 1_000, "seed": 12_345}
+    entries = found["scores"]
+    assert [entry["name"] for entry in entries] == ["bleu", "ter", "rouge1", "rouge2", "rougeL"]
+    for entry in entries:
+        assert entry["n"] == 2
+        assert "nrefs:2" in entry["signature"]
+        assert entry["signature"] in done.stdout
+        assert (entry["precision"] is not None) == entry["name"].startswith("rouge")
+        assert entry["low"] <= entry["high"]
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "sacrebleu.metrics" in imported
+    assert not imported & {"torch", "transformers"}
+    record = json.loads((tmp_path / "scores.json.run.json").read_text())
+    assert record["command"] == "score"
+    assert record["versions"]["sacrebleu"] != "absent"
+
+
+def test_score_needs_one_thing_to_score(tmp_path: Path) -> None:
+    """Neither or both of --hypothesis and --student is a usage error: one line, exit code 2."""
+    done = run_cli("score", "--reference", "r", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr

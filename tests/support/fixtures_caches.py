@@ -1,0 +1,66 @@
+"""What the tests of caches share: folders, one for pages to show, a server of one, a store of local copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from remote import Server
+
+    from kdcache.cache.store_config import StoreConfig
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the cache of PLAN, written without any fault."""
+    from caches import contents, write_cache
+    from faults import PLAN
+
+    folder = tmp_path_factory.mktemp("reference") / "cache"
+    assert write_cache(folder, PLAN)
+    return contents(folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A folder that does not exist yet."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def shown_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 pairs in 7 shards, a fifth of them skipped."""
+    from caches import make_plan, write_cache
+
+    folder = tmp_path_factory.mktemp("shown") / "cache"
+    assert write_cache(folder, make_plan(200, 30))
+    return folder
+
+
+@pytest.fixture
+def server(cache: Path) -> Iterator[Server]:
+    """A server of the folder that `cache` is where it is asked for."""
+    from remote import serve
+
+    with serve(cache) as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StoreConfig:
+    """A store of its own."""
+    from kdcache.cache.store_config import StoreConfig
+
+    return StoreConfig(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to fetch a file follow each other at once."""
+    from kdcache.cache import fetch
+
+    monkeypatch.setattr(fetch, "FIRST_WAIT_SECONDS", 0.001)
