@@ -14,8 +14,9 @@ from torch.nn import functional
 from benchmarks.memory import peak_mib
 from benchmarks.report import alternate, ratio, seconds, spread
 from kdcache.compute.device import autocast, resolve_precision
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objective_config import ObjectiveConfig
-from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
+from kdcache.losses.projection import OutputLayer, projected_loss
 
 WIDTH, WORDS, TOKENS, TOPK = 512, 30_000, 8_192, 8
 CONFIG = ObjectiveConfig(alpha=0.5, temperature=1.0, label_smoothing=0.1)
@@ -50,7 +51,7 @@ class Layer:
         nll = normalizer - logits.gather(1, self.labels[:, None])[:, 0]
         hard = 0.9 * nll + 0.1 * (normalizer - logits.mean(dim=1))
         q = torch.softmax(self.soft.log_probs.float(), dim=1)
-        soft = normalizer - (q * logits.gather(1, self.soft.ids)).sum(dim=1)
+        soft = normalizer - (q * logits.gather(1, self.soft.token_ids)).sum(dim=1)
         self._back((0.5 * hard + 0.5 * soft).sum())
 
     def _precision(self) -> AbstractContextManager[None]:

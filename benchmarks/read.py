@@ -15,7 +15,7 @@ from benchmarks.stores import TOKENS, stores
 from benchmarks.synthetic import write_cache
 from kdcache.cache.reader import CacheReader
 from kdcache.labels import soft_labels
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays
 from kdcache.student.cached_labels import CacheSections
 from kdcache.text import encoded_pairs
 from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
@@ -68,7 +68,7 @@ def _from_cache(cache: Path, special: SpecialIds) -> Iterator[Batch]:
         yield collate(selection, special, None)
 
 
-def _whole(reader: CacheReader) -> tuple[EncodedPairs, TopK]:
+def _whole(reader: CacheReader) -> tuple[EncodedPairs, SoftArrays]:
     arrays = [reader.shard(index) for index in range(len(reader.records))]
     pairs = encoded_pairs.concatenate([one.pairs for one in arrays])
-    return pairs, soft_labels.concatenate([one.topk for one in arrays])
+    return pairs, soft_labels.concatenate([one.soft for one in arrays])

@@ -17,7 +17,7 @@ from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +53,14 @@ def _write(reader: CacheReader, name: str, folder: Path) -> float:
     total = []
     for index in range(reader.plan.n_shards):
         arrays = reader.shard(index)
-        topk = TopK(arrays.topk.token_ids, encoding.round(arrays.topk.log_probs))
+        topk = SoftLabels(arrays.soft.token_ids, encoding.round(arrays.soft.log_probs))
         writer.commit(index, ShardArrays(arrays.pairs, topk, encoding.round(arrays.target_log_prob)))
-        total.append(float(total_variation(arrays.topk, topk).sum()))
+        total.append(float(total_variation(arrays.soft, topk).sum()))
     writer.finalize()
     return math.fsum(total) / reader.n_targets
 
 
-def total_variation(one: TopK, two: TopK) -> npt.NDArray[np.float64]:
+def total_variation(one: SoftArrays, two: SoftArrays) -> npt.NDArray[np.float64]:
     """Half the sum of all differences between two distributions over the same k words and the rest: [n]."""
     first, second = (np.exp(each.log_probs.astype(np.float64)) for each in (one, two))
     result: npt.NDArray[np.float64] = (

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
 from kdcache.training.batches import Batch, Section, Sections, collate, epoch_order
@@ -28,7 +28,7 @@ TOKENS = 8_192
 class Store(Protocol):
     """One way to store the soft labels of a corpus."""
 
-    def write(self, folder: Path, pairs: EncodedPairs, topk: TopK) -> None:
+    def write(self, folder: Path, pairs: EncodedPairs, topk: SoftArrays) -> None:
         """Fill an empty folder."""
 
     def read(self, folder: Path, pairs: EncodedPairs, special: SpecialIds) -> Iterator[Batch]:
@@ -65,13 +65,13 @@ def _with_labels(
     """Batches whose soft labels are looked up for the rows of each."""
     for selection in epoch_order(_OneSection(Section(pairs)), TOKENS, 1, 0):
         ids, log_probs = look_up(selection.rows)
-        yield replace(collate(selection, special, None), topk_ids=ids, topk_log_probs=log_probs)
+        yield replace(collate(selection, special, None), soft=SoftLabels(ids, log_probs))
 
 
 class MemoryMapped:
     """Flat arrays mapped from plain files: no hash, no compression, no checks."""
 
-    def write(self, folder: Path, pairs: EncodedPairs, topk: TopK) -> None:
+    def write(self, folder: Path, pairs: EncodedPairs, topk: SoftArrays) -> None:
         """One file for each array."""
         np.save(folder / "ids.npy", topk.token_ids)
         np.save(folder / "log_probs.npy", topk.log_probs)
@@ -82,7 +82,7 @@ class MemoryMapped:
         """The text is mapped too."""
         load = {path.stem: np.load(path, mmap_mode="r") for path in folder.iterdir()}
         pairs = EncodedPairs(*(load[name] for name in EncodedPairs.__slots__))
-        section = Section(pairs, TopK(load["ids"], load["log_probs"]))
+        section = Section(pairs, SoftLabels(load["ids"], load["log_probs"]))
         for selection in epoch_order(_OneSection(section), TOKENS, 1, 0):
             yield collate(selection, special, None)
 
@@ -90,7 +90,7 @@ class MemoryMapped:
 class Shelved:
     """A pickled pair of tensors for each sentence, as the code of 2020 keeps them."""
 
-    def write(self, folder: Path, pairs: EncodedPairs, topk: TopK) -> None:
+    def write(self, folder: Path, pairs: EncodedPairs, topk: SoftArrays) -> None:
         """Keys are the numbers of the pairs."""
         with shelve.open(str(folder / "shelve"), "n", protocol=pickle.HIGHEST_PROTOCOL) as shelf:  # noqa: S301
             for i in range(pairs.n_pairs):
@@ -112,7 +112,7 @@ class Shelved:
 class Arrow:
     """A Hugging Face dataset with one list of N · k numbers for each sentence and column."""
 
-    def write(self, folder: Path, pairs: EncodedPairs, topk: TopK) -> None:
+    def write(self, folder: Path, pairs: EncodedPairs, topk: SoftArrays) -> None:
         """The columns are built from flat values and offsets, without a Python list."""
         import datasets
         import pyarrow

@@ -19,7 +19,7 @@ from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, make_plan
 from kdcache.dump.dump_shards import dump_job
 from kdcache.files.atomic import sha256
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 from kdcache.process.ranks import Process
 from kdcache.teacher.masking import MaskedViews
 from kdcache.teacher.reduction import Predictions, Reduction
@@ -136,11 +136,11 @@ def _frequent(count: int, size: int, generator: np.random.Generator) -> npt.NDAr
     return (size * generator.random(count) ** 4).astype(np.int32)
 
 
-def _distributions(count: int, size: int, generator: np.random.Generator) -> TopK:
+def _distributions(count: int, size: int, generator: np.random.Generator) -> SoftArrays:
     ids: npt.NDArray[np.int32] = _frequent(count * TOPK, size, generator).reshape(count, TOPK)
     # Different words at one position: sorted, then pushed apart, then in random order.
     spread = np.sort(ids, axis=1) + np.arange(TOPK, dtype=np.int32)
     ids = generator.permuted(np.minimum(spread, size - TOPK + np.arange(TOPK, dtype=np.int32)), axis=1)
     logits = -np.sort(-generator.gumbel(scale=2.0, size=(count, TOPK)), axis=1)
     total = np.log(np.exp(logits).sum(axis=1, keepdims=True)) - np.log(generator.uniform(0.5, 0.99, size=(count, 1)))
-    return TopK(ids, (logits - total).astype(np.float16))
+    return SoftLabels(ids, (logits - total).astype(np.float16))

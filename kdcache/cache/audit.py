@@ -158,7 +158,7 @@ def view_pair(reader: CacheReader, index: int) -> PairView:
 
 
 def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tuple[str, float, list[tuple[str, float]]]:
-    ids, log_probs = arrays.topk.token_ids[position], arrays.topk.log_probs[position].astype(np.float64)
+    ids, log_probs = arrays.soft.token_ids[position], arrays.soft.log_probs[position].astype(np.float64)
     best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True) if value > -np.inf]
     written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
     return written, float(arrays.target_log_prob[position]), best

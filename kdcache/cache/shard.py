@@ -17,7 +17,7 @@ from kdcache.cache.hdf5 import open_image, require, write_image
 from kdcache.cache.layout import ShardRecord, Sums, check_counts, schema, values_name
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.errors import CorruptError
-from kdcache.labels.soft_labels import LogProbs, TopK, from_counts, to_counts
+from kdcache.labels.soft_labels import LogProbs, SoftArrays, SoftLabels, from_counts, to_counts
 from kdcache.text.encoded_pairs import EncodedPairs
 
 # Up to so many words, comparing all with all is faster than sorting.
@@ -32,21 +32,21 @@ class ShardArrays:
 
     Attributes:
         pairs: both texts as ids; skipped pairs have length 0.
-        topk: the k best words at each of the ΣN target positions, or those that were drawn.
+        soft: the k best words at each of the ΣN target positions, or those that were drawn.
         target_log_prob: the teacher's log-probability of the written word, [ΣN].
     """
 
     pairs: EncodedPairs
-    topk: TopK
+    soft: SoftArrays
     target_log_prob: LogProbs
 
     def sums(self, unknown: int, plan: Plan) -> Sums:
         """Statistics of the stored values; `unknown` is the id of the unknown token."""
-        ranks = self.topk.rank_of(self.pairs.target_ids)
-        log_probs = self.topk.log_probs.astype(np.float64)
+        ranks = self.soft.rank_of(self.pairs.target_ids)
+        log_probs = self.soft.log_probs.astype(np.float64)
         return Sums(
-            mass=float(self.topk.mass().sum()),
-            known=int((ranks < self.topk.k).sum()),
+            mass=float(self.soft.mass().sum()),
+            known=int((ranks < self.soft.k).sum()),
             best=int((ranks == 0).sum()),
             surprise=float(-self.target_log_prob.astype(np.float64).sum()),
             unknown=int((self.pairs.target_ids == unknown).sum()),
@@ -62,7 +62,7 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
     """
     check_arrays(arrays, plan, index, f"shard {index}")
     pairs = arrays.pairs
-    ids, stored_values = _packed(arrays.topk, plan)
+    ids, stored_values = _packed(arrays.soft, plan)
     values = {
         "source_ids": pairs.source_ids,
         "source_offsets": pairs.source_offsets,
@@ -71,7 +71,7 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
         "topk_ids": ids,
         values_name(plan): stored_values,
         "target_log_prob": plan.encoding.pack(arrays.target_log_prob),
-        "log_normalizers": arrays.topk.log_normalizers,
+        "log_normalizers": arrays.soft.log_normalizers,
     }
     counts = (len(pairs.source_ids), pairs.n_targets)
     expected = schema(plan, pairs.n_pairs, *counts)
@@ -82,18 +82,18 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
     return data
 
 
-def _packed(topk: TopK, plan: Plan) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _packed(soft: SoftArrays, plan: Plan) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Ids and values as they are stored; columns that hold no drawn word are 0 in both."""
     if not plan.draws:
-        return topk.token_ids, plan.encoding.pack(topk.log_probs)
-    counts = to_counts(topk.log_probs, plan.draws)
-    return np.where(counts > 0, topk.token_ids, 0), counts
+        return soft.token_ids, plan.encoding.pack(soft.log_probs)
+    counts = to_counts(soft.log_probs, plan.draws)
+    return np.where(counts > 0, soft.token_ids, 0), counts
 
 
-def _unpacked(values: dict[str, npt.NDArray[Any]], plan: Plan, place: str) -> TopK:
+def _unpacked(values: dict[str, npt.NDArray[Any]], plan: Plan, place: str) -> SoftArrays:
     ids, stored = values["topk_ids"], values[values_name(plan)]
     if not plan.draws:
-        return TopK(ids, plan.encoding.unpack(stored), values.get("log_normalizers"))
+        return SoftLabels(ids, plan.encoding.unpack(stored), values.get("log_normalizers"))
     require(not bool(ids[stored == 0].any()), place, "a word that was not drawn has an id other than 0")
     require(bool((stored <= plan.draws).all()), place, f"counts above the {plan.draws} draws")
     return from_counts(ids, stored, plan.draws)
@@ -106,12 +106,12 @@ def _attributes(plan: Plan, index: int) -> dict[str, str | int]:
 def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> None:
     """Raise CorruptError unless the arrays obey the format's rules and are those of shard `index`."""
     _check_texts(arrays.pairs, plan, index, place)
-    topk, n = arrays.topk, arrays.pairs.n_targets
-    shapes = (topk.token_ids.shape, topk.log_probs.shape, arrays.target_log_prob.shape)
+    soft, n = arrays.soft, arrays.pairs.n_targets
+    shapes = (soft.token_ids.shape, soft.log_probs.shape, arrays.target_log_prob.shape)
     require(shapes == ((n, plan.topk), (n, plan.topk), (n,)), place, f"shapes {shapes} for {n} target positions")
-    require(_below(topk.token_ids, plan.vocabulary), place, f"topk_ids outside the vocabulary of {plan.vocabulary}")
+    require(_below(soft.token_ids, plan.vocabulary), place, f"topk_ids outside the vocabulary of {plan.vocabulary}")
     # By columns, and not in float16, all that follows is several times faster.
-    ids, best = np.ascontiguousarray(topk.token_ids.T), np.ascontiguousarray(topk.log_probs.T).astype(np.float32)
+    ids, best = np.ascontiguousarray(soft.token_ids.T), np.ascontiguousarray(soft.log_probs.T).astype(np.float32)
     own = arrays.target_log_prob.astype(np.float32)
     require(not _repeats(ids), place, "topk_ids name a word twice at one position")
     _check_range(own, "target_log_prob", place)
@@ -127,7 +127,7 @@ def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> Non
         f"the {plan.topk} best words hold a mass of {mass:.4f}, above 1",
     )
     _check_written_word(arrays.pairs, ids, best, own, place)
-    _check_normalizers(topk.log_normalizers, best, plan, place)
+    _check_normalizers(soft.log_normalizers, best, plan, place)
 
 
 def _check_range(values: npt.NDArray[np.float32], name: str, place: str) -> None:

@@ -19,7 +19,7 @@ from kdcache.compute.device import resolve_device, resolve_precision, use
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.errors import DataError, UsageError
 from kdcache.files.run_records import log
-from kdcache.labels.soft_labels import TopK, from_counts
+from kdcache.labels.soft_labels import SoftLabels, from_counts
 from kdcache.process.ranks import this_process
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.passes import Passes, Predictor
@@ -126,7 +126,7 @@ class _Collector:
         if self._draws:
             topk = from_counts(self._ids, self._counts, self._draws)
         else:
-            topk = TopK(self._ids, self._log_probs, self._normalizers if self._normalizers.shape[1] else None)
+            topk = SoftLabels(self._ids, self._log_probs, self._normalizers if self._normalizers.shape[1] else None)
         return ShardArrays(self._pairs, topk, self._written)
 
 

@@ -132,10 +132,10 @@ def compare(reader: CacheReader, teacher: Predictor, device: torch.device, confi
             for max_tokens in (_MAX_TOKENS, 1)
         )
     stored = Words(
-        arrays.topk.token_ids.astype(np.int64),
-        arrays.topk.log_probs.astype(np.float64),
+        arrays.soft.token_ids.astype(np.int64),
+        arrays.soft.log_probs.astype(np.float64),
         arrays.target_log_prob.astype(np.float64),
-        _normalizers(arrays.topk.log_normalizers, arrays.pairs.n_targets),
+        _normalizers(arrays.soft.log_normalizers, arrays.pairs.n_targets),
     )
     encodings = [one.encoding for one in plan.ancestry()]
     cache, gaps = difference(stored, together, max(one.least for one in encodings))

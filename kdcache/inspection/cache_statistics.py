@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.cache.shard import ShardArrays
-from kdcache.labels.soft_labels import TopK
-from kdcache.text.encoded_pairs import EncodedPairs, IdArray
+from kdcache.labels.soft_labels import SoftArrays
+from kdcache.text.encoded_pairs import EncodedPairs
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -109,7 +109,7 @@ class Knowledge:
     calibration: Calibration
 
 
-def entropy(topk: TopK) -> Floats:
+def entropy(soft: SoftArrays) -> Floats:
     """Entropy of the k words and one bucket for all others, in nats: [n, k] to float64 [n].
 
     −Σ_j p_j log p_j − r log r with r = 1 − Σ_j p_j, the mass of the tail (0 where rounding lifted the sum above 1).
@@ -117,7 +117,7 @@ def entropy(topk: TopK) -> Floats:
     between 0 and log(k + 1). Not so of an average of caches: there the bucket has parts of the k words too, and this is
     no bound.
     """
-    p = np.exp(topk.log_probs.astype(np.float64))
+    p = np.exp(soft.log_probs.astype(np.float64))
     total: Floats = _information(p).sum(axis=1) + _information(1.0 - p.sum(axis=1))
     return total
 
@@ -127,12 +127,6 @@ def _information(p: Floats) -> Floats:
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
     information: Floats = 0.0 - p * logs
     return information
-
-
-def rank_of(topk: TopK, token_ids: IdArray) -> Counts:
-    """Where each of `token_ids` [n] stands among the k of its position, from 0; k if it is not there: int64 [n]."""
-    hit = (topk.token_ids == token_ids[:, None]) & (topk.log_probs > -np.inf)
-    return np.where(hit.any(axis=1), hit.argmax(axis=1), topk.k).astype(np.int64)
 
 
 def level(p: npt.ArrayLike) -> Counts:
@@ -173,17 +167,17 @@ class Collector:
         written = arrays.target_log_prob.astype(np.float64)
         self._surprise -= float(written.sum())
         self._levels += np.bincount(level(np.exp(written)), minlength=len(LEVELS) + 1)
-        ranks = rank_of(arrays.topk, arrays.pairs.target_ids)
+        ranks = arrays.soft.rank_of(arrays.pairs.target_ids)
         self._ranks += np.bincount(ranks, minlength=self._k + 1)
-        self._add_mass(arrays.topk)
-        self._add_entropy(arrays.pairs, entropy(arrays.topk))
-        self._add_calibration(np.exp(arrays.topk.log_probs[:, 0].astype(np.float64)), ranks == 0)
+        self._add_mass(arrays.soft)
+        self._add_entropy(arrays.pairs, entropy(arrays.soft))
+        self._add_calibration(np.exp(arrays.soft.log_probs[:, 0].astype(np.float64)), ranks == 0)
 
-    def _add_mass(self, topk: TopK) -> None:
+    def _add_mass(self, soft: SoftArrays) -> None:
         # One column after the other: a table of all partial sums would be four times the shard's own.
-        total = np.zeros(len(topk.log_probs))
+        total = np.zeros(len(soft.log_probs))
         for column in range(self._k):
-            total += np.exp(topk.log_probs[:, column].astype(np.float64))
+            total += np.exp(soft.log_probs[:, column].astype(np.float64))
             self._mass[column] += total.sum()
             bins = np.minimum((total * MASS_BINS).astype(np.int64), MASS_BINS - 1)
             self._masses[column] += np.bincount(bins, minlength=MASS_BINS)

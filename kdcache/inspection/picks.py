@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.cache.shard import ShardArrays
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import IdArray
 
@@ -29,14 +29,14 @@ class PickedPair:
         index: of the pair, from 0.
         source_ids: [S].
         target_ids: [N].
-        topk: of its N target positions.
+        soft: of its N target positions.
         surprise: −log p of the written words in nats, float64 [N].
     """
 
     index: int
     source_ids: IdArray
     target_ids: IdArray
-    topk: TopK
+    soft: SoftArrays
     surprise: Floats
 
     @property
@@ -59,7 +59,7 @@ def pick(arrays: ShardArrays, row: int, first: int) -> PickedPair:
         first + row,
         pairs.source_ids[source].copy(),
         pairs.target_ids[target].copy(),
-        TopK(arrays.topk.token_ids[target].copy(), arrays.topk.log_probs[target].copy()),
+        SoftLabels(arrays.soft.token_ids[target].copy(), arrays.soft.log_probs[target].copy()),
         -arrays.target_log_prob[target].astype(np.float64),
     )
 

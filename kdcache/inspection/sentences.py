@@ -70,8 +70,8 @@ class Sentences:
 
     def _against(self, pair: PickedPair, position: int) -> str:
         p = math.exp(-float(pair.surprise[position]))
-        best = int(pair.topk.token_ids[position, 0])
-        share = math.exp(float(pair.topk.log_probs[position, 0]))
+        best = int(pair.soft.token_ids[position, 0])
+        share = math.exp(float(pair.soft.log_probs[position, 0]))
         if self._draws:
             return f"p {small(p)}; drawn most often {self._bdi(best)}, {percent(share)} of {self._draws} draws"
         return f"p {small(p)}, where the teacher says {self._bdi(best)}, {percent(share)}"
@@ -109,7 +109,7 @@ class Sentences:
 
     def _position(self, pair: PickedPair, position: int) -> list[Any]:
         surprise = float(pair.surprise[position])
-        ids, p = (values[position, :LISTED] for values in (pair.topk.token_ids, pair.topk.log_probs))
+        ids, p = (values[position, :LISTED] for values in (pair.soft.token_ids, pair.soft.log_probs))
         listed: list[Any] = []
         for token_id, share in zip(ids.tolist(), np.exp(p.astype(np.float64)).tolist(), strict=True):
             if share > 0:

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objectives import Objective
 
 
 @dataclass(frozen=True, slots=True)
-class SoftTargets:
-    """What the soft term needs: `ids` int64 `[n, k]`, no word twice; `teacher` as `teacher_log_probs` gives it."""
-
-    ids: Tensor
-    teacher: Tensor
-    objective: Objective
-
-    def rows(self, rows: slice) -> SoftTargets:
-        """Some of the positions."""
-        return SoftTargets(self.ids[rows], self.teacher[rows], self.objective)
-
-
-@dataclass(frozen=True, slots=True)
 class Targets:
-    """What positions are held against.
+    """What the student is compared with at n positions.
 
     Attributes:
         labels: the written words, int64 `[n]`.
         alpha: weight of the hard labels at each position, `[n]`.
-        smoothing: ε.
-        soft: the soft side, or None where α is 1 everywhere.
+        smoothing: ε of the label smoothing.
+        objective: the soft term.
+        soft: ids int64 `[n, k]`, with log-probabilities as `teacher_log_probs` gives them, `[n, k]` or `[n, k + 1]`;
+            None where α is 1 everywhere.
     """
 
     labels: Tensor
     alpha: Tensor
     smoothing: float
-    soft: SoftTargets | None
+    objective: Objective
+    soft: SoftLabels[Tensor] | None
 
     def rows(self, rows: slice) -> Targets:
-        """Some of the positions."""
-        soft = None if self.soft is None else self.soft.rows(rows)
-        return Targets(self.labels[rows], self.alpha[rows], self.smoothing, soft)
+        """The targets of some of the positions."""
+        soft = None if self.soft is None else self.soft.map(lambda tensor: tensor[rows])
+        return replace(self, labels=self.labels[rows], alpha=self.alpha[rows], soft=soft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +73,8 @@ def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums
     soft, temperature = targets.soft, 1.0
     head = None
     if soft is not None:
-        temperature = soft.objective.student_temperature
-        head = (logits.gather(1, soft.ids) - best) / temperature
+        temperature = targets.objective.student_temperature
+        head = (logits.gather(1, soft.token_ids) - best) / temperature
     # One sum of exponentials serves both terms, unless the soft one tempers the student.
     apart = ((logits - best) / temperature).exp_() if temperature != 1 else None
     exponentials = logits.sub_(best).exp_()
@@ -93,11 +84,8 @@ def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums
     hard = total.log() + best - (1 - targets.smoothing) * written
     loss, soft_sum, term = (alpha * hard).sum(), None, None
     if soft is not None and head is not None:
-        term = (
-            _soft_term(exponentials, total, head, soft, gradient=gradient)
-            if apart is None
-            else _soft_term(apart, apart.sum(dim=-1, keepdim=True), head, soft, gradient=gradient)
-        )
+        tempered = (exponentials, total) if apart is None else (apart, apart.sum(dim=-1, keepdim=True))
+        term = _soft_term(*tempered, head, soft, targets.objective, gradient=gradient)
         loss = loss + ((1 - alpha[:, 0]) * term.loss).sum()
         soft_sum = term.loss.sum()
     if gradient:
@@ -106,22 +94,24 @@ def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums
     return ChunkSums(loss, -log_written.sum(), correct, soft_sum, exponentials if gradient else None)
 
 
-def _soft_term(exponentials: Tensor, total: Tensor, head: Tensor, soft: SoftTargets, *, gradient: bool) -> _SoftTerm:
+def _soft_term(
+    exponentials: Tensor, total: Tensor, head: Tensor, soft: SoftLabels[Tensor], objective: Objective, *, gradient: bool
+) -> _SoftTerm:
     """The soft loss from exp(z/T − its maximum) `[n, vocabulary]`, their sum, and their logarithms at the k words."""
-    objective, log_total = soft.objective, total.log()
+    log_total = total.log()
     student = head - log_total
     if objective.bucket:
         # 1 less the head's mass would lose its digits where the student is sure: the others are added up themselves.
-        exponentials.scatter_(1, soft.ids, 0)
+        exponentials.scatter_(1, soft.token_ids, 0)
         rest = exponentials.sum(dim=-1, keepdim=True)
-        exponentials.scatter_(1, soft.ids, head.exp())
+        exponentials.scatter_(1, soft.token_ids, head.exp())
         tail = rest.clamp(min=torch.finfo(rest.dtype).tiny).log() - log_total
         student = torch.cat([student, tail], dim=-1)
     if not gradient:
-        return _SoftTerm(objective.scale * objective.loss(student, soft.teacher), None, None)
+        return _SoftTerm(objective.scale * objective.loss(student, soft.log_probs), None, None)
     with torch.enable_grad():
         leaf = student.detach().requires_grad_()
-        values = objective.loss(leaf, soft.teacher)
+        values = objective.loss(leaf, soft.log_probs)
         (slopes,) = torch.autograd.grad(values.sum(), leaf)
     return _SoftTerm(objective.scale * values.detach(), *_in_logits(student, slopes, log_total, objective))
 
@@ -149,7 +139,7 @@ def _into_gradient(
     alpha = targets.alpha[:, None]
     factor = alpha / total
     if term is not None and term.factor is not None and term.head is not None and targets.soft is not None:
-        ids, softly, head = targets.soft.ids, (1 - alpha) * term.factor, (1 - alpha) * term.head
+        ids, softly, head = targets.soft.token_ids, (1 - alpha) * term.factor, (1 - alpha) * term.head
         if apart is None:
             head = head + factor * exponentials.gather(1, ids)
             exponentials.mul_(factor + softly).scatter_(1, ids, head)

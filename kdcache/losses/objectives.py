@@ -15,8 +15,8 @@ u_i = log softmax(z/T)_i and u_0 = log(1 − Σ_i e^{u_i}) they are, both sides 
 - `reverse-kl`: T² Σ_{i≥0} e^{u_i} (u_i − log t_i), the same with its arguments exchanged;
 - `jensen-shannon`: T² (½ KL(t, m) + ½ KL(e^u, m)) with m = ½ (t + e^u) (Lin 1991).
 
-At T = 1 Z_T is 1; elsewhere `log_normalizer` holds its logarithm. `bucket` and `forward-kl` differ by the teacher's
-entropy, so their gradients are equal.
+At T = 1 Z_T is 1; elsewhere `SoftLabels.log_normalizers` holds its logarithm. `bucket` and `forward-kl` differ by the
+teacher's entropy, so their gradients are equal.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.losses.objective_config import BUCKETED
+from kdcache.labels.soft_labels import SoftLabels
+from kdcache.losses.objective_config import BUCKETED, ObjectiveConfig
 
-# A probability below e^-25 (1.4e-11) counts as that, where its logarithm is a factor.
+# A smaller probability counts as e^-25 (1.4e-11) where its logarithm is a factor.
 _LEAST = -25.0
 
 
@@ -64,25 +65,26 @@ def make_objective(name: str, temperature: float) -> Objective:
     )
 
 
-def teacher_log_probs(name: str, log_probs: Tensor, temperature: float, log_normalizer: Tensor | None) -> Tensor:
-    """What the soft term `name` compares the student with.
+def teacher_log_probs(name: str, soft: SoftLabels[Tensor], temperature: float) -> Tensor:
+    """The log-probabilities with which the soft term `name` compares the student's at temperature T.
 
-    *Shape:* log_probs `[n, k]` at temperature 1 over the whole vocabulary (for `sampled`: of the counts' shares);
-    log_normalizer `[n]`, needed where an objective counts the tail at a temperature other than 1; to `[n, k]`, or
-    `[n, k + 1]` with the rest in the last column; in float32 (float64 for float64).
+    An objective that counts the tail at a temperature other than 1 needs `log_normalizers` of that temperature alone,
+    `[n, 1]`.
+
+    *Shape:* `[n, k]`, or `[n, k + 1]` with the rest in the last column; in float32 (float64 for float64).
 
     Raises:
-        UsageError: the normalizer is missing.
+        UsageError: the normalizers are missing, or of several temperatures.
     """
-    wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    wide = soft.log_probs if soft.log_probs.dtype == torch.float64 else soft.log_probs.float()
     if name in ("chen2020", "hinton"):
         return torch.log_softmax(wide / temperature, dim=-1)
     if name == "sampled":
         return wide
     if temperature != 1:
-        if log_normalizer is None:
+        if soft.log_normalizers is None or soft.log_normalizers.shape[1] != 1:
             raise UsageError(f"--temperature {temperature:g} with --objective {name} needs normalizers.")
-        wide = wide / temperature - log_normalizer.to(wide.dtype)[:, None]
+        wide = wide / temperature - soft.log_normalizers.to(wide.dtype)
     # Rounding can lift the k words' mass a little above 1: then there is no rest.
     rest = (1 - wide.exp().sum(dim=-1, keepdim=True)).clamp(min=0)
     return torch.cat([wide, rest.log()], dim=-1)
@@ -119,14 +121,12 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def gate(name: str, threshold: float, log_probs: Tensor, ids: Tensor, labels: Tensor) -> Tensor | None:
-    """At which positions there is a soft term: bool `[n]`, or None for all. See `ObjectiveConfig.gate`.
-
-    *Shape:* log_probs and ids `[n, k]`, labels `[n]`.
-    """
-    if name == "confident":
-        return log_probs[:, 0].float().exp() >= threshold
-    if name == "known":
-        # Drawn words have columns to spare, whose ids stand for nothing.
-        return ((ids == labels[:, None]) & (log_probs > -torch.inf)).any(dim=-1)
+def gate(config: ObjectiveConfig, soft: SoftLabels[Tensor], labels: Tensor) -> Tensor | None:
+    """At which positions there is a soft term: bool `[n]`, or None for all; labels int64 `[n]`."""
+    if config.gate == "confident":
+        confident: Tensor = soft.log_probs[:, 0].float().exp() >= config.gate_threshold
+        return confident
+    if config.gate == "known":
+        # Drawn words leave columns over, whose ids stand for nothing.
+        return ((soft.token_ids == labels[:, None]) & (soft.log_probs > -torch.inf)).any(dim=-1)
     return None

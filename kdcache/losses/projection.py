@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdcache.errors import UsageError
-from kdcache.losses.chunk import ChunkSums, SoftTargets, Targets, chunk_loss
+from kdcache.labels.soft_labels import SoftLabels
+from kdcache.losses.chunk import ChunkSums, Targets, chunk_loss
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.objectives import gate, make_objective, teacher_log_probs
-from kdcache.losses.sums import LossSums
 
 # Logits held at once, and how few positions would make the sums into the matrix's gradient the larger part.
 _CHUNK_LOGITS = 1 << 22
@@ -47,25 +47,26 @@ class OutputLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class SoftLabels:
-    """What the teacher says at n positions.
+class LossSums:
+    """Sums over target positions; the optimizer step divides by the number of positions of all processes.
 
     Attributes:
-        ids: of any whole type `[n, k]`.
-        log_probs: `[n, k]`, natural logarithms at temperature 1 (for "sampled": of the shares of the draws).
-        log_normalizer: `[n]`, log Σ_w p_w^{1/T} over the whole vocabulary; where an objective counts the tail at T ≠ 1.
+        total: what is minimised, a scalar with gradient.
+        parts: named sums without gradient, for the records: `nll` (−log P_θ(y), nats), `correct` (positions where
+            no word is more probable than the written one), `soft` (the soft term, before α and gates).
+        n_tokens: number of target positions.
     """
 
-    ids: Tensor
-    log_probs: Tensor
-    log_normalizer: Tensor | None = None
+    total: Tensor
+    parts: dict[str, Tensor]
+    n_tokens: int
 
 
 def projected_loss(
     hidden: Tensor,
     layer: OutputLayer,
     labels: Tensor,
-    soft: SoftLabels | None,
+    soft: SoftLabels[Tensor] | None,
     config: ObjectiveConfig,
     step: int = 1,
 ) -> LossSums:
@@ -90,21 +91,20 @@ def projected_loss(
     return LossSums(total, dict(zip(names, parts, strict=True)), len(labels))
 
 
-def _targets(labels: Tensor, soft: SoftLabels | None, config: ObjectiveConfig, step: int) -> Targets:
+def _targets(labels: Tensor, soft: SoftLabels[Tensor] | None, config: ObjectiveConfig, step: int) -> Targets:
     weights = config.at(step)
-    wide = torch.float32
+    objective = make_objective(config.name, weights.temperature)
     if weights.alpha == 1:
-        return Targets(labels, torch.ones(len(labels), dtype=wide, device=labels.device), config.label_smoothing, None)
+        alpha = torch.ones(len(labels), device=labels.device)
+        return Targets(labels, alpha, config.label_smoothing, objective, None)
     if soft is None:
         raise UsageError("alpha below 1 needs soft labels.")
-    ids = soft.ids.long()
-    teacher = teacher_log_probs(config.name, soft.log_probs, weights.temperature, soft.log_normalizer)
-    alpha = torch.full((len(labels),), weights.alpha, dtype=teacher.dtype, device=labels.device)
-    open_at = gate(config.gate, config.gate_threshold, soft.log_probs, ids, labels)
-    if open_at is not None:
-        alpha = torch.where(open_at, alpha, 1)
-    softly = SoftTargets(ids, teacher, make_objective(config.name, weights.temperature))
-    return Targets(labels, alpha, config.label_smoothing, softly)
+    compared = SoftLabels(soft.token_ids.long(), teacher_log_probs(config.name, soft, weights.temperature))
+    alpha = torch.full((len(labels),), weights.alpha, dtype=compared.log_probs.dtype, device=labels.device)
+    weighed = gate(config, soft, labels)
+    if weighed is not None:
+        alpha = torch.where(weighed, alpha, 1)
+    return Targets(labels, alpha, config.label_smoothing, objective, compared)
 
 
 class _ProjectedLoss(torch.autograd.Function):

@@ -42,10 +42,10 @@ class CacheSections(Sections):
     def _section(self, arrays: ShardArrays) -> Section:
         if not self._soft:
             return Section(arrays.pairs)
-        found = arrays.topk.log_normalizers
+        found = arrays.soft.log_normalizers
         # A copy: a view of one column would hold the others in memory.
         kept = None if found is None or self._column is None else found[:, [self._column]]
-        return Section(arrays.pairs, replace(arrays.topk, log_normalizers=kept))
+        return Section(arrays.pairs, replace(arrays.soft, log_normalizers=kept))
 
 
 def cache_sections(reader: CacheReader, objective: ObjectiveConfig) -> CacheSections:

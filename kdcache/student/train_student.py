@@ -15,8 +15,7 @@ from kdcache.files.atomic import sha256
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
 from kdcache.losses.objective_config import PLAIN, ObjectiveConfig
-from kdcache.losses.projection import SoftLabels, projected_loss
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.student.cached_labels import cache_sections
 from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import POSITIONS, StudentConfig
@@ -65,12 +64,8 @@ class StudentTask:
         return self._loss(batch, PLAIN, 1)
 
     def _loss(self, batch: Batch, objective: ObjectiveConfig, step: int) -> LossSums:
-        ids, log_probs, normalizers = batch.topk_ids, batch.topk_log_probs, batch.log_normalizers
-        normalizer = None if normalizers is None else normalizers[:, 0]
-        soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs, normalizer)
-        return projected_loss(
-            self.student.hidden(batch), self.student.output_layer, batch.labels, soft, objective, step
-        )
+        hidden, layer = self.student.hidden(batch), self.student.output_layer
+        return projected_loss(hidden, layer, batch.labels, batch.soft, objective, step)
 
 
 def train_student(config: StudentConfig, output: Path) -> None:

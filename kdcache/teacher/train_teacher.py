@@ -14,8 +14,7 @@ from kdcache.files.atomic import sha256
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
 from kdcache.losses.objective_config import PLAIN
-from kdcache.losses.projection import projected_loss
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.teacher.masked_lm import Teacher, to_device
 from kdcache.teacher.masking import MaskedViews, random_views
 from kdcache.teacher.prepare_teacher import prepare_teacher

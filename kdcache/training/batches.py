@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdcache.compute.device import moved
 from kdcache.labels import soft_labels
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 from kdcache.text import encoded_pairs, ragged
 from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
 
@@ -34,7 +34,7 @@ class Section:
     """Some pairs and, if they come from a cache, their soft labels: one row for each target position."""
 
     pairs: EncodedPairs
-    topk: TopK | None = None
+    soft: SoftArrays | None = None
 
 
 class Sections(Protocol):
@@ -133,7 +133,7 @@ def _join(parts: list[Section]) -> Section:
     if len(parts) == 1:
         return parts[0]
     pairs = encoded_pairs.concatenate([part.pairs for part in parts])
-    labels = [part.topk for part in parts if part.topk is not None]
+    labels = [part.soft for part in parts if part.soft is not None]
     parts.clear()
     return Section(pairs, soft_labels.concatenate(labels) if labels else None)
 
@@ -188,9 +188,7 @@ class Batch:
         decoder_ids: int64 [pairs, N]: start token, then the target without its end token.
         positions: int64 [targets], where the target positions stand in the flattened [pairs · N].
         labels: int64 [targets], the words to predict.
-        topk_ids: int32 [targets, k], or None without soft labels.
-        topk_log_probs: [targets, k] as stored, or None.
-        log_normalizers: float32 [targets, n_T], or None where the soft labels have none.
+        soft: soft labels of the target positions with ids int32 and all else as stored, or None.
     """
 
     source_ids: Tensor
@@ -198,17 +196,17 @@ class Batch:
     decoder_ids: Tensor
     positions: Tensor
     labels: Tensor
-    topk_ids: Tensor | None
-    topk_log_probs: Tensor | None
-    log_normalizers: Tensor | None = None
+    soft: SoftLabels[Tensor] | None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device, copied asynchronously out of pinned memory."""
-        soft = (self.topk_ids, self.topk_log_probs, self.log_normalizers)
-        hard = (self.source_ids, self.source_mask, self.decoder_ids, self.positions, self.labels)
         return Batch(
-            *(moved(tensor, device) for tensor in hard),
-            *(None if tensor is None else moved(tensor, device) for tensor in soft),
+            moved(self.source_ids, device),
+            moved(self.source_mask, device),
+            moved(self.decoder_ids, device),
+            moved(self.positions, device),
+            moved(self.labels, device),
+            None if self.soft is None else self.soft.map(lambda tensor: moved(tensor, device)),
         )
 
 
@@ -224,18 +222,18 @@ def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batc
     # Shifted right by one; what falls off the end is an end token or padding.
     decoder_ids[:, 1:] = np.where(target_mask[:, 1:], decoder_ids[:, :-1], special.pad)
     decoder_ids[:, 0] = special.start
-    soft = selection.window.topk
+    soft = selection.window.soft
     if soft is not None:
         soft = (soft if topk is None else soft.select(topk)).take(target_rows)
+        # PyTorch computes with few kinds of unsigned numbers.
+        soft = replace(soft, token_ids=soft.token_ids.astype(np.int32))
     return Batch(
         torch.from_numpy(source_ids),
         torch.from_numpy(source_mask.astype(np.int64)),
         torch.from_numpy(decoder_ids),
         torch.from_numpy(np.flatnonzero(target_mask)),
         torch.from_numpy(labels),
-        None if soft is None else torch.from_numpy(soft.token_ids.astype(np.int32)),
-        None if soft is None else torch.from_numpy(soft.log_probs),
-        None if soft is None or soft.log_normalizers is None else torch.from_numpy(soft.log_normalizers),
+        None if soft is None else soft.map(torch.from_numpy),
     )
 
 

@@ -19,7 +19,7 @@ from kdcache.console.progress import Progress
 from kdcache.errors import StoppedError, TrainingError, UsageError
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import METRICS_FILE, log
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums
 from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.training import checkpoint
 from kdcache.training.batches import Sections, epoch_order

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.compute.device import autocast, resolve_precision
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums
 from kdcache.training.group import Group
 from kdcache.training.loader import Micro
 from kdcache.training.task import B, Task

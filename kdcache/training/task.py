@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums
 from kdcache.training.batches import Selection
 
 B = TypeVar("B")

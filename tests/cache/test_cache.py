@@ -163,8 +163,8 @@ def slow_summary(shards: list[ShardArrays], unknown: int) -> dict[str, float]:
         source += len(shard.pairs.source_ids)
         rows = zip(
             shard.pairs.target_ids.tolist(),
-            shard.topk.token_ids.tolist(),
-            shard.topk.log_probs.tolist(),
+            shard.soft.token_ids.tolist(),
+            shard.soft.log_probs.tolist(),
             shard.target_log_prob.tolist(),
             strict=True,
         )
@@ -216,7 +216,7 @@ def test_a_pair_is_shown_as_it_was_written(cache: Path, index: int) -> None:
     assert view.target == tokenizer().decode(arrays.pairs.target_ids[start:stop].tolist())
     assert [word for word, _, _ in view.words] == [tokenizer().piece(i) for i in arrays.pairs.target_ids[start:stop]]
     assert [best[0][0] for _, _, best in view.words] == [
-        tokenizer().piece(i) for i in arrays.topk.token_ids[start:stop, 0]
+        tokenizer().piece(i) for i in arrays.soft.token_ids[start:stop, 0]
     ]
     assert [own for _, own, _ in view.words] == arrays.target_log_prob[start:stop].tolist()
 
@@ -298,12 +298,12 @@ def test_a_reader_works_after_fork_and_spawn(cache: Path) -> None:
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(reader_mass, (reader, 2)) == make_arrays(make_plan(), 2).topk.mass().tolist()
+        assert pool.apply(reader_mass, (reader, 2)) == make_arrays(make_plan(), 2).soft.mass().tolist()
     assert caches.equal(reader.shard(2), make_arrays(make_plan(), 2))
 
 
 def reader_mass(reader: CacheReader, index: int) -> list[float]:
-    return reader.shard(index).topk.mass().tolist()
+    return reader.shard(index).soft.mass().tolist()
 
 
 def test_a_reader_keeps_no_file_open(cache: Path) -> None:
@@ -319,5 +319,5 @@ def test_a_reader_keeps_no_file_open(cache: Path) -> None:
 def test_arrays_survive_the_reader(cache: Path) -> None:
     """The arrays own their memory: they are usable and writable after their shard was closed."""
     arrays = CacheReader(cache).shard(0)
-    assert arrays.topk.log_probs.flags.writeable
-    assert np.isfinite(arrays.topk.log_probs).all()
+    assert arrays.soft.log_probs.flags.writeable
+    assert np.isfinite(arrays.soft.log_probs).all()

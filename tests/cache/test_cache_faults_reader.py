@@ -223,7 +223,7 @@ def test_fault_28_chunk_without_its_end(cache: Path) -> None:
 @pytest.mark.parametrize("mask", [1, 2, 4, 7])
 def test_fault_28_filter_mask(cache: Path, mask: int) -> None:
     """A chunk that says that it skips the checksum or another filter is refused."""
-    plain = make_arrays(make_plan(), 1).topk.token_ids.tobytes()
+    plain = make_arrays(make_plan(), 1).soft.token_ids.tobytes()
 
     def change(new: h5py.DatasetID, old: h5py.File) -> None:
         stored = old["topk_ids"].id.read_direct_chunk((0, 0))[1]
@@ -232,5 +232,5 @@ def test_fault_28_filter_mask(cache: Path, mask: int) -> None:
     data = rewritten(cache, change)
     if mask in (4, 7):
         with h5py.File(h5py.h5f.open_file_image(data)) as file:
-            assert np.array_equal(file["topk_ids"], make_arrays(make_plan(), 1).topk.token_ids)
+            assert np.array_equal(file["topk_ids"], make_arrays(make_plan(), 1).soft.token_ids)
     refuse(cache, data, "topk_ids has chunks that skip a filter")

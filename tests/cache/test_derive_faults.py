@@ -226,12 +226,12 @@ def write_changed(folder: Path, plan: Plan, arrays: ShardArrays) -> Path:
 
     from families import write
 
-    values = arrays.topk.log_probs.copy()
-    free = arrays.topk.token_ids[:, -1] != arrays.pairs.target_ids
-    outside = (arrays.topk.token_ids != arrays.pairs.target_ids[:, None]).all(axis=1)
+    values = arrays.soft.log_probs.copy()
+    free = arrays.soft.token_ids[:, -1] != arrays.pairs.target_ids
+    outside = (arrays.soft.token_ids != arrays.pairs.target_ids[:, None]).all(axis=1)
     rows = np.flatnonzero(free & ~outside)[:1]
     values[rows, -1] -= np.float16(0.5)
-    return write(folder, plan, dataclasses.replace(arrays, topk=dataclasses.replace(arrays.topk, log_probs=values)))
+    return write(folder, plan, dataclasses.replace(arrays, soft=dataclasses.replace(arrays.soft, log_probs=values)))
 
 
 def test_the_report_covers_what_an_earlier_run_made(sources: list[Path], tmp_path: Path) -> None:

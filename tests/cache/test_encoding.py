@@ -19,7 +19,7 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.dump.dump_config import ENCODINGS
 from kdcache.errors import CorruptError
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 
 
 def distributions(count: int, size: int, k: int, sharpness: float) -> npt.NDArray[np.float64]:
@@ -39,7 +39,7 @@ def plan_for(name: str, n_pairs: int = 30, topk: int = 4) -> Plan:
 
 def rounded(arrays: ShardArrays, encoding: Encoding) -> ShardArrays:
     """The arrays with log-probabilities that the encoding can store."""
-    topk = TopK(arrays.topk.token_ids, encoding.round(arrays.topk.log_probs))
+    topk = SoftLabels(arrays.soft.token_ids, encoding.round(arrays.soft.log_probs))
     return ShardArrays(arrays.pairs, topk, encoding.round(arrays.target_log_prob))
 
 
@@ -107,8 +107,8 @@ def test_shards_come_back_exactly(name: str, topk: int, n_pairs: int) -> None:
     plan = plan_for(name, n_pairs, topk)
     arrays = rounded(caches.make_arrays(plan, 0), plan.encoding)
     back = decode_shard(encode_shard(arrays, plan, 0), plan, 0, "here")
-    np.testing.assert_array_equal(back.topk.token_ids, arrays.topk.token_ids)
-    np.testing.assert_array_equal(back.topk.log_probs, arrays.topk.log_probs)
+    np.testing.assert_array_equal(back.soft.token_ids, arrays.soft.token_ids)
+    np.testing.assert_array_equal(back.soft.log_probs, arrays.soft.log_probs)
     np.testing.assert_array_equal(back.target_log_prob, arrays.target_log_prob)
     np.testing.assert_array_equal(back.pairs.target_ids, arrays.pairs.target_ids)
 
@@ -144,8 +144,8 @@ def test_fault_23_bits_flipped_in_every_encoding(name: str) -> None:
         except CorruptError:
             refused += 1
             continue
-        np.testing.assert_array_equal(found.topk.token_ids, expected.topk.token_ids)
-        np.testing.assert_array_equal(found.topk.log_probs, expected.topk.log_probs)
+        np.testing.assert_array_equal(found.soft.token_ids, expected.soft.token_ids)
+        np.testing.assert_array_equal(found.soft.log_probs, expected.soft.log_probs)
         np.testing.assert_array_equal(found.target_log_prob, expected.target_log_prob)
         np.testing.assert_array_equal(found.pairs.source_ids, expected.pairs.source_ids)
         np.testing.assert_array_equal(found.pairs.target_ids, expected.pairs.target_ids)

@@ -63,7 +63,7 @@ def test_the_plan_of_an_average(tmp_path: Path) -> None:
     assert (plan.passes, plan.precision, plan.positions, plan.maskings) == (7, "bfloat16", 40, 3)
     assert (plan.shard_pairs, plan.topk, plan.encoding.log_probs) == (5, 4, "float16")
     assert (plan.draws, plan.seed, plan.temperatures, plan.made_by) == (0, 0, (), "merge")
-    assert CacheReader(tmp_path / "merged").shard(0).topk.log_normalizers is None
+    assert CacheReader(tmp_path / "merged").shard(0).soft.log_normalizers is None
     assert {source.root for source in plan.sources} == {CacheReader(one).manifest.root for one in sources}
 
 

@@ -28,7 +28,7 @@ from kdcache.cache.derived.transcode import TranscodeConfig
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import UsageError
 from kdcache.files.failpoints import VARIABLE
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.process.ranks import Process
 
 WORLD = World(n_pairs=3)
@@ -46,7 +46,7 @@ def told(folder: Path, teacher: int, best: dict[int, float]) -> Path:
         dataclasses.replace(
             arrays,
             pairs=dataclasses.replace(arrays.pairs, target_ids=np.full_like(arrays.pairs.target_ids, 9)),
-            topk=TopK(ids.astype(plan.encoding.ids), log_probs.astype(np.float16)),
+            soft=SoftLabels(ids.astype(plan.encoding.ids), log_probs.astype(np.float16)),
             target_log_prob=np.full(n, math.log(0.01), dtype=np.float16),
         ),
     )
@@ -106,8 +106,8 @@ def test_normalizers_of_the_sources_are_left_out(tmp_path: Path, caplog: pytest.
             True for _ in temperatures[:1]
         ]
         assert CacheReader(tmp_path / name).plan.temperatures == ()
-        assert CacheReader(tmp_path / name).shard(0).topk.log_normalizers is None
-    assert CacheReader(tmp_path / "with0").shard(0).topk.log_normalizers is not None
+        assert CacheReader(tmp_path / name).shard(0).soft.log_normalizers is None
+    assert CacheReader(tmp_path / "with0").shard(0).soft.log_normalizers is not None
     for one, other in zip(content(tmp_path / "with"), content(tmp_path / "without"), strict=True):
         assert (one == other).all()
 

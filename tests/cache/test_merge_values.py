@@ -98,10 +98,10 @@ def exact_sources(world: World, ks: list[int]) -> list[ShardArrays]:
     found = []
     for m, k in enumerate(ks):
         arrays, dense = world.arrays(m, world.plan(m, topk=k)), world.dense(m)
-        best = np.take_along_axis(dense, arrays.topk.token_ids.astype(int), axis=1)
+        best = np.take_along_axis(dense, arrays.soft.token_ids.astype(int), axis=1)
         own = dense[np.arange(len(dense)), arrays.pairs.target_ids]
-        topk = dataclasses.replace(arrays.topk, log_probs=best)  # type: ignore[arg-type]
-        found.append(dataclasses.replace(arrays, topk=topk, target_log_prob=own))  # type: ignore[arg-type]
+        topk = dataclasses.replace(arrays.soft, log_probs=best)  # type: ignore[arg-type]
+        found.append(dataclasses.replace(arrays, soft=topk, target_log_prob=own))  # type: ignore[arg-type]
     return found
 
 
@@ -161,9 +161,9 @@ def forged(world: World, folder: Path, teacher: int, rows: list[tuple[list[int],
     pairs = dataclasses.replace(arrays.pairs, target_ids=np.full_like(arrays.pairs.target_ids, 9))
     n = pairs.n_targets
     best = np.tile(np.log(probs).astype(np.float16), (n, 1))
-    topk = dataclasses.replace(arrays.topk, token_ids=np.tile(np.array(ids, "u2"), (n, 1)), log_probs=best)
+    topk = dataclasses.replace(arrays.soft, token_ids=np.tile(np.array(ids, "u2"), (n, 1)), log_probs=best)
     own_values = np.full(n, np.log(own)).astype(np.float16)
-    return write(folder, plan, dataclasses.replace(arrays, pairs=pairs, topk=topk, target_log_prob=own_values))
+    return write(folder, plan, dataclasses.replace(arrays, pairs=pairs, soft=topk, target_log_prob=own_values))
 
 
 def test_computed_by_hand(tmp_path: Path) -> None:

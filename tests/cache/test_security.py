@@ -267,7 +267,7 @@ def test_fault_48_honest_repetition_is_written_and_read() -> None:
     rows = np.zeros(arrays.pairs.n_targets, np.int64)
     pairs = dataclasses.replace(arrays.pairs, target_ids=arrays.pairs.target_ids[rows])
     same = dataclasses.replace(
-        arrays, pairs=pairs, topk=arrays.topk.take(rows), target_log_prob=arrays.target_log_prob[rows]
+        arrays, pairs=pairs, soft=arrays.soft.take(rows), target_log_prob=arrays.target_log_prob[rows]
     )
     data = encode_shard(same, plan, 0)
     assert len(data) < 4_000_000 / 16

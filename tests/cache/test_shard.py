@@ -26,7 +26,7 @@ from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import Plan, check_plan
 from kdcache.cache.shard import ShardArrays, check_arrays, decode_shard, encode_shard
 from kdcache.errors import CorruptError
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text.encoded_pairs import EncodedPairs
 
 RESERVED = 5
@@ -49,7 +49,7 @@ def test_a_shard_comes_back_bit_for_bit(plan: Plan, skipped: float, seed: int) -
     arrays = caches.label(make_pairs(plan, 0, skipped=skipped), plan, seed)
     back = decode_shard(encode_shard(arrays, plan, 0), plan, 0, "here")
     assert caches.equal(back, arrays)
-    assert back.topk.token_ids.dtype == np.dtype(plan.encoding.ids)
+    assert back.soft.token_ids.dtype == np.dtype(plan.encoding.ids)
 
 
 @pytest.mark.parametrize("n_targets", [65_535, 65_536, 65_537, 140_000])
@@ -65,10 +65,10 @@ def test_ids_above_16_bits_come_back() -> None:
     plan = make_plan(1, 1, 2, 70_000)
     assert plan.encoding.ids == "uint32"
     pairs = EncodedPairs(np.array([0, 69_999]), np.array([0, 2]), np.array([69_999]), np.array([0, 1]))
-    topk = TopK(np.array([[65_536, 69_999]]), np.array([[-0.5, -2]], np.float16))
+    topk = SoftLabels(np.array([[65_536, 69_999]]), np.array([[-0.5, -2]], np.float16))
     back = decode_shard(encode_shard(ShardArrays(pairs, topk, np.array([-2], np.float16)), plan, 0), plan, 0, "here")
     assert back.pairs.source_ids.tolist() == [0, 69_999]
-    assert back.topk.token_ids.tolist() == [[65_536, 69_999]]
+    assert back.soft.token_ids.tolist() == [[65_536, 69_999]]
 
 
 def test_h5py_alone_reads_the_same_values() -> None:
@@ -80,8 +80,8 @@ def test_h5py_alone_reads_the_same_values() -> None:
         found = {name: file[name][()] for name in file}
         assert file["topk_ids"].fletcher32
         assert file.attrs["format"] == b"kdcache"
-    assert np.array_equal(found["topk_ids"], arrays.topk.token_ids)
-    assert np.array_equal(found["topk_log_probs"], arrays.topk.log_probs)
+    assert np.array_equal(found["topk_ids"], arrays.soft.token_ids)
+    assert np.array_equal(found["topk_log_probs"], arrays.soft.log_probs)
     assert np.array_equal(found["target_log_prob"], arrays.target_log_prob)
     assert np.array_equal(found["source_ids"], arrays.pairs.source_ids)
     assert np.array_equal(found["target_offsets"], arrays.pairs.target_offsets)
@@ -126,7 +126,7 @@ def handmade() -> tuple[Plan, ShardArrays]:
         np.array([7, 2, 8], np.uint16),
         np.array([0, 2, 3]),
     )
-    topk = TopK(
+    topk = SoftLabels(
         np.array([[7, 9], [5, 2], [6, 5]], np.uint16),
         np.array([[half, quarter], [half, quarter], [half, quarter]], np.float16),
     )
@@ -195,14 +195,14 @@ def test_each_broken_rule_is_refused(rule: str) -> None:
         "source_offsets": pairs.source_offsets.copy(),
         "target_ids": pairs.target_ids.copy(),
         "target_offsets": pairs.target_offsets.copy(),
-        "token_ids": arrays.topk.token_ids.copy(),
-        "log_probs": arrays.topk.log_probs.copy(),
+        "token_ids": arrays.soft.token_ids.copy(),
+        "log_probs": arrays.soft.log_probs.copy(),
         "target_log_prob": arrays.target_log_prob.copy(),
     }
     change(values)
     texts = [values[name] for name in ("source_ids", "source_offsets", "target_ids", "target_offsets")]
     broken = ShardArrays(
-        EncodedPairs(*texts), TopK(values["token_ids"], values["log_probs"]), values["target_log_prob"]
+        EncodedPairs(*texts), SoftLabels(values["token_ids"], values["log_probs"]), values["target_log_prob"]
     )
     with pytest.raises(CorruptError, match=message):
         encode_shard(broken, plan, 0)
@@ -229,7 +229,7 @@ def test_rows_that_slipped_are_found(shift: int) -> None:
     plan = make_plan(30, 30)
     arrays = make_arrays(plan, 0)
     rows = np.roll(np.arange(arrays.pairs.n_targets), shift)
-    slipped = dataclasses.replace(arrays, topk=arrays.topk.take(rows))
+    slipped = dataclasses.replace(arrays, soft=arrays.soft.take(rows))
     with pytest.raises(CorruptError, match="rows have slipped against their words"):
         check_arrays(slipped, plan, 0, "here")
     moved = dataclasses.replace(slipped, target_log_prob=arrays.target_log_prob[rows])

@@ -17,7 +17,7 @@ from kdcache.cache.hdf5 import write_image
 from kdcache.cache.plan import Plan
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.errors import CorruptError, UsageError
-from kdcache.labels.soft_labels import TopK, from_counts
+from kdcache.labels.soft_labels import SoftLabels, from_counts
 
 TEMPERATURES = (0.5, 2.0, 10.0)
 
@@ -30,7 +30,7 @@ def normalized(temperatures: tuple[float, ...], topk: int = 4) -> tuple[Plan, Sh
     ids = np.argsort(-dense, axis=1, kind="stable")[:, :topk]
     values = np.take_along_axis(dense, ids, axis=1).astype(np.float16)
     normalizers = np.stack([np.logaddexp.reduce(dense / t, axis=1) for t in temperatures], axis=1)
-    labels = TopK(ids.astype(np.uint16), values, normalizers.astype(np.float32))
+    labels = SoftLabels(ids.astype(np.uint16), values, normalizers.astype(np.float32))
     own = dense[np.arange(pairs.n_targets), pairs.target_ids].astype(np.float16)
     return plan, ShardArrays(pairs, labels, own)
 
@@ -146,8 +146,8 @@ def test_normalizers_come_back_bit_for_bit(k: int) -> None:
         plan, arrays = normalized(TEMPERATURES[:count], k)
         back = decode_shard(encode_shard(arrays, plan, 0), plan, 0, "here")
         assert caches.equal(back, arrays)
-        assert back.topk.log_normalizers is not None
-        assert back.topk.log_normalizers.shape == (arrays.pairs.n_targets, count)
+        assert back.soft.log_normalizers is not None
+        assert back.soft.log_normalizers.shape == (arrays.pairs.n_targets, count)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_normalizers_come_back_bit_for_bit(k: int) -> None:
 def test_normalizers_that_no_distribution_has_are_refused(column: int, value: float, message: str) -> None:
     """A normalizer outside what a vocabulary allows, or one at which the k words hold more than 1, is refused."""
     plan, arrays = normalized(TEMPERATURES)
-    found = arrays.topk.log_normalizers
+    found = arrays.soft.log_normalizers
     assert found is not None
     found[0, column] = value
     with pytest.raises(CorruptError, match=message):
@@ -173,7 +173,7 @@ def test_normalizers_that_no_distribution_has_are_refused(column: int, value: fl
 def test_normalizers_must_be_what_the_plan_says() -> None:
     """Normalizers that the plan does not name, none where it names some, and too few columns are refused."""
     plan, arrays = normalized(TEMPERATURES)
-    without = dataclasses.replace(arrays, topk=dataclasses.replace(arrays.topk, log_normalizers=None))
+    without = dataclasses.replace(arrays, soft=dataclasses.replace(arrays.soft, log_normalizers=None))
     fewer = dataclasses.replace(plan, temperatures=TEMPERATURES[:2])
     for bad_plan, bad in ((plan, without), (fewer, arrays), (dataclasses.replace(plan, temperatures=()), arrays)):
         with pytest.raises(CorruptError, match="log_normalizers"):

@@ -193,8 +193,8 @@ def test_pairs_are_taken_with_their_rows(tmp_path: Path) -> None:
     chosen = [16, 2, 2, 0]
     rows = [row for pair in chosen for row in range(offsets[pair], offsets[pair + 1])]
     found = take(arrays, np.array(chosen))
-    assert found.topk.token_ids.tolist() == [arrays.topk.token_ids[row].tolist() for row in rows]
-    assert found.topk.log_probs.tolist() == [arrays.topk.log_probs[row].tolist() for row in rows]
+    assert found.soft.token_ids.tolist() == [arrays.soft.token_ids[row].tolist() for row in rows]
+    assert found.soft.log_probs.tolist() == [arrays.soft.log_probs[row].tolist() for row in rows]
     assert found.target_log_prob.tolist() == [arrays.target_log_prob[row] for row in rows]
     assert found.pairs.target_ids.tolist() == [arrays.pairs.target_ids[row] for row in rows]
 
@@ -217,10 +217,10 @@ def test_normalizers_are_carried(tmp_path: Path) -> None:
     plan = dataclasses.replace(WORLD.plan(), temperatures=(2.0, 10.0))
     normalizers = np.stack([np.logaddexp.reduce(dense / t, axis=1) for t in plan.temperatures], axis=1)
     whole = WORLD.arrays(0, plan)
-    topk = dataclasses.replace(whole.topk, log_normalizers=normalizers.astype(np.float32))
-    source = write(tmp_path / "source", plan, dataclasses.replace(whole, topk=topk))
+    topk = dataclasses.replace(whole.soft, log_normalizers=normalizers.astype(np.float32))
+    source = write(tmp_path / "source", plan, dataclasses.replace(whole, soft=topk))
     made = CacheReader(convert(source, tmp_path / "made", topk=2, shard_pairs=4))
-    shards = [made.shard(index).topk.log_normalizers for index in range(made.plan.n_shards)]
+    shards = [made.shard(index).soft.log_normalizers for index in range(made.plan.n_shards)]
     assert (np.concatenate(shards) == normalizers.astype(np.float32)).all()
     assert made.plan.temperatures == (2.0, 10.0)
     with pytest.raises(UsageError, match=r"--encoding compact: .* holds normalizers"):
@@ -234,8 +234,8 @@ def test_drawn_words_are_carried(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     counts = -np.sort(-generator.multinomial(6, np.full(6, 1 / 6), whole.pairs.n_targets), axis=1)
     # Among equal counts by id: ids are put into order, which no count contradicts.
-    ids = np.sort(whole.topk.token_ids, axis=1)
-    drawn = dataclasses.replace(whole, topk=from_counts(np.where(counts > 0, ids, 0).astype("u2"), counts, 6))
+    ids = np.sort(whole.soft.token_ids, axis=1)
+    drawn = dataclasses.replace(whole, soft=from_counts(np.where(counts > 0, ids, 0).astype("u2"), counts, 6))
     source = write(tmp_path / "source", plan, drawn)
     for number, changes in enumerate(({"shard_pairs": 4}, {"encoding": "compact"})):
         made = convert(source, tmp_path / str(number), **changes)

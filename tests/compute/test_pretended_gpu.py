@@ -17,8 +17,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from kdcache.cache.reader import CacheReader
 from kdcache.compute.device import autocast
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objective_config import GATES, OBJECTIVES, ObjectiveConfig
-from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
+from kdcache.losses.projection import OutputLayer, projected_loss
 from kdcache.student import padding
 from kdcache.student.cached_labels import CacheSections
 from kdcache.student.rnn_layers import DecoderState, RnnDecoder
@@ -141,7 +142,7 @@ def test_a_loss_stays_on_the_gpu(name: str) -> None:
         labels = torch.zeros(TOKENS, dtype=torch.int64, device=GPU)
         ids, log_probs = (torch.zeros(TOKENS, TOPK, dtype=one, device=GPU) for one in (torch.int32, torch.float16))
         for gate, temperature in itertools.product(GATES, temperatures):
-            soft = SoftLabels(ids, log_probs, None if temperature == 1 else torch.zeros(TOKENS, device=GPU))
+            soft = SoftLabels(ids, log_probs, None if temperature == 1 else torch.zeros(TOKENS, 1, device=GPU))
             config = ObjectiveConfig(name=name, gate=gate, temperature=temperature)
             with autocast(GPU, "bfloat16"):
                 sums = projected_loss(hidden, OutputLayer(weight, bias), labels, soft, config)

@@ -46,11 +46,11 @@ def coded(values: np.ndarray) -> np.ndarray:
 
 def check_codes(arrays: ShardArrays, expected: np.ndarray) -> None:
     """Hold what a compact shard stores against the codes of the true log-probabilities, found by brute force."""
-    ids = arrays.topk.token_ids.astype(np.int64)
+    ids = arrays.soft.token_ids.astype(np.int64)
     targets = arrays.pairs.target_ids.astype(np.int64)[:, None]
     for stored, true in (
-        (arrays.topk.log_probs, np.take_along_axis(expected, ids, axis=1)),
-        (arrays.topk.log_probs, -np.sort(-expected, axis=1)[:, : ids.shape[1]]),
+        (arrays.soft.log_probs, np.take_along_axis(expected, ids, axis=1)),
+        (arrays.soft.log_probs, -np.sort(-expected, axis=1)[:, : ids.shape[1]]),
         (arrays.target_log_prob[:, None], np.take_along_axis(expected, targets, axis=1)),
     ):
         found = coded(stored)
@@ -64,7 +64,7 @@ def check_codes(arrays: ShardArrays, expected: np.ndarray) -> None:
 
 def check_against(arrays: ShardArrays, expected: np.ndarray) -> None:
     """Hold a shard against the distributions that belong to its target positions, in their order."""
-    topk, targets = arrays.topk, arrays.pairs.target_ids.astype(np.int64)
+    topk, targets = arrays.soft, arrays.pairs.target_ids.astype(np.int64)
     assert topk.token_ids.shape == topk.log_probs.shape == (len(expected), topk.k)
     best = -np.sort(-expected, axis=1)[:, : topk.k]
     ids = topk.token_ids.astype(np.int64)
@@ -93,7 +93,7 @@ def check_cache(cache: Path, teacher: Path, pairs: list[Pair], passes: int) -> N
         assert [ids.tolist() for ids in found] == targets
         if reader.plan.encoding.log_probs == "sqrt8":
             check_codes(arrays, expected)
-            assert all(len(set(row)) == reader.plan.topk for row in arrays.topk.token_ids.tolist())
+            assert all(len(set(row)) == reader.plan.topk for row in arrays.soft.token_ids.tolist())
         else:
             check_against(arrays, expected)
 
@@ -119,7 +119,7 @@ def test_cache_of_a_roberta_equals_the_slow_loop(tmp_path: Path) -> None:
     teacher.save(tmp_path / "teacher")
     dump(DumpConfig(str(tmp_path / "teacher"), text, topk=261, passes=3, device="cpu"), tmp_path / "cache")
     check_cache(tmp_path / "cache", tmp_path / "teacher", toy_pairs(5), passes=3)
-    assert CacheReader(tmp_path / "cache").shard(0).topk.mass() == pytest.approx(1, abs=2e-3)
+    assert CacheReader(tmp_path / "cache").shard(0).soft.mass() == pytest.approx(1, abs=2e-3)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -145,14 +145,14 @@ def test_the_check_can_fail(small_teacher: Path, tmp_path: Path) -> None:
     _, expected = slow_distributions(small_teacher, toy_pairs(4), 7)
     arrays = CacheReader(tmp_path / "cache").shard(0)
     check_against(arrays, expected)
-    ids, log_probs, written = arrays.topk.token_ids, arrays.topk.log_probs, arrays.target_log_prob
+    ids, log_probs, written = arrays.soft.token_ids, arrays.soft.log_probs, arrays.target_log_prob
     swapped, step = ids.copy(), log_probs.copy()
     swapped[2, :2] = swapped[2, 1::-1]
     step[3, 4] -= 4 * half_step(step)[3, 4] + 2 * NOISE
     for wrong in (
-        replace(arrays, topk=replace(arrays.topk, token_ids=swapped)),
-        replace(arrays, topk=replace(arrays.topk, token_ids=np.roll(ids, 1, axis=0))),
-        replace(arrays, topk=replace(arrays.topk, log_probs=step)),
+        replace(arrays, soft=replace(arrays.soft, token_ids=swapped)),
+        replace(arrays, soft=replace(arrays.soft, token_ids=np.roll(ids, 1, axis=0))),
+        replace(arrays, soft=replace(arrays.soft, log_probs=step)),
         replace(arrays, target_log_prob=np.roll(written, 1)),
     ):
         with pytest.raises(AssertionError):
@@ -166,14 +166,14 @@ def test_the_check_of_codes_can_fail(small_teacher: Path, tmp_path: Path) -> Non
     _, expected = slow_distributions(small_teacher, toy_pairs(4), 7)
     arrays = CacheReader(tmp_path / "cache").shard(0)
     check_codes(arrays, expected)
-    ids, log_probs, written = arrays.topk.token_ids, arrays.topk.log_probs, arrays.target_log_prob
+    ids, log_probs, written = arrays.soft.token_ids, arrays.soft.log_probs, arrays.target_log_prob
     next_code, between = log_probs.copy(), log_probs.copy()
     next_code[3, 4] = TABLE[coded(log_probs)[3, 4] + 1]
     between[3, 4] = (TABLE[coded(log_probs)[3, 4]] + TABLE[coded(log_probs)[3, 4] + 1]) / 2
     for wrong in (
-        replace(arrays, topk=replace(arrays.topk, token_ids=np.roll(ids, 1, axis=0))),
-        replace(arrays, topk=replace(arrays.topk, log_probs=next_code)),
-        replace(arrays, topk=replace(arrays.topk, log_probs=between)),
+        replace(arrays, soft=replace(arrays.soft, token_ids=np.roll(ids, 1, axis=0))),
+        replace(arrays, soft=replace(arrays.soft, log_probs=next_code)),
+        replace(arrays, soft=replace(arrays.soft, log_probs=between)),
         replace(arrays, target_log_prob=np.roll(written, 1)),
     ):
         with pytest.raises(AssertionError):

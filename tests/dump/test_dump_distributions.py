@@ -44,12 +44,12 @@ def rows_of(cache: Path) -> dict[str, np.ndarray]:
     found = [reader.shard(index) for index in range(reader.plan.n_shards)]
     columns: dict[str, list[Any]] = {
         "targets": [one.pairs.target_ids for one in found],
-        "ids": [one.topk.token_ids for one in found],
-        "values": [one.topk.log_probs for one in found],
+        "ids": [one.soft.token_ids for one in found],
+        "values": [one.soft.log_probs for one in found],
         "written": [one.target_log_prob for one in found],
     }
     if reader.plan.temperatures:
-        columns["normalizers"] = [one.topk.log_normalizers for one in found]
+        columns["normalizers"] = [one.soft.log_normalizers for one in found]
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
@@ -178,7 +178,7 @@ def test_drawn_words_are_those_of_the_distribution(
 def test_normalizers_make_the_tail_exact(caches: dict[str, Path], small_teacher: Path) -> None:
     """At T the stored words and the rest have the probabilities of the whole tempered distribution in float64."""
     reader = CacheReader(caches["normalizers"])
-    topk = reader.shard(0).topk
+    topk = reader.shard(0).soft
     _, dense = slow_distributions(small_teacher, toy_pairs(40), 7)
     assert topk.log_normalizers is not None
     for column, temperature in enumerate(reader.plan.temperatures):

@@ -72,7 +72,7 @@ def command(teacher: Path, text: TextFiles, cache: Path, encoding: str = "float1
 
 def arrays_of(cache: Path, index: int) -> dict[str, np.ndarray]:
     arrays = CacheReader(cache).shard(index)
-    pairs, topk = arrays.pairs, arrays.topk
+    pairs, topk = arrays.pairs, arrays.soft
     return {
         "source_ids": pairs.source_ids,
         "source_offsets": pairs.source_offsets,

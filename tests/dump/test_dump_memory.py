@@ -64,10 +64,10 @@ def test_fault_18_out_of_memory_splits_the_batch(small_teacher: Path, tmp_path: 
     assert "The memory does not suffice for" in done.stderr
     roomy, tight = (CacheReader(tmp_path / name).shard(0) for name in ("roomy", "tight"))
     assert (roomy.pairs.target_ids == tight.pairs.target_ids).all()
-    assert np.abs(roomy.topk.log_probs.astype(np.float32) - tight.topk.log_probs).max() < 2e-2
+    assert np.abs(roomy.soft.log_probs.astype(np.float32) - tight.soft.log_probs).max() < 2e-2
     assert np.abs(roomy.target_log_prob.astype(np.float32) - tight.target_log_prob).max() < 2e-2
     # Another word stands where two are equally probable up to rounding, and nowhere else.
-    assert (roomy.topk.token_ids != tight.topk.token_ids).mean() < 1e-3
+    assert (roomy.soft.token_ids != tight.soft.token_ids).mean() < 1e-3
 
 
 def test_fault_18_memory_for_no_view_at_all(small_teacher: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_fault_18_out_of_memory_on_a_gpu(small_teacher: Path, tmp_path: Path) ->
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     roomy, tight = (CacheReader(tmp_path / name).shard(0) for name in ("roomy", "tight"))
-    assert np.abs(roomy.topk.log_probs.astype(np.float32) - tight.topk.log_probs).max() < 2e-2
+    assert np.abs(roomy.soft.log_probs.astype(np.float32) - tight.soft.log_probs).max() < 2e-2
 
 
 def make_pairs(shapes: list[tuple[int, int]]) -> EncodedPairs:

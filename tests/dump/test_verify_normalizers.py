@@ -49,12 +49,12 @@ def test_a_changed_normalizer_is_noticed_and_its_line_named(
     """One log Z_T that is wrong by 0.05 at one position is found, and the line of its pair comes first."""
     plan = CacheReader(cache).plan
     arrays = PairRanges(CacheReader(cache)).read(0, plan.n_pairs)
-    assert arrays.topk.log_normalizers is not None
+    assert arrays.soft.log_normalizers is not None
     pair = 77
-    normalizers = arrays.topk.log_normalizers.copy()
+    normalizers = arrays.soft.log_normalizers.copy()
     # Up: with a smaller one the k words would hold more than all the mass, which the format refuses already.
     normalizers[int(arrays.pairs.target_offsets[pair]), column] += np.float32(0.05)
-    wrong = dataclasses.replace(arrays, topk=dataclasses.replace(arrays.topk, log_normalizers=normalizers))
+    wrong = dataclasses.replace(arrays, soft=dataclasses.replace(arrays.soft, log_normalizers=normalizers))
     changed = forged(tmp_path / "cache", cache, small_teacher, wrong)
     found = held(changed, small_teacher, sample=plan.n_pairs)
     assert not found.sound

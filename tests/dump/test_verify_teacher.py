@@ -111,12 +111,12 @@ def test_a_changed_value_is_noticed_and_its_line_named(small_teacher: Path, smal
     arrays = PairRanges(CacheReader(small_cache)).read(0, plan.n_pairs)
     pair = 77
     row = int(arrays.pairs.target_offsets[pair])
-    values = arrays.topk.log_probs.copy()
+    values = arrays.soft.log_probs.copy()
     values[row, -1] -= np.float16(0.05)
     own = arrays.target_log_prob.copy()
-    if arrays.topk.token_ids[row, -1] == arrays.pairs.target_ids[row]:
+    if arrays.soft.token_ids[row, -1] == arrays.pairs.target_ids[row]:
         own[row] = values[row, -1]
-    wrong = dataclasses.replace(arrays, topk=dataclasses.replace(arrays.topk, log_probs=values), target_log_prob=own)
+    wrong = dataclasses.replace(arrays, soft=dataclasses.replace(arrays.soft, log_probs=values), target_log_prob=own)
     cache = forged(tmp_path / "cache", small_cache, small_teacher, wrong)
     done = run_cli("verify", cache, "--teacher", small_teacher, "--sample", plan.n_pairs, "--device", "cpu")
     assert done.returncode == 1

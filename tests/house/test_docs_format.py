@@ -20,7 +20,7 @@ from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, encode_shard
 from kdcache.cache.writer import CacheWriter
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text import ragged, vocabulary
 from kdcache.text.corpus import Corpus, TextFiles
 from kdcache.text.encoded_pairs import EncodedPairs
@@ -64,7 +64,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         own = np.where(among.any(axis=1), (log_probs * among).sum(axis=1), np.float16(-9)).astype(np.float16)
         sources = generator.integers(tokenizer.size, size=n).astype(np.uint16)
         pairs = EncodedPairs(sources, offsets, targets.astype(np.uint16), offsets)
-        writer.commit(index, ShardArrays(pairs, TopK(ids, log_probs), own))
+        writer.commit(index, ShardArrays(pairs, SoftLabels(ids, log_probs), own))
     assert writer.finalize()
     return folder
 
@@ -95,8 +95,8 @@ def test_reader_in_the_docs_reads_a_shard(cache: Path, tmp_path: Path) -> None:
         for row, (target, *best) in enumerate(rows):
             assert int(target) == arrays.pairs.target_ids[row]
             found = [one.split(":") for one in best]
-            assert [int(one) for one, _ in found] == arrays.topk.token_ids[row].tolist()
-            expected = np.exp(arrays.topk.log_probs[row].astype(np.float64))
+            assert [int(one) for one, _ in found] == arrays.soft.token_ids[row].tolist()
+            expected = np.exp(arrays.soft.log_probs[row].astype(np.float64))
             np.testing.assert_allclose([float(p) for _, p in found], expected, atol=5e-5)
 
 
@@ -112,10 +112,10 @@ def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
     for row, (target, *words) in enumerate(rows):
         assert int(target) == arrays.pairs.target_ids[row]
         found = [one.split(":") for one in words]
-        shares = np.exp(arrays.topk.log_probs[row].astype(np.float64))
+        shares = np.exp(arrays.soft.log_probs[row].astype(np.float64))
         np.testing.assert_allclose([float(share) for _, share in found], shares, atol=5e-5)
         used = int((shares > 0).sum())
-        assert [int(one) for one, _ in found[:used]] == arrays.topk.token_ids[row, :used].tolist()
+        assert [int(one) for one, _ in found[:used]] == arrays.soft.token_ids[row, :used].tolist()
 
 
 def test_checker_in_the_docs_accepts_a_cache(cache: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_cache_without_usable_pairs(tmp_path: Path) -> None:
         arrays = make_arrays(plan, index)
         pairs = arrays.pairs.without(np.ones(2, np.bool_))
         none = np.array([], np.int64)
-        writer.commit(index, ShardArrays(pairs, arrays.topk.take(none), arrays.target_log_prob[none]))
+        writer.commit(index, ShardArrays(pairs, arrays.soft.take(none), arrays.target_log_prob[none]))
     assert writer.finalize()
     page = check_sound(page_of(CacheReader(tmp_path / "cache")))
     assert any("Every pair of this cache was skipped" in text for text in page.texts["p"])

@@ -19,7 +19,7 @@ from kdcache.inspection.inspect_page import SAMPLED_PAIRS, WORST_PAIRS, find
 from kdcache.inspection.picks import PickedPair
 from kdcache.inspection.pieces import Pieces
 from kdcache.inspection.sentences import Sentences
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.pictures.markup import embedded_json
 from kdcache.text.vocabulary import from_corpus
 
@@ -102,13 +102,13 @@ def test_words_of_probability_0_are_shown() -> None:
     plan = make_plan(1, 1)
     arrays = make_arrays(plan, 0)
     n = arrays.pairs.n_targets
-    values = arrays.topk.log_probs.copy()
+    values = arrays.soft.log_probs.copy()
     values[:, 2:] = -np.inf
     pair = PickedPair(
         0,
         arrays.pairs.source_ids,
         arrays.pairs.target_ids,
-        TopK(arrays.topk.token_ids, values),
+        SoftLabels(arrays.soft.token_ids, values),
         np.full(n, np.inf),
     )
     sentences = Sentences(caches.tokenizer())

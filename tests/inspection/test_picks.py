@@ -60,7 +60,7 @@ def test_a_pick_holds_the_pair_alone() -> None:
     assert pair.target_ids.tolist() == arrays.pairs.target_ids[offsets[row] : offsets[row + 1]].tolist()
     assert pair.surprise.tolist() == (-arrays.target_log_prob[offsets[row] : offsets[row + 1]]).tolist()
     assert pair.worst == pair.surprise.tolist().index(max(pair.surprise.tolist()))
-    for own in (pair.source_ids, pair.target_ids, pair.topk.token_ids, pair.topk.log_probs, pair.surprise):
+    for own in (pair.source_ids, pair.target_ids, pair.soft.token_ids, pair.soft.log_probs, pair.surprise):
         assert own.base is None
         assert len(own) == (len(pair.source_ids) if own is pair.source_ids else len(pair.target_ids))
 
@@ -117,7 +117,7 @@ def test_a_shard_without_usable_pairs_adds_nothing(n_pairs: int) -> None:
     arrays = make_arrays(plan, 0)
     empty = type(arrays)(
         arrays.pairs.without(np.ones(n_pairs, np.bool_)),
-        arrays.topk.take(np.array([], np.int64)),
+        arrays.soft.take(np.array([], np.int64)),
         arrays.target_log_prob[:0],
     )
     worst, sample = Worst(3), Sample([0], 3)

@@ -25,13 +25,12 @@ from kdcache.inspection.cache_statistics import (
     calibration_interval,
     entropy,
     level,
-    rank_of,
 )
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 
 
 def collect(shards: list[ShardArrays]) -> Knowledge:
-    collector = Collector(shards[0].topk.k)
+    collector = Collector(shards[0].soft.k)
     for arrays in shards:
         collector.add(arrays)
     return collector.knowledge()
@@ -40,10 +39,10 @@ def collect(shards: list[ShardArrays]) -> Knowledge:
 def padded(arrays: ShardArrays, seed: int) -> ShardArrays:
     """The same with fewer than k words at some positions: the others are listed with probability 0."""
     generator = np.random.default_rng((seed, 7))
-    values = arrays.topk.log_probs.copy()
-    kept = generator.integers(1, arrays.topk.k + 1, len(values))
-    values[np.arange(arrays.topk.k) >= kept[:, None]] = -np.inf
-    return dataclasses.replace(arrays, topk=TopK(arrays.topk.token_ids, values))
+    values = arrays.soft.log_probs.copy()
+    kept = generator.integers(1, arrays.soft.k + 1, len(values))
+    values[np.arange(arrays.soft.k) >= kept[:, None]] = -np.inf
+    return dataclasses.replace(arrays, soft=SoftLabels(arrays.soft.token_ids, values))
 
 
 caches_drawn = st.builds(
@@ -77,8 +76,8 @@ def positions(shards: list[ShardArrays]) -> list[Position]:
         offsets = arrays.pairs.target_offsets.tolist()
         for start, end in itertools.pairwise(offsets):
             for i in range(start, end):
-                p = [math.exp(value) for value in arrays.topk.log_probs[i].tolist()]
-                ids, word = arrays.topk.token_ids[i].tolist(), int(arrays.pairs.target_ids[i])
+                p = [math.exp(value) for value in arrays.soft.log_probs[i].tolist()]
+                ids, word = arrays.soft.token_ids[i].tolist(), int(arrays.pairs.target_ids[i])
                 rank = ids.index(word) if word in ids and p[ids.index(word)] > 0 else len(ids)
                 written = math.exp(float(arrays.target_log_prob[i]))
                 found.append(Position(i - start, end - 1 - i, p, rank, written))
@@ -152,10 +151,10 @@ def test_calibration_error_by_hand() -> None:
     assert Calibration(counts, confidence, accuracy).error == pytest.approx(0.275)
 
 
-def topk(rows: list[list[float]]) -> TopK:
+def topk(rows: list[list[float]]) -> SoftArrays:
     with np.errstate(divide="ignore"):
         values: npt.NDArray[np.float32] = np.log(np.array(rows, np.float32))
-    return TopK(np.tile(np.arange(values.shape[1], dtype=np.int32), (len(values), 1)), values)
+    return SoftLabels(np.tile(np.arange(values.shape[1], dtype=np.int32), (len(values), 1)), values)
 
 
 def test_entropy_by_hand() -> None:
@@ -167,7 +166,7 @@ def test_entropy_by_hand() -> None:
 
 def test_a_word_of_probability_0_is_not_listed() -> None:
     """The written word that only fills up the row has the rank k."""
-    assert rank_of(topk([[1, 0], [0.5, 0.5]]), np.array([1, 1], np.int32)).tolist() == [2, 1]
+    assert topk([[1, 0], [0.5, 0.5]]).rank_of(np.array([1, 1], np.int32)).tolist() == [2, 1]
 
 
 def test_intervals_hold_their_upper_end() -> None:
@@ -205,7 +204,7 @@ def test_positions_behind_the_last_are_left_out() -> None:
             target_ids=np.resize(arrays.pairs.target_ids, n),
             target_offsets=np.array([0, n]),
         ),
-        topk=TopK(np.resize(arrays.topk.token_ids, (n, 4)), np.resize(arrays.topk.log_probs, (n, 4))),
+        soft=SoftLabels(np.resize(arrays.soft.token_ids, (n, 4)), np.resize(arrays.soft.log_probs, (n, 4))),
         target_log_prob=np.resize(arrays.target_log_prob, n),
     )
     known = collect([long])

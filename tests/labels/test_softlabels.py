@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.errors import UsageError
-from kdcache.labels.soft_labels import TopK, concatenate
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels, concatenate
 
 
-def two_positions() -> TopK:
+def two_positions() -> SoftArrays:
     # 1/2 + 1/4 + 1/8 and 1/4 + 1/4 + 1/16; logarithms of powers of two are not exact in float16, probabilities nearly.
     log_probs = [[-math.log(2), -math.log(4), -math.log(8)], [-math.log(4), -math.log(4), -math.log(16)]]
-    return TopK(np.array([[7, 3, 9], [2, 5, 7]], np.uint16), np.array(log_probs, np.float32))
+    return SoftLabels(np.array([[7, 3, 9], [2, 5, 7]], np.uint16), np.array(log_probs, np.float32))
 
 
 def test_mass_by_hand() -> None:
@@ -26,7 +26,7 @@ def test_mass_by_hand() -> None:
 
 def test_mass_is_summed_in_float64() -> None:
     """Ten thousand words of float16 lose nothing in the sum: 10,000 times exp(-9.5) of float16's exact -9.5."""
-    topk = TopK(np.arange(10_000, dtype=np.uint16)[None], np.full((1, 10_000), -9.5, np.float16))
+    topk = SoftLabels(np.arange(10_000, dtype=np.uint16)[None], np.full((1, 10_000), -9.5, np.float16))
     assert topk.mass()[0] == pytest.approx(10_000 * math.exp(-9.5), rel=1e-12)
 
 
@@ -72,7 +72,7 @@ def test_mass_and_rank_equal_slow_loops(n: int, k: int, seed: int) -> None:
     ids = np.array([generator.permutation(12)[:k] for _ in range(n)], np.uint16).reshape(n, k)
     log_probs = -np.sort(generator.exponential(3, (n, k)), axis=1).astype(np.float16)
     words = generator.integers(0, 12, n)
-    topk = TopK(ids, log_probs)
+    topk = SoftLabels(ids, log_probs)
     masses = [math.fsum(math.exp(float(value)) for value in row) for row in log_probs]
     ranks = [row.index(word) if word in row else k for row, word in zip(ids.tolist(), words.tolist(), strict=True)]
     assert topk.mass() == pytest.approx(masses, rel=1e-12)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from kdcache.errors import UsageError
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.objectives import teacher_log_probs
-from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums, OutputLayer, projected_loss
 
 Doubles = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def distillation_loss(
 
 
 def soft_targets(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    return teacher_log_probs("chen2020", log_probs, temperature, None).exp()
+    return teacher_log_probs("chen2020", SoftLabels(torch.zeros(0), log_probs), temperature).exp()
 
 
 @dataclass

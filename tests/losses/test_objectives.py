@@ -13,10 +13,11 @@ from objectives import TEMPERED, Case, compare, config_of, make_case
 from torch import Tensor
 
 from kdcache.errors import UsageError
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses import projection as module
 from kdcache.losses.objective_config import BUCKETED, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.losses.objectives import cross_entropy, jensen_shannon, reverse_kl
-from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
+from kdcache.losses.projection import OutputLayer, projected_loss
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -216,7 +217,7 @@ def test_the_tail_at_another_temperature_needs_a_normalizer() -> None:
     for name in BUCKETED:
         config = config_of(name, 2.0)
         config.check()
-        soft = replace(case.soft(name, 2.0), log_normalizer=None)
+        soft = replace(case.soft(name, 2.0), log_normalizers=None)
         layer = OutputLayer(case.weight, case.bias)
         with pytest.raises(UsageError, match=f"--temperature 2 with --objective {name} needs normalizers"):
             projected_loss(case.hidden, layer, case.labels, soft, config)

@@ -37,8 +37,8 @@ def assert_same_cache(one: Path, other: Path) -> None:
         a, b = first.shard(index), second.shard(index)
         for name in ("source_ids", "source_offsets", "target_ids", "target_offsets"):
             np.testing.assert_array_equal(getattr(a.pairs, name), getattr(b.pairs, name))
-        np.testing.assert_array_equal(a.topk.token_ids, b.topk.token_ids)
-        np.testing.assert_array_equal(a.topk.log_probs, b.topk.log_probs)
+        np.testing.assert_array_equal(a.soft.token_ids, b.soft.token_ids)
+        np.testing.assert_array_equal(a.soft.log_probs, b.soft.log_probs)
         np.testing.assert_array_equal(a.target_log_prob, b.target_log_prob)
 
 

@@ -311,7 +311,7 @@ def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_tex
 def _mean_loss(config: StudentConfig, student: Student) -> Tensor:
     reader = CacheReader(Path(config.cache))
     task = replace(make_task(config, reader), student=student)
-    section = Section(reader.shard(0).pairs, reader.shard(0).topk)
+    section = Section(reader.shard(0).pairs, reader.shard(0).soft)
     student.model.eval()
     rows = np.flatnonzero(section.pairs.target_lengths > 0)
     (batch,) = task.collate(Selection(section, rows, 0, 0), [(0, len(rows))])

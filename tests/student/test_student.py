@@ -130,8 +130,8 @@ def test_both_arms_of_a_comparison_differ_in_the_loss_only(small_cache: Path) ->
     assert torch.equal(arms[0][2], arms[1][2])
     assert len(arms[0][1]) == len(arms[1][1]) > 10
     for plain, soft in zip(arms[0][1], arms[1][1], strict=True):
-        assert plain.topk_ids is None
-        assert soft.topk_ids is not None
+        assert plain.soft is None
+        assert soft.soft is not None
         for name in ("source_ids", "source_mask", "decoder_ids", "positions", "labels"):
             assert torch.equal(getattr(plain, name), getattr(soft, name))
 
@@ -250,8 +250,8 @@ def test_fewer_words_than_stored(small_cache: Path, nano: str) -> None:
     batch = collate(selection, task.student.tokenizer.special, None)
     with torch.no_grad():
         log_probs = torch.log_softmax(task.student.output_layer.exact_logits(task.student.hidden(batch)), dim=1)
-        weights = torch.softmax(batch.topk_log_probs[:, :2].float(), dim=1)
-        expected = -(weights * log_probs.gather(1, batch.topk_ids[:, :2].long())).sum()
+        weights = torch.softmax(batch.soft.log_probs[:, :2].float(), dim=1)
+        expected = -(weights * log_probs.gather(1, batch.soft.token_ids[:, :2].long())).sum()
         torch.testing.assert_close(task.loss(task.collate(selection, [(0, len(selection.rows))])[0], 1).total, expected)
 
 

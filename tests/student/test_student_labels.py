@@ -88,21 +88,21 @@ def test_batches_carry_the_normalizer_of_their_temperature(
     special = reader.tokenizer().special
     known = {}
     for index in range(reader.plan.n_shards):
-        topk = reader.shard(index).topk
+        topk = reader.shard(index).soft
         assert topk.log_normalizers is not None
         for ids, log_probs, own in zip(topk.token_ids, topk.log_probs, topk.log_normalizers[:, column], strict=True):
             known[(tuple(ids.tolist()), tuple(log_probs.tolist()))] = float(own)
     seen = 0
     for selection in epoch_order(cache_sections(reader, objective), 400, 1, 0):
         batch = collate(selection, special, None)
-        assert batch.log_normalizers is not None
-        assert batch.topk_ids is not None
-        assert batch.topk_log_probs is not None
-        assert batch.log_normalizers.shape == (len(batch.labels), 1)
-        rows = zip(batch.topk_ids.tolist(), batch.topk_log_probs.tolist(), batch.log_normalizers[:, 0], strict=True)
+        soft = batch.soft
+        assert soft is not None
+        assert soft.log_normalizers is not None
+        assert soft.log_normalizers.shape == (len(batch.labels), 1)
+        rows = zip(soft.token_ids.tolist(), soft.log_probs.tolist(), soft.log_normalizers[:, 0], strict=True)
         # A pair that stands twice in the text has its last bits twice.
         assert all(abs(known[(tuple(ids), tuple(values))] - float(own)) < 2e-5 for ids, values, own in rows)
-        found = teacher_log_probs("bucket", batch.topk_log_probs, temperature, batch.log_normalizers[:, 0])
+        found = teacher_log_probs("bucket", soft, temperature)
         torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(len(found)), rtol=0, atol=2e-3)
         seen += len(batch.labels)
     assert seen == reader.n_targets
@@ -113,10 +113,10 @@ def test_soft_labels_without_need_of_normalizers_leave_them_out(caches: dict[str
     """At temperature 1, and for objectives that count no tail, no normalizer is held in memory."""
     reader = CacheReader(caches["normalized"])
     for objective in (ObjectiveConfig(name="bucket"), ObjectiveConfig(temperature=2.0), ObjectiveConfig(name="hinton")):
-        topk = cache_sections(reader, objective).load(0).topk
+        topk = cache_sections(reader, objective).load(0).soft
         assert topk is not None
         assert topk.log_normalizers is None
-    assert cache_sections(reader, ObjectiveConfig(alpha=1.0)).load(0).topk is None
+    assert cache_sections(reader, ObjectiveConfig(alpha=1.0)).load(0).soft is None
 
 
 def test_the_loss_on_drawn_words_is_the_mean_over_draws(caches: dict[str, Path], nano: str) -> None:
@@ -127,15 +127,14 @@ def test_the_loss_on_drawn_words_is_the_mean_over_draws(caches: dict[str, Path],
     task.model.eval()
     selection = next(epoch_order(cache_sections(reader, config.objective), 300, 1, 0))
     batch = collate(selection, task.student.tokenizer.special, None)
-    assert batch.topk_ids is not None
-    assert batch.topk_log_probs is not None
+    assert batch.soft is not None
     with torch.no_grad():
         found = task.loss(batch, 1).total
         logits = task.student.output_layer.exact_logits(task.student.hidden(batch))
     log_probs = torch.log_softmax(logits.double(), dim=1).numpy()
-    counts = np.rint(np.exp(batch.topk_log_probs.numpy().astype(np.float64)) * 12).astype(int)
+    counts = np.rint(np.exp(batch.soft.log_probs.numpy().astype(np.float64)) * 12).astype(int)
     words = [(t, i) for t, row in enumerate(counts) for i, c in enumerate(row) for _ in range(c)]
     assert len(words) == 12 * len(counts)
-    ids = batch.topk_ids.numpy()
+    ids = batch.soft.token_ids.numpy()
     expected = -sum(log_probs[t, ids[t, i]] for t, i in words) / 12
     assert float(found) == pytest.approx(expected, rel=1e-5)

@@ -28,7 +28,7 @@ from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
 from kdcache.files.atomic import sha256
 from kdcache.files.strict_json import readable_json
-from kdcache.labels.soft_labels import TopK, from_counts
+from kdcache.labels.soft_labels import SoftLabels, from_counts
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def label(pairs: EncodedPairs, plan: Plan, seed: int) -> ShardArrays:
     best = np.take_along_axis(log_probs, order, axis=1).astype(np.float16)
     return ShardArrays(
         pairs,
-        TopK(order.astype(plan.encoding.ids), best),
+        SoftLabels(order.astype(plan.encoding.ids), best),
         log_probs[rows, pairs.target_ids].astype(np.float16),
     )
 
@@ -149,7 +149,7 @@ def large_arrays(plan: Plan, length: int) -> ShardArrays:
     written = generator.integers(0, k, n)
     rows = np.arange(n)
     pairs = EncodedPairs(words((n,)), offsets, topk_ids[rows, written], offsets)
-    return ShardArrays(pairs, TopK(topk_ids, log_probs), log_probs[rows, written])
+    return ShardArrays(pairs, SoftLabels(topk_ids, log_probs), log_probs[rows, written])
 
 
 def write_cache(folder: Path, plan: Plan) -> bool:
@@ -172,7 +172,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def image(plan: Plan, index: int, arrays: ShardArrays) -> bytes:
     """The bytes of a shard with these arrays, whatever rule they break."""
-    pairs, topk = arrays.pairs, arrays.topk
+    pairs, topk = arrays.pairs, arrays.soft
     values = (pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets)
     names = ("source_ids", "source_offsets", "target_ids", "target_offsets")
     more = {"topk_ids": topk.token_ids, "topk_log_probs": topk.log_probs, "target_log_prob": arrays.target_log_prob}
@@ -203,7 +203,7 @@ def equal(one: ShardArrays, two: ShardArrays) -> bool:
     """Whether two shards hold the same values, bit for bit."""
 
     def flat(arrays: ShardArrays) -> list[bytes]:
-        pairs, topk = arrays.pairs, arrays.topk
+        pairs, topk = arrays.pairs, arrays.soft
         texts = (pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets)
         return [np.ascontiguousarray(a).tobytes() for a in (*texts, *dataclasses.astuple(topk), arrays.target_log_prob)]
 

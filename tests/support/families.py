@@ -24,7 +24,7 @@ from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs
 
@@ -80,7 +80,7 @@ class World:
         rounded = [plan.encoding.round(one) for one in (best, own)]
         flattened = [np.logaddexp.reduce(dense / t, axis=1) for t in plan.temperatures]
         normalizers = np.stack(flattened, axis=1).astype("<f4") if flattened else None
-        whole = ShardArrays(pairs, TopK(order.astype(plan.encoding.ids), rounded[0], normalizers), rounded[1])
+        whole = ShardArrays(pairs, SoftLabels(order.astype(plan.encoding.ids), rounded[0], normalizers), rounded[1])
         empty = np.isin(np.arange(self.n_pairs), list(skipped))
         return dataclasses.replace(take(whole, np.flatnonzero(~empty)), pairs=pairs.without(empty))
 
@@ -101,7 +101,7 @@ def write(folder: Path, plan: Plan, whole: ShardArrays) -> Path:
 
 def flat(arrays: ShardArrays) -> list[npt.NDArray[np.generic]]:
     """Every array, in a fixed order."""
-    pairs, topk = arrays.pairs, arrays.topk
+    pairs, topk = arrays.pairs, arrays.soft
     texts = [pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets]
     return [*texts, topk.token_ids, topk.log_probs, arrays.target_log_prob]
 

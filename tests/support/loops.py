@@ -18,7 +18,7 @@ from torch import nn
 from kdcache.cache.reader import open_cache
 from kdcache.errors import StoppedError
 from kdcache.losses.objective_config import ObjectiveConfig
-from kdcache.losses.sums import LossSums
+from kdcache.losses.projection import LossSums
 from kdcache.student.cached_labels import CacheSections
 from kdcache.student.student_config import StudentConfig
 from kdcache.student.train_student import StudentTask, make_task

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objective_config import BUCKETED, OBJECTIVES, ObjectiveConfig
-from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
+from kdcache.losses.projection import OutputLayer, projected_loss
 
 TEMPERED = tuple(name for name in OBJECTIVES if name != "sampled")
 
@@ -25,12 +26,14 @@ class Case:
     teacher: Tensor  # log-probabilities over the whole vocabulary
     ids: Tensor
 
-    def soft(self, name: str, temperature: float) -> SoftLabels:
+    def soft(self, name: str, temperature: float) -> SoftLabels[Tensor]:
         log_probs = self.teacher.gather(1, self.ids)
         if name == "sampled":
             return SoftLabels(self.ids, torch.log_softmax(log_probs, dim=1))
         normalizer = (
-            torch.logsumexp(self.teacher / temperature, dim=1) if name in BUCKETED and temperature != 1 else None
+            torch.logsumexp(self.teacher / temperature, dim=1, keepdim=True)
+            if name in BUCKETED and temperature != 1
+            else None
         )
         return SoftLabels(self.ids, log_probs, normalizer)
 

@@ -27,14 +27,14 @@ class Shards(Sections):
 
     def load(self, index: int) -> Section:
         arrays = self.reader.shard(index)
-        return Section(arrays.pairs, arrays.topk)
+        return Section(arrays.pairs, arrays.soft)
 
 
 def digest(reader: CacheReader) -> str:
     """Of the order of an epoch and of everything that its pairs hold."""
     found = hashlib.sha256()
     for one in epoch_order(Shards(reader), 400, seed=1, epoch=2):
-        pairs, topk = one.window.pairs, one.window.topk
+        pairs, topk = one.window.pairs, one.window.soft
         for array in (one.rows, pairs.source_ids, pairs.target_ids, topk.token_ids, topk.log_probs):
             found.update(array.tobytes())
     return found.hexdigest()

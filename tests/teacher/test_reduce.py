@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcache.labels import counter_random
-from kdcache.labels.soft_labels import from_counts, to_counts
+from kdcache.labels.soft_labels import SoftLabels, from_counts, to_counts
 from kdcache.losses.objective_config import ObjectiveConfig
-from kdcache.losses.projection import OutputLayer, SoftLabels, projected_loss
+from kdcache.losses.projection import OutputLayer, projected_loss
 from kdcache.teacher import reduction as module
 from kdcache.teacher.reduction import Draws, Reduction
 
@@ -150,7 +150,7 @@ def test_the_expected_gradient_is_that_of_the_whole_distribution() -> None:
     weight = torch.randn((vocabulary, width), generator=generator, dtype=torch.float64).requires_grad_()
     log_probs, labels = make_rows(3, n, vocabulary), torch.zeros(n, dtype=torch.long)
 
-    def gradient(soft: SoftLabels, name: str) -> Tensor:
+    def gradient(soft: SoftLabels[Tensor], name: str) -> Tensor:
         config = ObjectiveConfig(alpha=0.0, label_smoothing=0.0, name=name)
         total = projected_loss(hidden, OutputLayer(weight, None), labels, soft, config).total
         return torch.cat([one.ravel() for one in torch.autograd.grad(total, (hidden, weight))])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.errors import UsageError
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
 from kdcache.training import batches
@@ -164,7 +164,7 @@ def slow_collate(
     selection: Selection, topk: int | None
 ) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[int], list[int], list[list[int]], list[list[float]]]:
     """What `collate` should give, one token at a time."""
-    pairs, soft = selection.window.pairs, selection.window.topk
+    pairs, soft = selection.window.pairs, selection.window.soft
     source_at, target_at = pairs.source_offsets, pairs.target_offsets
     sources = [pairs.source_ids[source_at[r] : source_at[r + 1]].tolist() for r in selection.rows]
     targets = [pairs.target_ids[target_at[r] : target_at[r + 1]].tolist() for r in selection.rows]
@@ -195,33 +195,27 @@ def test_collate_equals_a_slow_loop(lengths: list[tuple[int, int]], topk: int | 
     # Each soft label says at which position it belongs.
     n = pairs.n_targets
     ids = (np.arange(n)[:, None] * 4 + np.arange(4)).astype(np.uint16)
-    soft = TopK(ids, (-ids / 64).astype(np.float16))
+    soft = SoftLabels(ids, (-ids / 64).astype(np.float16))
     rows = np.array(data.draw(st.permutations(range(len(lengths)))))[: data.draw(st.integers(1, len(lengths)))]
     selection = Selection(Section(pairs, soft), rows, epoch=0, index=0)
     batch = collate(selection, SPECIAL, topk)
     expected = slow_collate(selection, topk)
-    found = (
-        batch.source_ids,
-        batch.source_mask,
-        batch.decoder_ids,
-        batch.positions,
-        batch.labels,
-        batch.topk_ids,
-        batch.topk_log_probs,
-    )
+    hard = (batch.source_ids, batch.source_mask, batch.decoder_ids, batch.positions, batch.labels)
+    found = (*hard, batch.soft.token_ids, batch.soft.log_probs)
     assert [tensor.tolist() for tensor in found] == list(expected)
-    assert {tensor.dtype for tensor in found[:5]} == {torch.int64}
+    assert {tensor.dtype for tensor in hard} == {torch.int64}
     # A row of soft labels belongs to the word it stands beside.
-    assert [row[0] // 4 for row in batch.topk_ids.tolist()] == ragged.positions(pairs.target_offsets, rows).tolist()
+    assert [row[0] // 4 for row in batch.soft.token_ids.tolist()] == ragged.positions(
+        pairs.target_offsets, rows
+    ).tolist()
 
 
 def test_collate_without_soft_labels() -> None:
     """Without soft labels the batch has none, and asking for more words than stored is refused."""
     pairs = encoded([(4, 3), (5, 2)])
     plain = collate(Selection(Section(pairs), np.array([1, 0]), 0, 0), SPECIAL, None)
-    assert plain.topk_ids is None
-    assert plain.topk_log_probs is None
+    assert plain.soft is None
     assert plain.decoder_ids.tolist() == [[3, 10, 0], [3, 10, 11]]
-    soft = TopK(np.zeros((5, 2), np.uint16), np.zeros((5, 2), np.float16))
+    soft = SoftLabels(np.zeros((5, 2), np.uint16), np.zeros((5, 2), np.float16))
     with pytest.raises(UsageError, match="between 1 and the 2"):
         collate(Selection(Section(pairs, soft), np.array([0]), 0, 0), SPECIAL, 3)

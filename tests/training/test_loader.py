@@ -22,7 +22,7 @@ from test_batches import encoded
 
 from kdcache.cache import layout
 from kdcache.errors import CorruptError, StoppedError
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftLabels
 from kdcache.training import batches
 from kdcache.training.batches import Section, Sections, Selection, micro_bounds
 from kdcache.training.checkpoint import Position
@@ -158,7 +158,7 @@ class Wide(Sections):
     def load(self, _index: int) -> Section:
         pairs = encoded([(5, 5)] * self.pairs)
         shape = (pairs.n_targets, 64)
-        return Section(pairs, TopK(np.zeros(shape, np.uint16), np.zeros(shape, np.float16)))
+        return Section(pairs, SoftLabels(np.zeros(shape, np.uint16), np.zeros(shape, np.float16)))
 
     @property
     def window_bytes(self) -> int:

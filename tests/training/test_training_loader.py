@@ -250,7 +250,7 @@ def digest(workers, method):
     count = 0
     for batch in loader:
         count += 1
-        for tensor in (batch.source_ids, batch.decoder_ids, batch.labels, batch.topk_ids, batch.topk_log_probs):
+        for tensor in (batch.source_ids, batch.decoder_ids, batch.labels, batch.soft.token_ids, batch.soft.log_probs):
             found.update(tensor.contiguous().numpy().tobytes())
     return count, found.hexdigest()
 

@@ -126,7 +126,7 @@ def _other_cache(cache: Path) -> None:
         path.unlink()
     writer = CacheWriter(cache, reader.plan, reader.tokenizer())
     for index, one in enumerate(arrays):
-        one.topk.log_probs[:] -= 0.5
+        one.soft.log_probs[:] -= 0.5
         one.target_log_prob[:] -= 0.5
         writer.commit(index, one)
     assert writer.finalize()

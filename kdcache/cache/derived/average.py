@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from kdcache.cache.plan import Plan
 from kdcache.cache.shard import ShardArrays
-from kdcache.labels.soft_labels import TopK
+from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 
 # Cells of the tables that are sorted at a time: some tens of megabytes.
 _CELLS = 1 << 19
@@ -65,7 +65,7 @@ class Whereabouts:
         return {name: getattr(self, name) / max(1, self.positions) for name in names}
 
 
-def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[TopK, npt.NDArray[np.float16], Whereabouts]:
+def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.NDArray[np.float16], Whereabouts]:
     """The `plan.topk` words with the largest known parts, the written word's own, and where the mass is.
 
     The sources `parts` hold the same pairs; values are rounded as `plan` stores them. Words with the same known part
@@ -75,15 +75,15 @@ def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[TopK, npt.NDArray
     ids = np.zeros((n, k), dtype=plan.encoding.ids)
     log_probs, own = np.zeros((n, k), dtype=np.float16), np.zeros(n, dtype=np.float16)
     sums = []
-    for rows in _runs(n, sum(part.topk.k + 1 for part in parts)):
-        heads = [(part.topk.token_ids[rows], part.topk.log_probs[rows], part.target_log_prob[rows]) for part in parts]
+    for rows in _runs(n, sum(part.soft.k + 1 for part in parts)):
+        heads = [(part.soft.token_ids[rows], part.soft.log_probs[rows], part.target_log_prob[rows]) for part in parts]
         table = _Table(heads, parts[0].pairs.target_ids[rows], plan)
         order = table.best(k)
         ids[rows] = np.take_along_axis(table.ids, order, axis=1)
         log_probs[rows] = plan.encoding.round(np.take_along_axis(table.known, order, axis=1))
         own[rows] = plan.encoding.round(table.written)
         sums.append(table.whereabouts(order))
-    return TopK(ids, log_probs), own, Whereabouts.total(sums)
+    return SoftLabels(ids, log_probs), own, Whereabouts.total(sums)
 
 
 def _runs(n: int, cells: int) -> Iterator[slice]:

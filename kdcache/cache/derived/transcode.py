@@ -71,10 +71,10 @@ class Transcoding:
         """
         arrays = self._ranges.read(*self.plan.bounds(index))
         layout.check_drawn(self.plan, index, arrays.pairs.n_targets)
-        topk, encoding = arrays.topk.select(self.plan.topk), self.plan.encoding
+        topk, encoding = arrays.soft.select(self.plan.topk), self.plan.encoding
         if not self.plan.draws:
             topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
-        return dataclasses.replace(arrays, topk=topk, target_log_prob=encoding.round(arrays.target_log_prob))
+        return dataclasses.replace(arrays, soft=topk, target_log_prob=encoding.round(arrays.target_log_prob))
 
     def unreported(self) -> list[int]:
         """None: the report needs no shard."""
