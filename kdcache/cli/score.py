@@ -14,15 +14,15 @@ from kdcache.console import tables
 from kdcache.errors import UsageError
 from kdcache.files.atomic import replace_file
 from kdcache.files.run_records import Run, file_run
-from kdcache.scoring.measure import ScoreConfig, Task, measure, prepare
+from kdcache.scoring.measure import ScoreConfig, ScoreTask, measure, prepare
 from kdcache.scoring.score_table import FORMATS, build, latex, markdown, read_rows
 from kdcache.scoring.scorers import METRICS, Estimate
 from kdcache.student.generate_config import GenerateConfig
 
 if TYPE_CHECKING:
+    from kdcache.scoring.lineage import Lineage
     from kdcache.scoring.score_corpus import Score
     from kdcache.scoring.score_file import Comparison, ScoreFile
-    from kdcache.student.fingerprints import Lineage
 
 _OF_BASELINE = frozenset({"hypothesis", "student", "cache"})
 _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
@@ -155,7 +155,7 @@ def _refuse_others(context: click.Context) -> None:
         raise UsageError(f"--table prints what was scored before; leave {others[0].opts[0]} out.")
 
 
-def _run(task: Task, runs: list[Run], json_file: str | None, sentence_file: str | None) -> None:
+def _run(task: ScoreTask, runs: list[Run], json_file: str | None, sentence_file: str | None) -> None:
     found, hypotheses = measure(task)
     _print(found)
     if json_file is not None:
@@ -164,7 +164,7 @@ def _run(task: Task, runs: list[Run], json_file: str | None, sentence_file: str 
         from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
 
         config = task.config
-        scores = sentence_scores(hypotheses, task.references, config.metric, lowercase=config.lowercase)
+        scores = sentence_scores(hypotheses, task.reference_sentences, config.metric, lowercase=config.lowercase)
         write = as_jsonl if sentence_file.endswith(".jsonl") else as_tsv
         replace_file(Path(sentence_file), write(hypotheses, scores))
     for run in runs:

@@ -17,7 +17,7 @@ from kdcache.files.atomic import replace_file
 from kdcache.files.run_records import log
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.process.signals import stop_on_signals
-from kdcache.scoring.comparison import Difference, compare
+from kdcache.scoring.score_corpus import Difference, compare
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate_file
 from kdcache.student.student_config import StudentConfig, default_rate

@@ -1,4 +1,4 @@
-"""What `kdcache score` does: find what is to be scored and where it comes from, then score and compare it."""
+"""What `kdcache score` does: read and fingerprint each text once, generate what is missing, score and compare."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import DataError, UsageError
-from kdcache.scoring.comparison import compare_corpus
-from kdcache.scoring.score_corpus import Score, score_corpus
+from kdcache.process.signals import stop_on_signals
+from kdcache.scoring.lineage import Lineage, Text, student_lineage, text_lineage
+from kdcache.scoring.score_corpus import Score, differences_of, scores_of
 from kdcache.scoring.score_file import VERSION, Bootstrap, Comparison, ScoreFile
-from kdcache.scoring.scorers import RESAMPLES, bootstrap_seed, check_counts, check_resamples
-from kdcache.student.fingerprints import Lineage, student_lineage, text_lineage, text_sha256
+from kdcache.scoring.scorers import RESAMPLES, Scorer, bootstrap_seed, check_counts, check_resamples, make_scorers
 from kdcache.student.generate_config import GenerateConfig
-from kdcache.text.lines import read_sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +54,43 @@ class ScoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One side of a comparison: a text, or the student that is going to write it."""
+    """One side of a comparison.
+
+    Attributes:
+        name: the file or folder as it was given.
+        lineage: what its hypotheses depend on.
+        text: its hypotheses, or for a student the source that it will be given.
+        search: how a student generates; None where `text` are hypotheses.
+    """
 
     name: str
     lineage: Lineage
-    sentences: list[str] | None
-    search: GenerateConfig | None
+    text: Text
+    search: GenerateConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What is to be measured, read and fingerprinted; nothing is generated yet."""
+class ScoreTask:
+    """What is to be measured: all texts are read and fingerprinted, nothing is generated yet."""
 
     config: ScoreConfig
-    references: list[list[str]]
+    references: list[Text]
     system: System
     baseline: System | None
 
+    @property
+    def reference_sentences(self) -> list[list[str]]:
+        """The sentences of each reference, [R][n]."""
+        return [text.sentences for text in self.references]
+
     def inputs(self) -> dict[str, str]:
-        """Fingerprints of all that is read."""
-        of_baseline = {} if self.baseline is None else self.baseline.lineage.prints()
-        return {**self.system.lineage.prints(), **{f"baseline {name}": one for name, one in of_baseline.items()}}
+        """Fingerprints of everything that was read, by name."""
+        baseline = {} if self.baseline is None else self.baseline.lineage.prints()
+        return {**self.system.lineage.prints(), **{f"baseline {name}": value for name, value in baseline.items()}}
 
 
-def prepare(config: ScoreConfig) -> Task:
-    """Read texts and fingerprints.
+def prepare(config: ScoreConfig) -> ScoreTask:
+    """Read and fingerprint the texts.
 
     Raises:
         UsageError: options contradict each other.
@@ -87,79 +98,77 @@ def prepare(config: ScoreConfig) -> Task:
         CorruptError: a record that says where a text comes from is damaged.
     """
     config.check()
-    references = [read_sentences(Path(path)) for path in config.reference]
-    if config.student is not None:
-        system = _student(config.student, references)
+    references = [Text.read(path) for path in config.reference]
+    if config.student is None:
+        system = _written(str(config.hypothesis), references)
     else:
-        system = _text(str(config.hypothesis), references)
+        system = _student(config.student, Text.read(config.student.source), references)
     baseline = None
     if config.baseline is not None:
         if config.student is not None and Path(config.baseline).is_dir():
-            baseline = _student(dataclasses.replace(config.student, student=config.baseline), references)
+            search = dataclasses.replace(config.student, student=config.baseline)
+            baseline = _student(search, system.text, references)
         else:
-            baseline = _text(config.baseline, references)
-        sources = {one.lineage.source for one in (system, baseline)} - {None}
-        if len(sources) > 1:
+            baseline = _written(config.baseline, references)
+        if len({side.lineage.source for side in (system, baseline)} - {None}) > 1:
             raise DataError(
                 f"--baseline {config.baseline}: was generated from another source text than {system.name}. Compare "
                 "outputs of the same source."
             )
-    return Task(config, references, system, baseline)
+    return ScoreTask(config, references, system, baseline)
 
 
-def _student(search: GenerateConfig, references: Sequence[Sequence[str]]) -> System:
-    source = read_sentences(Path(search.source))
-    check_counts(source, references)
-    lineage = student_lineage(Path(search.student), source, references)
-    return System(search.student, lineage, None, search)
+def _student(search: GenerateConfig, source: Text, references: Sequence[Text]) -> System:
+    check_counts(source.sentences, [text.sentences for text in references])
+    return System(search.student, student_lineage(Path(search.student), source, references), source, search)
 
 
-def _text(path: str, references: Sequence[Sequence[str]]) -> System:
-    sentences = read_sentences(Path(path))
-    check_counts(sentences, references)
-    return System(path, text_lineage(Path(path), sentences, references), sentences, None)
+def _written(path: str, references: Sequence[Text]) -> System:
+    hypotheses = Text.read(path)
+    check_counts(hypotheses.sentences, [text.sentences for text in references])
+    return System(path, text_lineage(Path(path), hypotheses, references), hypotheses)
 
 
-def measure(task: Task) -> tuple[ScoreFile, list[str]]:
+def measure(task: ScoreTask) -> tuple[ScoreFile, list[str]]:
     """Generate what has to be generated, score and compare it; also return the system's hypotheses.
 
     Raises:
         ModelError: a student cannot be opened.
         DataError: a line of the source is longer than its positions.
+        StoppedError: a signal asked to stop.
     """
-    config = task.config
-    hypotheses, lineage, scores, ceilings = _measured(task, task.system)
+    config, resamples = task.config, task.config.resamples
+    scorers = make_scorers(config.metric, task.reference_sentences, config.lowercase)
+    hypotheses, lineage, ceilings = _hypotheses(task.system, task, scorers)
+    scores = scores_of(scorers, hypotheses, resamples)
     comparison = None
     if task.baseline is not None:
-        others, other_lineage, other_scores, _ = _measured(task, task.baseline)
-        differences = compare_corpus(
-            hypotheses,
-            others,
-            task.references,
-            config.metric,
-            lowercase=config.lowercase,
-            resamples=config.resamples,
-        )
+        other, other_lineage, _ = _hypotheses(task.baseline, task, scorers)
+        differences = differences_of(scorers, hypotheses, other, resamples)
+        other_scores = scores_of(scorers, other, resamples)
         comparison = Comparison(task.baseline.name, tuple(other_scores), other_lineage, tuple(differences))
-    bootstrap = Bootstrap(config.resamples, bootstrap_seed())
+    bootstrap = Bootstrap(resamples, bootstrap_seed())
     result = ScoreFile(VERSION, task.system.name, tuple(scores), tuple(ceilings), bootstrap, lineage, comparison)
     return result, hypotheses
 
 
-def _measured(task: Task, system: System) -> tuple[list[str], Lineage, list[Score], list[Score]]:
-    """Hypotheses, their lineage, their scores, and a student's ceilings."""
-    config = task.config
-    if system.search is None:
-        sentences = system.sentences or []
-        scores = score_corpus(
-            sentences, task.references, config.metric, lowercase=config.lowercase, resamples=config.resamples
-        )
-        return sentences, system.lineage, scores, []
-    # Scoring a text must not load torch.
-    from kdcache.scoring.evaluate import evaluate
+def _hypotheses(system: System, task: ScoreTask, scorers: Sequence[Scorer]) -> tuple[list[str], Lineage, list[Score]]:
+    """A system's hypotheses, what they depend on, and the ceilings that a student's tokenizer sets.
 
-    found = evaluate(
-        system.search, task.references, config.metric, lowercase=config.lowercase, resamples=config.resamples
-    )
-    lineage = dataclasses.replace(system.lineage, hypothesis=text_sha256(found.hypotheses))
-    return found.hypotheses, lineage, found.scores, found.ceilings
+    A ceiling is what the first reference scores after the student's tokenizer has encoded and decoded it: what a
+    perfect student would reach.
+    """
+    if system.search is None:
+        return system.text.sentences, system.lineage, []
+    # Scoring a text must not load torch.
+    from kdcache.student.generation import generate
+    from kdcache.student.seq2seq import load_student
+
+    student = load_student(Path(system.search.student))
+    ceilings = []
+    if system is task.system:
+        restored = [student.tokenizer.decode(ids) for ids in student.tokenizer.encode(task.references[0].sentences)]
+        ceilings = scores_of(scorers, restored, task.config.resamples)
+    with stop_on_signals() as stop:
+        hypotheses = Text.of(generate(student, system.text.sentences, system.search, stop))
+    return hypotheses.sentences, dataclasses.replace(system.lineage, hypothesis=hypotheses.sha256), ceilings

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from kdcache.errors import CorruptError
 from kdcache.files.strict_json import from_json, read_json, readable_json
-from kdcache.scoring.comparison import Difference
-from kdcache.scoring.score_corpus import Score
-from kdcache.student.fingerprints import Lineage
+from kdcache.scoring.lineage import Lineage
+from kdcache.scoring.score_corpus import Difference, Score
 
 VERSION = 1
 

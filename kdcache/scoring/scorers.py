@@ -47,13 +47,20 @@ class Scorer:
 
     Attributes:
         name: of the score, one of NAMES.
-        signature: how it is made.
+        signature: how the score is made.
+        parts: the scorers of precision and recall, for ROUGE; empty for the others.
     """
 
     def __init__(
-        self, name: str, signature: str, n_references: int, count: Callable[[list[str]], Floats], combine: Any
+        self,
+        name: str,
+        signature: str,
+        n_references: int,
+        count: Callable[[list[str]], Floats],
+        combine: Callable[[npt.NDArray[Any]], float],
+        parts: Sequence[Scorer] = (),
     ) -> None:
-        self.name, self.signature = name, signature
+        self.name, self.signature, self.parts = name, signature, tuple(parts)
         self._n_references, self._count, self._combine = n_references, count, combine
         self._counted: dict[tuple[str, ...], Floats] = {}
 
@@ -139,19 +146,22 @@ def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
             )
 
 
-def make_scorers(metric: str, references: Sequence[Sequence[str]], lowercase: bool) -> list[Scorer]:
-    """The scorers of "bleu", "chrf", "ter" or "rouge" (three) against `references` [R][n].
+def make_scorers(metrics: Sequence[str], references: Sequence[Sequence[str]], lowercase: bool) -> list[Scorer]:
+    """The scorers of `metrics` against `references` [R][n]: one for each of METRICS, but three for "rouge".
+
+    `lowercase` makes BLEU and chrF ignore case; TER and ROUGE always do.
 
     Raises:
         UsageError: an unknown metric.
     """
-    if metric == "rouge":
-        return [parts[F1] for parts in rouge_scorers(references).values()]
-    return [sacre_scorer(metric, references, lowercase)]
+    scorers: list[Scorer] = []
+    for metric in dict.fromkeys(metrics):
+        scorers += rouge_scorers(references) if metric == "rouge" else [_sacre_scorer(metric, references, lowercase)]
+    return scorers
 
 
-def sacre_scorer(metric: str, references: Sequence[Sequence[str]], lowercase: bool) -> Scorer:
-    """The scorer of "bleu", "chrf" or "ter", sacreBLEU's own, against `references` [R][n]. TER always ignores case.
+def sacre_metric(metric: str, **settings: Any) -> Any:
+    """SacreBLEU's own metric "bleu", "chrf" or "ter", made with `settings` of its constructor.
 
     Raises:
         UsageError: an unknown metric.
@@ -160,16 +170,21 @@ def sacre_scorer(metric: str, references: Sequence[Sequence[str]], lowercase: bo
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.metrics.ter import TER
 
-    texts = [list(one) for one in references]
-    # `force` only silences the question whether the text was tokenized before.
-    makers: dict[str, Callable[[], Any]] = {
-        "bleu": lambda: BLEU(lowercase=lowercase, force=True, references=texts),
-        "chrf": lambda: CHRF(lowercase=lowercase, references=texts),
-        "ter": lambda: TER(references=texts),
-    }
-    if metric not in makers:
-        raise UsageError(f"--metric {metric}: unknown; choose from {', '.join(METRICS)}.")
-    made = makers[metric]()
+    match metric:
+        case "bleu":
+            # `force` only silences the question whether the text was tokenized before.
+            return BLEU(force=True, **settings)
+        case "chrf":
+            return CHRF(**settings)
+        case "ter":
+            settings.pop("lowercase", None)
+            return TER(**settings)
+        case _:
+            raise UsageError(f"--metric {metric}: unknown; choose from {', '.join(METRICS)}.")
+
+
+def _sacre_scorer(metric: str, references: Sequence[Sequence[str]], lowercase: bool) -> Scorer:
+    made = sacre_metric(metric, lowercase=lowercase, references=[list(text) for text in references])
 
     def count(hypotheses: list[str]) -> Floats:
         return np.array(made._extract_corpus_statistics(hypotheses, None), dtype=np.float64)
@@ -180,8 +195,11 @@ def sacre_scorer(metric: str, references: Sequence[Sequence[str]], lowercase: bo
     return Scorer(metric, str(made.get_signature()), len(references), count, combine)
 
 
-def rouge_scorers(references: Sequence[Sequence[str]]) -> dict[str, tuple[Scorer, Scorer, Scorer]]:
-    """Scorers of mean precision, recall and F1 for each kind of ROUGE; all share what they count."""
+def rouge_scorers(references: Sequence[Sequence[str]]) -> list[Scorer]:
+    """Scorers of the mean F1 for each kind of ROUGE, with mean precision and recall as their parts.
+
+    All of them share what they count.
+    """
     made = signature(references)
     counted: dict[tuple[str, ...], dict[str, Floats]] = {}
 
@@ -193,10 +211,10 @@ def rouge_scorers(references: Sequence[Sequence[str]]) -> dict[str, tuple[Scorer
         # The ones add up to the number of sentences, which the mean divides by.
         return np.stack([values, np.ones_like(values)], axis=1)
 
-    def scorer(kind: str, part: int) -> Scorer:
-        return Scorer(kind, made, len(references), lambda texts: count(kind, part, texts), _mean)
+    def scorer(kind: str, part: int, parts: Sequence[Scorer] = ()) -> Scorer:
+        return Scorer(kind, made, len(references), lambda texts: count(kind, part, texts), _mean, parts)
 
-    return {kind: (scorer(kind, PRECISION), scorer(kind, RECALL), scorer(kind, F1)) for kind in KINDS}
+    return [scorer(kind, F1, [scorer(kind, PRECISION), scorer(kind, RECALL)]) for kind in KINDS]
 
 
 def _mean(sums: npt.NDArray[Any]) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from kdcache.errors import UsageError
 from kdcache.scoring.rouge import KINDS, sentence_rouge
-from kdcache.scoring.scorers import F1, METRICS, check_counts
+from kdcache.scoring.scorers import F1, check_counts, sacre_metric
 
 
 def sentence_scores(
@@ -23,33 +22,17 @@ def sentence_scores(
         UsageError: an unknown metric.
     """
     check_counts(hypotheses, references)
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for metric in dict.fromkeys(metrics):
         if metric == "rouge":
             rouge = sentence_rouge(hypotheses, references)
-            found.update({kind: (100 * rouge[kind][:, F1]).tolist() for kind in KINDS})
+            scores.update({kind: (100 * rouge[kind][:, F1]).tolist() for kind in KINDS})
         else:
-            score = _sentence_scorer(metric, lowercase)
+            effective = {"effective_order": True} if metric == "bleu" else {}
+            scorer = sacre_metric(metric, lowercase=lowercase, **effective)
             rows = zip(hypotheses, *references, strict=True)
-            found[metric] = [score(hypothesis, targets) for hypothesis, *targets in rows]
-    return found
-
-
-def _sentence_scorer(metric: str, lowercase: bool) -> Callable[[str, list[str]], float]:
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-    from sacrebleu.metrics.ter import TER
-
-    match metric:
-        case "bleu":
-            made: BLEU | CHRF | TER = BLEU(lowercase=lowercase, effective_order=True, force=True)
-        case "chrf":
-            made = CHRF(lowercase=lowercase)
-        case "ter":
-            made = TER()
-        case _:
-            raise UsageError(f"--metric {metric}: unknown; choose from {', '.join(METRICS)}.")
-    return lambda hypothesis, targets: float(made.sentence_score(hypothesis, targets).score)
+            scores[metric] = [float(scorer.sentence_score(text, targets).score) for text, *targets in rows]
+    return scores
 
 
 def as_tsv(hypotheses: Sequence[str], scores: dict[str, list[float]]) -> bytes:

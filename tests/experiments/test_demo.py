@@ -9,7 +9,7 @@ import pytest
 from kdcache.cache.reader import CacheReader
 from kdcache.cli.demo import _set_up_process
 from kdcache.experiments.demo import GUIDE_FILE, HARD, METRICS, SOFT, DemoConfig, run_demo, verdict
-from kdcache.scoring.comparison import Difference
+from kdcache.scoring.score_corpus import Difference
 from kdcache.student.seq2seq import load_student
 from kdcache.text.lines import read_sentences
 

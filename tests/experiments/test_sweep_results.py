@@ -10,7 +10,7 @@ from sweeps import ODD, REFERENCE, TEXT, WORSE, report_of
 from kdcache.experiments.sweep_results import Outcome, Spread, contrasts
 from kdcache.experiments.sweep_table import contrast_cells, markdown, value_cells
 from kdcache.process.signals import StopRequest
-from kdcache.scoring.comparison import compare
+from kdcache.scoring.score_corpus import compare
 
 
 def test_mean_and_deviation_by_hand() -> None:

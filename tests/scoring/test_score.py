@@ -15,9 +15,8 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from kdcache.errors import DataError, UsageError
-from kdcache.scoring.comparison import compare, compare_corpus
 from kdcache.scoring.rouge import UnicodeTokenizer
-from kdcache.scoring.score_corpus import Score, score_corpus
+from kdcache.scoring.score_corpus import Score, compare, compare_corpus, score_corpus
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 

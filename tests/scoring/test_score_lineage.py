@@ -18,11 +18,12 @@ from rouge_score.rouge_scorer import RougeScorer
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, DataError, UsageError
 from kdcache.files.atomic import sha256
-from kdcache.scoring.comparison import compare_corpus
+from kdcache.scoring.lineage import Lineage
 from kdcache.scoring.measure import ScoreConfig, measure, prepare
+from kdcache.scoring.score_corpus import compare_corpus
 from kdcache.scoring.score_file import read_scores
 from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
-from kdcache.student.fingerprints import Lineage, student_prints, text_sha256
+from kdcache.student.fingerprints import student_prints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate_file
 from kdcache.text.lines import read_sentences
@@ -137,6 +138,18 @@ def test_two_students_are_compared_on_one_source(texts: tuple[str, str], small_s
     assert list(of_file.comparison.differences) == expected
     assert of_file.comparison.baseline == scrambled
     assert of_file.comparison.lineage.hypothesis == digest(scrambled)
+
+
+def test_each_text_is_read_once(texts: tuple[str, str], small_student: Path) -> None:
+    """What is scored was read once: source and references may be gone when the students write."""
+    source, reference = texts
+    task = prepare(ScoreConfig((reference,), None, search(small_student, source), str(small_student)))
+    expected, _ = measure(task)
+    for path in (source, reference):
+        Path(path).unlink()
+    again, _ = measure(task)
+    assert again == expected
+    assert again.lineage.source == task.system.text.sha256
 
 
 def test_outputs_of_other_sources_are_not_compared(texts: tuple[str, str], small_student: Path, tmp_path: Path) -> None:

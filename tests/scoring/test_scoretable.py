@@ -15,12 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.errors import CorruptError, DataError
-from kdcache.scoring.comparison import Difference
-from kdcache.scoring.score_corpus import Score
+from kdcache.scoring.lineage import Lineage
+from kdcache.scoring.score_corpus import Difference, Score
 from kdcache.scoring.score_file import VERSION, Bootstrap, Comparison, ScoreFile, read_scores
 from kdcache.scoring.score_table import Row, build, latex, latex_text, markdown, read_rows
 from kdcache.scoring.scorers import Estimate
-from kdcache.student.fingerprints import Lineage
 
 SIGNATURE = "nrefs:1|case:mixed"
 
