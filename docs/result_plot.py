@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
 from kdcache.experiments.sweep_chart import SHEET, kind, means, palette, picture
 from kdcache.pictures import svg
-from kdcache.pictures.markup import tag
 
 Json = dict[str, Any]
 _ROW = 22
@@ -28,14 +29,15 @@ def plot(content: Json) -> str:
     curves = [(run["row"], _points(content["records"][run["folder"]])) for run in runs]
     lines = means(curves)
     height = SHEET.height + _ROW * len(lines)
-    inside = picture(lines).replace("<svg ", f'<svg width="{SHEET.width:g}" height="{SHEET.height:g}" ', 1)
+    inside = str(picture(lines)).replace("<svg ", f'<svg width="{SHEET.width:g}" height="{SHEET.height:g}" ', 1)
     legend = []
     for number, line in enumerate(lines):
         y = SHEET.height + _ROW * (number + 0.5)
         place = {"x1": SHEET.left, "x2": SHEET.left + 32, "y1": y, "y2": y, "class": kind(number)}
-        legend.append(tag("line", place) + svg.text(SHEET.left + 44, y + 4, line.row, "start", "name"))
+        legend.append(svg.element("line", place) + svg.text(SHEET.left + 44, y + 4, line.row, "start", "name"))
     box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {SHEET.width:g} {height:g}"}
-    return tag("svg", box, tag("style", {}, palette() + _STYLE) + inside + "".join(legend)) + "\n"
+    style = svg.element("style", {}, Markup(palette() + _STYLE))  # noqa: S704 (style sheets of our own)
+    return f"{svg.element('svg', box, svg.group([style, Markup(inside), *legend]))}\n"  # noqa: S704 (escaped before)
 
 
 def _points(record: Json) -> dict[int, float]:

@@ -30,14 +30,14 @@ def curves(folders: tuple[str, ...], metric: str | None, output: str | None) -> 
     Example:
       kdcache curves student-plain student-soft --output curves.png
     """
-    from kdcache.pictures import plots
+    from kdcache.pictures import png_plot, terminal_plot
     from kdcache.pictures.curves import read_curves
 
-    plots.check_count(folders)
+    terminal_plot.check_count(folders)
     if output is not None:
-        plots.check_png(Path(output))
+        png_plot.check_png(Path(output))
     found = read_curves([Path(folder) for folder in folders], metric)
     width = shutil.get_terminal_size().columns
-    click.echo(f"{found[0].title}\n{plots.plot(found, width)}\n\n{plots.summary(found, width)}")
+    click.echo(f"{found[0].title}\n{terminal_plot.plot(found, width)}\n\n{terminal_plot.summary(found, width)}")
     if output is not None:
-        plots.save_png(found, Path(output))
+        png_plot.save_png(found, Path(output))

@@ -1,24 +1,26 @@
-"""Learning curves as an SVG inside a page: one line for each row, the mean over its seeds."""
+"""Learning curves as SVG: one line for each row of the table, the mean over its seeds."""
 
 from __future__ import annotations
 
+import importlib.resources
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from kdcache.errors import DataError, UsageError
 from kdcache.experiments.sweep_folders import Student
 from kdcache.pictures import svg
+from kdcache.pictures.axes import ticks
 from kdcache.pictures.curves import VALIDATION_LOSS, read_curves
-from kdcache.pictures.markup import escape, resource, tag
-from kdcache.pictures.plots import ticks
 
-# On a telephone, too, the numbers can be read: the margins hold type that is nearly twice as large.
+# The margins hold type that is nearly twice as large, with which the numbers can be read on a telephone.
 SHEET = svg.Sheet(width=720, height=420, left=84, right=28, top=14, bottom=54)
-# Losses fall steeply at first; from here on the lines decide how high the picture is.
+# Losses fall steeply at first; only the steps after this share of them decide how high the picture is.
 _SETTLED = 0.25
-# How many of each the style sheet has.
+# How many colours and patterns of dashes the style sheet has.
 COLOURS, DASHES = 8, 4
 
 
@@ -58,7 +60,7 @@ def _points(folder: Path) -> dict[int, float]:
 
 def palette() -> str:
     """The style sheet of all kinds of line."""
-    return resource("kdcache.experiments", "palette.css")
+    return (importlib.resources.files("kdcache.experiments") / "templates" / "palette.css").read_text(encoding="utf-8")
 
 
 def kind(number: int) -> str:
@@ -66,7 +68,7 @@ def kind(number: int) -> str:
     return f"curve c{number % COLOURS} d{number // COLOURS % DASHES}"
 
 
-def picture(lines: Sequence[Line]) -> str:
+def picture(lines: Sequence[Line]) -> Markup:
     """The lines over each other; at least one."""
     last = max(step for line in lines for step, _ in line.points)
     settled = [value for line in lines for step, value in line.points if step >= _SETTLED * last]
@@ -82,7 +84,6 @@ def picture(lines: Sequence[Line]) -> str:
     return svg.picture("Validation loss over optimizer steps", f"At the end {ends}", parts, SHEET)
 
 
-def legend(lines: Sequence[Line]) -> str:
-    """Which line is which row."""
-    items = (tag("li", {}, svg.key(kind(number)) + escape(line.row)) for number, line in enumerate(lines))
-    return tag("ul", {"class": "legend"}, "".join(items))
+def legend(lines: Sequence[Line]) -> list[tuple[Markup, str]]:
+    """A short piece of each line, and the row that it stands for."""
+    return [(svg.key(kind(number)), line.row) for number, line in enumerate(lines)]

@@ -140,6 +140,23 @@ def replace_file(path: Path, data: bytes, admit: Callable[[], None] | None = Non
         sync_folder(path.parent)
 
 
+def check_replaceable(output: Path, mark: str, kind: str) -> None:
+    """Refuse to replace a file that kdcache did not write.
+
+    Args:
+        output: the file that is to be written.
+        mark: text that every file of this kind contains if kdcache wrote it, and no other file.
+        kind: what the message calls the file.
+
+    Raises:
+        OutputError: the file exists without the mark, or its folder is missing.
+    """
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist. Create it first.")
+    if output.exists() and not (output.is_file() and mark.encode() in output.read_bytes()):
+        raise OutputError(f"{output}: exists, and is no {kind} that kdcache drew. Move it away first.")
+
+
 def publish_file(path: Path, data: bytes | memoryview) -> bool:
     """Write `data` under `path` if that name is free, in one atomic step; return whether it was.
 

@@ -1,6 +1,6 @@
-"""What the teacher knows, in numbers: statistics of all target positions of a cache, taken shard by shard.
+"""Statistics of all target positions of a cache, taken shard by shard.
 
-What is kept between shards are sums and histograms of fixed size, however many pairs there are. A word that is listed
+Only sums and histograms of fixed size are kept between shards, however many pairs there are. A word that is listed
 with probability 0 (a log-probability of −∞) counts as not listed.
 """
 
@@ -19,10 +19,10 @@ from kdcache.text.encoded_pairs import EncodedPairs
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-# As many as Guo et al. take.
+# Guo et al. take as many.
 CALIBRATION_BINS = 15
 CALIBRATION_EDGES: Floats = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
-# Positions from either end that are told apart; those further inside are not counted.
+# How many positions from either end are told apart; those further inside are not counted.
 POSITIONS = 64
 MASS_BINS = 1000
 # Probabilities that divide the written words into those the teacher expects and those that surprise it.
@@ -32,7 +32,7 @@ _QUARTERS = np.array([0.25, 0.5, 0.75])
 
 @dataclass(frozen=True, slots=True)
 class Mass:
-    """Probability that the first 1 … k words of a position hold together, over all positions.
+    """Probability that the first 1 … k words of a position have together, over all positions.
 
     Attributes:
         mean: float64 [k].
@@ -60,7 +60,7 @@ class ByPosition:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Whether the teacher is right as often as it says: the reliability diagram of Guo et al. 2017.
+    """How often the teacher is right, by how probable it finds its first word: the reliability diagram.
 
     Positions are sorted by the probability p of the teacher's first word into the 15 intervals ((m − 1)/15, m/15]; 0
     belongs to the first.
@@ -86,11 +86,11 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class CacheStatistics:
     """Statistics of a cache.
 
     Attributes:
-        n_targets: target positions, end tokens included.
+        n_targets: number of target positions, end tokens included.
         surprise: mean of −log p of the written words, in nats; infinite where one has probability 0.
         mass: by the number of words.
         ranks: positions whose written word is the teacher's 1st, …, k-th, or none of them: int64 [k + 1].
@@ -114,8 +114,7 @@ def entropy(soft: SoftArrays) -> Floats:
 
     −Σ_j p_j log p_j − r log r with r = 1 − Σ_j p_j, the mass of the tail (0 where rounding lifted the sum above 1).
     Words that share a bucket cannot be told apart, so this is at most the entropy over the whole vocabulary; it lies
-    between 0 and log(k + 1). Not so of an average of caches: there the bucket has parts of the k words too, and this is
-    no bound.
+    between 0 and log(k + 1). For an average of caches this is no bound, since the bucket has parts of the k words too.
     """
     p = np.exp(soft.log_probs.astype(np.float64))
     total: Floats = _information(p).sum(axis=1) + _information(1.0 - p.sum(axis=1))
@@ -198,12 +197,12 @@ class Collector:
         for row, weights in enumerate((np.ones_like(confidence), confidence, right.astype(np.float64))):
             self._intervals[row] += np.bincount(interval, weights=weights, minlength=CALIBRATION_BINS)
 
-    def knowledge(self) -> Knowledge:
+    def statistics(self) -> CacheStatistics:
         """The statistics of what was added until now."""
         n = max(1, self._n)
         start, end = (ByPosition(self._at[i].copy(), _mean(self._entropy[i], self._at[i])) for i in range(2))
         counts = self._intervals[0].astype(np.int64)
-        return Knowledge(
+        return CacheStatistics(
             self._n,
             self._surprise / n,
             Mass(self._mass / n, _quartiles(self._masses)),

@@ -64,7 +64,7 @@ def test_the_wheel_holds_every_module(installed: Path) -> None:
         for path in (ROOT / "kdcache").rglob("*.py")
     }
     assert here - {"kdcache"} <= set(modules)
-    beside = [path for kind in ("css", "js", "typed") for path in (ROOT / "kdcache").rglob(f"*.{kind}")]
+    beside = [path for kind in ("css", "html", "js", "typed") for path in (ROOT / "kdcache").rglob(f"*.{kind}")]
     assert len(beside) >= 5
     assert [path.name for path in beside if not (installed / path.relative_to(ROOT)).is_file()] == []
     assert {path.name for path in Path(corpus).iterdir()} == {path.name for path in (ROOT / "data" / "demo").iterdir()}

@@ -17,8 +17,7 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import CorruptError, OutputError, UsageError
-from kdcache.inspection.inspect_page import SAMPLED_PAIRS, WORST_PAIRS, Findings, find, render, write_page
-from kdcache.inspection.sentences import Sentences
+from kdcache.inspection.inspect_page import SAMPLED_PAIRS, WORST_PAIRS, Findings, read_findings, render, write_page
 from kdcache.text.tokenizer import Tokenizer
 
 
@@ -75,9 +74,9 @@ def test_a_cache_of_one_pair(tmp_path: Path, topk: int) -> None:
     """One pair is enough for a page, with one word a position and with forty."""
     plan = make_plan(1, 8, topk)
     assert write_cache(tmp_path / "cache", plan)
-    found = find(CacheReader(tmp_path / "cache"))
+    found = read_findings(CacheReader(tmp_path / "cache"))
     assert [len(one) for one in (found.by_mean, found.by_word, found.sample)] == [1, 1, 1]
-    page = check_sound(render(found, Sentences(caches.tokenizer()), FACTS))
+    page = check_sound(render(found, caches.tokenizer(), FACTS))
     assert len(page.all("article")) == 3
     assert all(len(place[3]) // 2 == min(topk, 16) for place in data_of(page)["pairs"][0])
 
@@ -145,7 +144,7 @@ def test_the_command_writes_the_page_and_prints_the_facts(shown_cache: Path, tmp
 
 def test_findings_hold_no_shard(shown_cache: Path) -> None:
     """Whatever the size of the cache, at most 160 pairs are kept."""
-    found: Findings = find(CacheReader(shown_cache))
+    found: Findings = read_findings(CacheReader(shown_cache))
     assert [len(one) for one in (found.by_mean, found.by_word, found.sample)] == [
         WORST_PAIRS,
         WORST_PAIRS,

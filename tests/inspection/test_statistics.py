@@ -19,9 +19,9 @@ from kdcache.inspection.cache_statistics import (
     CALIBRATION_EDGES,
     LEVELS,
     POSITIONS,
+    CacheStatistics,
     Calibration,
     Collector,
-    Knowledge,
     calibration_interval,
     entropy,
     level,
@@ -29,11 +29,11 @@ from kdcache.inspection.cache_statistics import (
 from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 
 
-def collect(shards: list[ShardArrays]) -> Knowledge:
+def collect(shards: list[ShardArrays]) -> CacheStatistics:
     collector = Collector(shards[0].soft.k)
     for arrays in shards:
         collector.add(arrays)
-    return collector.knowledge()
+    return collector.statistics()
 
 
 def padded(arrays: ShardArrays, seed: int) -> ShardArrays:

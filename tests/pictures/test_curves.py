@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError, UsageError
-from kdcache.pictures import plots
+from kdcache.pictures import axes, png_plot, terminal_plot
 from kdcache.pictures.curves import Curve, read_curves
 
 VALUES = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
@@ -131,7 +131,7 @@ def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, dat
     folder = tmp_path_factory.mktemp("run")
     (folder / "metrics.jsonl").write_bytes(data + b"\n")
     with contextlib.suppress(KDCacheError):
-        plots.plot(read_curves([folder]), 80)
+        terminal_plot.plot(read_curves([folder]), 80)
 
 
 # The terminal
@@ -142,7 +142,7 @@ def test_a_picture_drawn_by_hand() -> None:
     falling = Curve("falling", "loss", ((0, 4.0), (4, 0.0)))
     level = Curve("level", "loss", ((0, 2.0), (2, 2.0), (3, None), (4, 2.0)))
     # One column more than 4 times 5, so that the ticks lie on columns 0, 5, 10, 15, 20.
-    drawn = plots.plot([falling, level], width=21 + 3)
+    drawn = terminal_plot.plot([falling, level], width=21 + 3)
     assert drawn.splitlines() == [
         "4 +o",
         "  | o",
@@ -170,7 +170,7 @@ def test_a_picture_drawn_by_hand() -> None:
 def test_curves_that_meet_take_turns() -> None:
     """Of two equal curves both marks are seen, one after the other, from edge to edge."""
     points = ((0, 1.0), (10, 1.0))
-    picture = plots.plot([Curve(name, "loss", points) for name in "ab"], 30).splitlines()
+    picture = terminal_plot.plot([Curve(name, "loss", points) for name in "ab"], 30).splitlines()
     (row,) = [line for line in picture[:17] if "o" in line]
     drawn = row[row.index("+") + 1 :]
     assert len(drawn) == 30 - row.index("+") - 1
@@ -185,7 +185,7 @@ def test_curves_that_meet_take_turns() -> None:
 def test_ticks_span_what_is_drawn(low: float, high: float) -> None:
     """Ticks rise evenly, enclose both ends, and are few, however large, small or close the values are."""
     low, high = min(low, high), max(low, high)
-    ticks = plots.ticks(low, high)
+    ticks = axes.ticks(low, high)
     slack = 1e-9 * max(abs(low), abs(high))
     assert ticks[0] <= low + slack
     assert ticks[-1] >= high - slack
@@ -205,7 +205,7 @@ def test_ticks_span_what_is_drawn(low: float, high: float) -> None:
 )
 def test_ticks_by_hand(low: float, high: float, expected: tuple[float, ...]) -> None:
     """Steps of 1, 2 or 5 times a power of ten, four intervals or about as many."""
-    assert plots.ticks(low, high) == pytest.approx(expected)
+    assert axes.ticks(low, high) == pytest.approx(expected)
 
 
 @given(
@@ -219,23 +219,23 @@ def test_ticks_by_hand(low: float, high: float, expected: tuple[float, ...]) -> 
 def test_any_curves_fit_the_terminal(curves: list[list[float | None]], width: int) -> None:
     """Whatever the values, all lines fit the width (of 40 columns at least), and every curve is seen."""
     drawn = [Curve(f"run {i}", "loss", tuple(enumerate(values, 1))) for i, values in enumerate(curves)]
-    text = plots.plot(drawn, width)
+    text = terminal_plot.plot(drawn, width)
     assert max(map(len, text.splitlines())) <= max(40, width)
     assert len(text.splitlines()) == 20
     if len(curves) == 1:
         assert "o" in text.split("optimizer")[0]
-    assert max(map(len, plots.summary(drawn, width).splitlines())) <= max(80, width)
+    assert max(map(len, terminal_plot.summary(drawn, width).splitlines())) <= max(80, width)
 
 
 def test_the_table_is_the_legend(tmp_path: Path) -> None:
     """Each run's mark, name, best and last value with their steps, in 80 columns however long the name is."""
     one = Curve("student", "valid_correct", ((100, 0.25), (2_000, 0.5), (3_000, 0.125)))
     two = Curve("x" * 100, "valid_correct", ((100, 0.75),))
-    rows = [line.split() for line in plots.summary([one, two], 80).splitlines()]
+    rows = [line.split() for line in terminal_plot.summary([one, two], 80).splitlines()]
     assert rows[2] == ["o", "student", "3", "0.5", "2,000", "0.125", "3,000"]
     assert rows[3][0] == "x"
     assert re.fullmatch("…x+", rows[3][1])
-    assert max(len(line) for line in plots.summary([one, two], 80).splitlines()) <= 80
+    assert max(len(line) for line in terminal_plot.summary([one, two], 80).splitlines()) <= 80
 
 
 # The PNG
@@ -252,13 +252,13 @@ def test_the_png_shows_every_curve(tmp_path: Path) -> None:
     ]
     output = tmp_path / "curves.png"
     curves = read_curves(folders)
-    plots.save_png(curves, output)
+    png_plot.save_png(curves, output)
     pixels = image.imread(output)[..., :3].reshape(-1, 3)
-    for colour in plots._COLOURS[:4]:
+    for colour in png_plot._COLOURS[:4]:
         assert (abs(pixels - to_rgb(colour)).max(axis=1) < 0.01).sum() > 500
-    assert not (abs(pixels - to_rgb(plots._COLOURS[4])).max(axis=1) < 0.01).any()
+    assert not (abs(pixels - to_rgb(png_plot._COLOURS[4])).max(axis=1) < 0.01).any()
     before = output.read_bytes()
-    plots.save_png(curves[:1], output)
+    png_plot.save_png(curves[:1], output)
     assert output.read_bytes() != before
 
 
@@ -266,15 +266,15 @@ def test_every_run_stands_in_the_legend() -> None:
     """The legend has every name as it is written, with its best value and step; the axes are named with units."""
     from matplotlib.figure import Figure
 
-    axes = Figure().add_subplot()
+    plot = Figure().add_subplot()
     curves = [Curve(name, "valid_nll", ((100, 2.5), (200, 2.25), (300, None))) for name in ("_a", "$b_1$")]
-    plots._draw(axes, curves)
-    legend = axes.get_legend()
+    png_plot._draw(plot, curves)
+    legend = plot.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [f"{n}: 2.25 at step 200" for n in ("_a", "$b_1$")]
     assert not any(text.get_parse_math() for text in legend.get_texts())
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer step", "validation loss, nats a target")
-    (line, _) = axes.get_lines()
+    assert (plot.get_xlabel(), plot.get_ylabel()) == ("optimizer step", "validation loss, nats a target")
+    (line, _) = plot.get_lines()
     assert line.get_markevery() == [1]
     assert list(line.get_xdata()) == [100, 200, 300]
     assert math.isnan(line.get_ydata()[2])
@@ -286,12 +286,12 @@ def test_only_pictures_of_its_own_are_replaced(tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     other.write_bytes(b"precious")
     with pytest.raises(OutputError, match="is no picture that kdcache drew"):
-        plots.save_png(curves, other)
+        png_plot.save_png(curves, other)
     assert other.read_bytes() == b"precious"
     with pytest.raises(OutputError, match="its folder does not exist"):
-        plots.save_png(curves, tmp_path / "none" / "x.png")
+        png_plot.save_png(curves, tmp_path / "none" / "x.png")
     with pytest.raises(UsageError, match=r"must end in \.png"):
-        plots.save_png(curves, tmp_path / "x.pdf")
+        png_plot.save_png(curves, tmp_path / "x.pdf")
 
 
 # The command

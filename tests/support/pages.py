@@ -10,8 +10,7 @@ import re
 from collections.abc import Sequence
 
 from kdcache.cache.reader import CacheReader
-from kdcache.inspection.inspect_page import find, render
-from kdcache.inspection.sentences import Sentences
+from kdcache.inspection.inspect_page import read_findings, render
 from kdcache.text.tokenizer import Tokenizer
 
 FACTS = [("pairs", "20 <b>"), ("teacher", "abc")]
@@ -91,4 +90,4 @@ def check_sound(text: str, scripts: Sequence[str | None] = ("application/json", 
 
 
 def page_of(reader: CacheReader, tokenizer: Tokenizer | None = None) -> str:
-    return render(find(reader), Sentences(tokenizer or reader.tokenizer()), FACTS)
+    return render(read_findings(reader), tokenizer or reader.tokenizer(), FACTS)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache.layout import Plan
-from kdcache.inspection.picks import PickedPair, Sample, Worst, pick, usable_rows
+from kdcache.inspection.picked_pairs import PickedPair, Sample, Worst, pick, usable_rows
 
 
 def all_pairs(plan: Plan) -> list[PickedPair]:

@@ -1,6 +1,6 @@
-"""Single pairs that are worth a look, picked while the shards of a cache pass by.
+"""Single pairs that are worth a look, picked while the shards of a cache are read.
 
-Only those that are picked are kept, each as a copy of its own arrays.
+Only picked pairs are kept, each as a copy of its own arrays.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PickedPair:
-    """One pair with all that its shard holds of it.
+    """One pair and everything that its shard holds about it.
 
     Attributes:
-        index: of the pair, from 0.
+        index: number of the pair in the corpus, from 0.
         source_ids: [S].
         target_ids: [N].
         soft: of its N target positions.
@@ -109,10 +109,10 @@ class Worst:
     ) -> list[tuple[float, PickedPair]]:
         """The best of those `kept` and of a shard's `rows` [m] with their `scores` [m]."""
         least = kept[-1][0] if len(kept) == self._limit else -np.inf
-        found = np.argsort(-scores, kind="stable")[: self._limit]
-        new = [(float(scores[i]), pick(arrays, int(rows[i]), first)) for i in found if scores[i] > least]
+        order = np.argsort(-scores, kind="stable")[: self._limit]
+        new = [(float(scores[i]), pick(arrays, int(rows[i]), first)) for i in order if scores[i] > least]
         # The sort is stable and earlier pairs come first.
-        return sorted([*kept, *new], key=lambda one: -one[0])[: self._limit]
+        return sorted([*kept, *new], key=lambda scored: -scored[0])[: self._limit]
 
 
 class Sample:
@@ -128,7 +128,7 @@ class Sample:
         self.pairs: list[PickedPair] = []
 
     def add(self, arrays: ShardArrays, index: int, first: int) -> None:
-        """Take what was drawn from shard `index`, which begins with pair `first`."""
+        """Take the pairs that were drawn from shard `index`, which begins with pair `first`."""
         low, high = self._offsets[index : index + 2]
         inside = self._chosen[(self._chosen >= low) & (self._chosen < high)] - low
         rows = usable_rows(arrays)
