@@ -75,8 +75,8 @@ def _curve(folder: Path, metric: str) -> list[list[float]]:
 def _cache(folder: Path) -> Json:
     from dataclasses import asdict
 
-    from kdcache.cache.audit import summarize
     from kdcache.cache.reader import CacheReader
+    from kdcache.inspection.cache_summary import summarize
 
     return {"summary": asdict(summarize(CacheReader(folder))), "teachers": [_record(one) for one in _teachers(folder)]}
 

@@ -69,7 +69,7 @@ class Plan:
     draws: int = 0
     seed: int = 0
     temperatures: tuple[float, ...] = ()
-    sources: tuple[Source, ...] = ()
+    sources: tuple[SourceCache, ...] = ()
 
     @property
     def made_by(self) -> str:
@@ -114,7 +114,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceCache:
     """A cache that another one was made from: its content, and how it was made in turn."""
 
     root: str

@@ -9,13 +9,12 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from kdcache.cache import layout
+from kdcache.cache import schema
+from kdcache.cache.cache_files import CacheFiles, FolderFiles, GiveUp
 from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.shard import ShardArrays, decode_shard
-from kdcache.cache.source import Folder, GiveUp, Source
-from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import CorruptError
-from kdcache.files.locations import is_remote
+from kdcache.files.locations import StoreConfig, is_remote
 from kdcache.text.tokenizer import Tokenizer
 
 
@@ -23,7 +22,7 @@ class CacheReader:
     """A complete cache, given by its folder or by another source of its files.
 
     Attributes:
-        source: where its files come from.
+        files: where its files come from.
         plan: its identity.
         records: one for each shard.
 
@@ -31,16 +30,16 @@ class CacheReader:
         CorruptError: there is no cache, it is incomplete, or its plan or manifest is damaged.
     """
 
-    def __init__(self, source: Source | Path) -> None:
-        self.source: Source = Folder(source) if isinstance(source, Path) else source
-        self.plan = self.source.plan()
-        self.manifest = self.source.manifest(self.plan)
+    def __init__(self, files: CacheFiles | Path) -> None:
+        self.files: CacheFiles = FolderFiles(files) if isinstance(files, Path) else files
+        self.plan = self.files.plan()
+        self.manifest = self.files.manifest(self.plan)
         self.records = self.manifest.shards
 
     @property
     def place(self) -> str:
         """Its location, to be shown."""
-        return self.source.place
+        return self.files.place
 
     @property
     def n_targets(self) -> int:
@@ -54,7 +53,7 @@ class CacheReader:
             CorruptError: it is not the bytes that were committed.
             CacheError: it cannot be fetched.
         """
-        return self._decode(self.source.shard(self.records[index]), index)
+        return self._decode(self.files.shard(self.records[index]), index)
 
     def read(self, order: Sequence[int], give_up: GiveUp = lambda: None) -> Generator[ShardArrays, None, None]:
         """Read and check the shards `order`, one after the other; those of a remote cache are fetched ahead.
@@ -62,13 +61,13 @@ class CacheReader:
         `give_up` is called now and then while a shard is waited for; what it raises ends the wait. Closing the
         generator ends its threads. Errors as of `shard`.
         """
-        with closing(self.source.shards([self.records[index] for index in order], give_up)) as shards:
+        with closing(self.files.shards([self.records[index] for index in order], give_up)) as shards:
             for index in order:
                 yield self._decode(next(shards), index)
 
     def _decode(self, data: bytes, index: int) -> ShardArrays:
         record = self.records[index]
-        return decode_shard(data, self.plan, index, self.source.place_of(record), record)
+        return decode_shard(data, self.plan, index, self.files.place_of(record), record)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of teacher, cache and students.
@@ -76,9 +75,9 @@ class CacheReader:
         Raises:
             CorruptError: it is not the one that the plan names.
         """
-        tokenizer = self.source.tokenizer()
+        tokenizer = self.files.tokenizer()
         if tokenizer.fingerprint != self.plan.tokenizer:
-            place = f"{self.place}/{layout.TOKENIZER_FOLDER}"
+            place = f"{self.place}/{schema.TOKENIZER_FOLDER}"
             raise CorruptError(f"{place}: not the tokenizer that {PLAN_FILE} names.")
         return tokenizer
 
@@ -94,12 +93,12 @@ def open_cache(location: str, store: StoreConfig | None = None) -> CacheReader:
         UsageError: the store is smaller than a shard, or what is needed to reach the location is not installed.
         OutputError: the store's folder cannot be written.
     """
-    reader = CacheReader(open_source(location, store))
-    reader.source.check_room(reader.records)
+    reader = CacheReader(open_files(location, store))
+    reader.files.check_room(reader.records)
     return reader
 
 
-def open_source(location: str, store: StoreConfig | None = None) -> Source:
+def open_files(location: str, store: StoreConfig | None = None) -> CacheFiles:
     """Where the files of the cache in a folder or at a URL come from; it is not looked at yet.
 
     Raises:
@@ -107,7 +106,7 @@ def open_source(location: str, store: StoreConfig | None = None) -> Source:
         OutputError: the store's folder cannot be written.
     """
     if not is_remote(location):
-        return Folder(Path(location))
+        return FolderFiles(Path(location))
     # Only what needs it loads it.
     from kdcache.cache.remote import open_remote
 

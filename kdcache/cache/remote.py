@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from kdcache.cache import layout
+from kdcache.cache import schema, shard_records
+from kdcache.cache.cache_files import GiveUp, check_committed
 from kdcache.cache.fetch import Fetcher, Pause
-from kdcache.cache.layout import Manifest, ShardRecord
 from kdcache.cache.plan import PLAN_FILE, Plan, plan_of
-from kdcache.cache.source import GiveUp, check_committed
+from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.cache.store import Store
-from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import UsageError
-from kdcache.files.locations import redacted
+from kdcache.files.locations import StoreConfig, redacted
 from kdcache.files.strict_json import BYTES_MAX, parse_json, readable_json
 from kdcache.process.prefetch import Ahead
 from kdcache.text.tokenizer import FILES, Tokenizer
@@ -49,22 +48,22 @@ class Remote:
 
     def manifest(self, plan: Plan) -> Manifest:
         """Fetch `manifest.json`."""
-        place = self._fetcher.place_of(layout.MANIFEST_FILE)
+        place = self._fetcher.place_of(schema.MANIFEST_FILE)
 
         def use(data: bytes) -> Manifest:
-            return layout.manifest_of(parse_json(data, place), plan, place)
+            return shard_records.manifest_of(parse_json(data, place), plan, place)
 
         missing = f"missing: the cache is incomplete. Complete it with kdcache {plan.made_by}, then copy it again."
-        return self._fetcher.fetch(layout.MANIFEST_FILE, BYTES_MAX, use, time.sleep, missing)
+        return self._fetcher.fetch(schema.MANIFEST_FILE, BYTES_MAX, use, time.sleep, missing)
 
     def record(self, plan: Plan, index: int) -> ShardRecord:
         """Fetch the commit record of one shard."""
-        name = f"{layout.SHARDS_FOLDER}/{layout.record_name(index)}"
-        return layout.record_of(self._json(name), plan, index, self._fetcher.place_of(name))
+        name = f"{schema.SHARDS_FOLDER}/{schema.record_name(index)}"
+        return shard_records.record_of(self._json(name), plan, index, self._fetcher.place_of(name))
 
     def tokenizer(self) -> Tokenizer:
         """Fetch the tokenizer's two files."""
-        folder = layout.TOKENIZER_FOLDER
+        folder = schema.TOKENIZER_FOLDER
         return Tokenizer.parse(lambda name: self._json(f"{folder}/{name}"), self._fetcher.place_of(folder))
 
     def _json(self, name: str, missing: str = "missing.") -> Any:
@@ -115,7 +114,7 @@ class Remote:
 
     def size(self, plan: Plan, manifest: Manifest) -> int:
         """Bytes as committed, for the tokenizer as fetched; those of the JSON as it was written."""
-        names = (f"{layout.TOKENIZER_FOLDER}/{name}" for name in FILES)
+        names = (f"{schema.TOKENIZER_FOLDER}/{name}" for name in FILES)
         tokenizer = sum(self._fetcher.fetch(name, BYTES_MAX, len, time.sleep) for name in names)
         parts: list[Plan | Manifest | ShardRecord] = [plan, manifest, *manifest.shards]
         written = sum(len(readable_json(dataclasses.asdict(one))) for one in parts)
@@ -123,7 +122,7 @@ class Remote:
 
 
 def _shard_file(record: ShardRecord) -> str:
-    return f"{layout.SHARDS_FOLDER}/{record.file}"
+    return f"{schema.SHARDS_FOLDER}/{record.file}"
 
 
 def open_remote(location: str, store: StoreConfig | None) -> Remote:

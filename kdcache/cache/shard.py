@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.cache.hdf5 import open_image, require, write_image
-from kdcache.cache.layout import ShardRecord, Sums, check_counts, schema, values_name
 from kdcache.cache.plan import FORMAT, VERSION, Plan
+from kdcache.cache.schema import check_counts, datasets, values_name
+from kdcache.cache.shard_records import ShardRecord, Sums
 from kdcache.errors import CorruptError
 from kdcache.labels.soft_labels import LogProbs, SoftArrays, SoftLabels, from_counts, to_counts
 from kdcache.text.encoded_pairs import EncodedPairs
@@ -74,7 +75,7 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
         "log_normalizers": arrays.soft.log_normalizers,
     }
     counts = (len(pairs.source_ids), pairs.n_targets)
-    expected = schema(plan, pairs.n_pairs, *counts)
+    expected = datasets(plan, pairs.n_pairs, *counts)
     stored = {name: np.ascontiguousarray(values[name], dtype=dtype) for name, (dtype, _) in expected.items()}
     data = write_image(_attributes(plan, index), stored, plan.encoding.filters)
     # What could not be read again may not be written.
@@ -230,14 +231,14 @@ def decode_shard(data: bytes, plan: Plan, index: int, place: str, record: ShardR
         CorruptError: they are not such a shard; the message opens with `place`.
     """
     first, stop = plan.bounds(index)
-    names = schema(plan, 0, 0, 0).keys()
+    names = datasets(plan, 0, 0, 0).keys()
     with open_image(data, place, _attributes(plan, index), names) as image:
         counts = (image.length("source_ids"), image.length("target_ids"))
         check_counts(plan, index, *counts, len(data), place)
         if record is not None:
             said = (record.n_source_tokens, record.n_targets)
             require(counts == said, place, f"holds {counts} source and target tokens, its record says {said}")
-        values = image.read(schema(plan, stop - first, *counts), plan.encoding.filters)
+        values = image.read(datasets(plan, stop - first, *counts), plan.encoding.filters)
     pairs = EncodedPairs(values["source_ids"], values["source_offsets"], values["target_ids"], values["target_offsets"])
     own = plan.encoding.unpack(values["target_log_prob"])
     arrays = ShardArrays(pairs, _unpacked(values, plan, place), own)

@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.cache.layout import ShardRecord
-from kdcache.cache.source import committed_bytes
-from kdcache.cache.store_config import StoreConfig
+from kdcache.cache.cache_files import committed_bytes
+from kdcache.cache.shard_records import ShardRecord
 from kdcache.errors import CorruptError, OutputError, UsageError
 from kdcache.files.atomic import is_sha256, remove_abandoned, replace_file, storage_errors
+from kdcache.files.locations import StoreConfig
 
 log = logging.getLogger("kdcache")
 

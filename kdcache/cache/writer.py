@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdcache.cache import layout
-from kdcache.cache.layout import ShardRecord
+from kdcache.cache import schema, shard_records
+from kdcache.cache.cache_files import regular_bytes
 from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_plan
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
-from kdcache.cache.source import regular_bytes
+from kdcache.cache.shard_records import ShardRecord
 from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files.atomic import publish_file, remove_abandoned, replace_file, sha256, storage_errors, sync_folder
 from kdcache.files.failpoints import reach
@@ -43,14 +43,14 @@ class CacheWriter:
         self.cache = cache
         self.plan = plan
         self._unknown = tokenizer.special.unk
-        self._shards = cache / layout.SHARDS_FOLDER
+        self._shards = cache / schema.SHARDS_FOLDER
         check_plan(plan, str(cache))
         if tokenizer.fingerprint != plan.tokenizer:
             raise MismatchError(str(cache), "tokenizer", plan.tokenizer, tokenizer.fingerprint, "Use the plan's own.")
         with storage_errors(cache):
             self._claim()
             remove_abandoned(cache)
-        texts = cache / layout.TOKENIZER_FOLDER
+        texts = cache / schema.TOKENIZER_FOLDER
         with storage_errors(texts):
             tokenizer.save(texts, max_length=plan.positions, segments=False)
             remove_abandoned(texts)
@@ -76,7 +76,7 @@ class CacheWriter:
         names = {path.name for path in self.cache.iterdir() if not path.name.startswith(".")}
         if PLAN_FILE in names:
             return None  # another process claimed the folder in this moment
-        return min(names - {layout.SHARDS_FOLDER, layout.TOKENIZER_FOLDER, "run.json", "kdcache.log"}, default=None)
+        return min(names - {schema.SHARDS_FOLDER, schema.TOKENIZER_FOLDER, "run.json", "kdcache.log"}, default=None)
 
     def missing(self) -> list[int]:
         """Shards that are not committed yet, in order.
@@ -88,12 +88,12 @@ class CacheWriter:
 
     def committed(self, index: int) -> ShardRecord | None:
         """The record of shard `index`, or None if it is not committed."""
-        path = self._shards / layout.record_name(index)
+        path = self._shards / schema.record_name(index)
         if not path.exists():
             return None
         remedy = f"Delete {path} and run the same command again: the shard is made anew."
         try:
-            record = layout.read_record(self.cache, self.plan, index)
+            record = shard_records.read_record(self.cache, self.plan, index)
         except CorruptError as error:
             raise CorruptError(f"{error} {remedy}") from error
         shard = self._shards / record.file
@@ -103,7 +103,7 @@ class CacheWriter:
 
     def adopt(self, index: int) -> ShardRecord | None:
         """Commit a shard that was published without a record if it is sound, else set it aside and return None."""
-        path = self._shards / layout.shard_name(index)
+        path = self._shards / schema.shard_name(index)
         if not os.path.lexists(path):
             return None
         data = self._content(path, index)
@@ -120,7 +120,7 @@ class CacheWriter:
     def _content(self, path: Path, index: int) -> bytes | None:
         """What stands under the name of a shard; None if it is no file that a shard could be."""
         try:
-            return regular_bytes(path, layout.most_bytes(self.plan, index))
+            return regular_bytes(path, schema.most_bytes(self.plan, index))
         except CorruptError:
             return None
 
@@ -165,7 +165,7 @@ class CacheWriter:
             OutputError: the disk refused; nothing was committed.
         """
         data = encode_shard(arrays, self.plan, index)
-        path = self._shards / layout.shard_name(index)
+        path = self._shards / schema.shard_name(index)
         while not publish_file(path, data):
             record = self.committed(index) or self.adopt(index)
             if record is not None:
@@ -178,7 +178,7 @@ class CacheWriter:
         record = ShardRecord(
             plan=self.plan.fingerprint,
             index=index,
-            file=layout.shard_name(index),
+            file=schema.shard_name(index),
             bytes=len(data),
             sha256=sha256(data),
             first_pair=first,
@@ -188,10 +188,10 @@ class CacheWriter:
             n_targets=arrays.pairs.n_targets,
             sums=arrays.sums(self._unknown, self.plan),
         )
-        publish_file(self._shards / layout.record_name(index), readable_json(dataclasses.asdict(record)))
+        publish_file(self._shards / schema.record_name(index), readable_json(dataclasses.asdict(record)))
         reach("record-published")
         # If another process published first, its record describes the same bytes: those on the disk.
-        return layout.read_record(self.cache, self.plan, index)
+        return shard_records.read_record(self.cache, self.plan, index)
 
     def finalize(self) -> bool:
         """Write the manifest if every shard is committed; return whether the cache is complete."""
@@ -199,8 +199,8 @@ class CacheWriter:
         found = [record for record in records if record is not None]
         if len(found) < len(records):
             return False
-        manifest = dataclasses.asdict(layout.make_manifest(self.plan, found))
-        path = self.cache / layout.MANIFEST_FILE
+        manifest = dataclasses.asdict(shard_records.make_manifest(self.plan, found))
+        path = self.cache / schema.MANIFEST_FILE
         data = readable_json(manifest)
         reach("finalizing")
         with storage_errors(path, len(data)):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdcache.cache.store_config import StoreConfig
 from kdcache.cli import options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.distributions import described, distributions
@@ -17,10 +16,11 @@ from kdcache.console import tables
 from kdcache.console.progress import duration
 from kdcache.dump.dump_config import DEFAULT_TOPK, ENCODINGS, Distributions, DumpConfig
 from kdcache.errors import UsageError
+from kdcache.files.locations import StoreConfig
 from kdcache.text.corpus import TextFiles
 
 if TYPE_CHECKING:
-    from kdcache.cache.audit import Summary
+    from kdcache.inspection.cache_summary import Summary
 
 
 def _default(name: str) -> object:
@@ -177,12 +177,12 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store
     if pair is not None:
         _show_pair(cache, store, pair, as_json)
         return
-    from kdcache.cache.audit import summarize
-    from kdcache.cache.reader import CacheReader, open_cache, open_source
+    from kdcache.cache.reader import CacheReader, open_cache, open_files
     from kdcache.inspection import cache_lineage
+    from kdcache.inspection.cache_summary import summarize
 
     # Only the page needs shards, and so a store with room for them.
-    reader = CacheReader(open_source(cache)) if html is None else open_cache(cache, store)
+    reader = CacheReader(open_files(cache)) if html is None else open_cache(cache, store)
     found = summarize(reader)
     items = [*_facts(found), ("made by", cache_lineage.made_by(reader.plan))]
     if html is not None:
@@ -224,8 +224,8 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
 def _show_pair(cache: str, store: StoreConfig, index: int, as_json: bool) -> None:
     import math
 
-    from kdcache.cache.audit import view_pair
     from kdcache.cache.reader import open_cache
+    from kdcache.inspection.cache_summary import view_pair
 
     reader = open_cache(cache, store)
     found = view_pair(reader, index)

@@ -12,10 +12,9 @@ from typing import Any
 
 import click
 
-from kdcache.cache.store_config import StoreConfig, parse_size
 from kdcache.cli.console import set_up
 from kdcache.errors import UsageError
-from kdcache.files.locations import check_local
+from kdcache.files.locations import StoreConfig, check_local, parse_size
 from kdcache.losses.objective_config import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.text.corpus import TextFiles

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from kdcache.cache.store_config import StoreConfig
 from kdcache.cli import options, training_options
 from kdcache.cli.console import quiet_transformers
 from kdcache.cli.training_options import TrainingOptions
 from kdcache.console import tables
 from kdcache.console.progress import duration
 from kdcache.errors import UsageError
+from kdcache.files.locations import StoreConfig
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.student import student_config as student_defaults
 from kdcache.student.student_config import ARCHITECTURES, SIZES, StudentConfig

@@ -48,12 +48,12 @@ def verify(cache: str, teacher: str | None, sample: int | None, device: str, pre
 
 
 def _bytes(cache: str) -> None:
-    from kdcache.cache.audit import strangers, verify_shard
+    from kdcache.cache.audit import unexpected_files, verify_shard
     from kdcache.cache.reader import open_cache
 
     reader = open_cache(cache)
     reader.tokenizer()
-    problems = strangers(reader)
+    problems = unexpected_files(reader)
     with Progress("verifying", len(reader.records), "shards") as progress:
         for index in range(len(reader.records)):
             problems.extend(verify_shard(reader, index))

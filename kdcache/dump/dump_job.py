@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.number_encoding import Encoding, count_dtype
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
@@ -62,7 +62,7 @@ class Job:
                 f"unknown to the teacher's vocabulary, more than the share of {config.max_unknown} that is allowed. Is "
                 "this the text that the teacher was trained on? If so, raise --max-unknown."
             )
-        layout.check_drawn(self.plan, index, pairs.n_targets)
+        schema.check_drawn(self.plan, index, pairs.n_targets)
         return pairs
 
     def soft_labels(self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]) -> ShardArrays:
@@ -148,7 +148,7 @@ def prepare(config: DumpConfig) -> Job:
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
     plan = make_plan(config, teacher, corpus, device)
-    layout.check_shards(plan)
+    schema.check_shards(plan)
     teacher.model.to(device)
     return Job(config, teacher, corpus, plan, device)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcache.cache import layout
+from kdcache.cache import shard_records
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.console.progress import Progress
@@ -50,7 +50,7 @@ def dump_job(job: Job, output: Path, process: Process) -> None:
     if not writer.finalize():
         log.info("%s: the shards of this process are done, others are still missing.", output)
         return
-    manifest = layout.read_manifest(output, plan)
+    manifest = shard_records.read_manifest(output, plan)
     run.finish({"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)})
     log.info("%s: complete.", output)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdcache.cache.plan import Plan, Source
+from kdcache.cache.plan import Plan, SourceCache
 
 _SHORT = 12
 
@@ -21,13 +21,13 @@ def tree(plan: Plan) -> list[str]:
     return [f"{'  ' * depth}{_line(source)}" for depth, source in _walk(plan, 0)]
 
 
-def _walk(plan: Plan, depth: int) -> Iterator[tuple[int, Source]]:
+def _walk(plan: Plan, depth: int) -> Iterator[tuple[int, SourceCache]]:
     for source in plan.sources:
         yield depth, source
         yield from _walk(source.plan, depth + 1)
 
 
-def _line(source: Source) -> str:
+def _line(source: SourceCache) -> str:
     plan = source.plan
     words = f"{plan.draws} draws" if plan.draws else f"k {plan.topk}"
     name = "/".join((plan.encoding.log_probs, plan.encoding.filters))

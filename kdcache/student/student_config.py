@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import UsageError
+from kdcache.files.locations import StoreConfig
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.text.corpus import TextFiles
 from kdcache.training.training_config import TrainingConfig

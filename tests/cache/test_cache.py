@@ -16,15 +16,16 @@ import pytest
 from caches import make_arrays, make_plan, tokenizer, write_cache
 from conftest import run_cli
 
-from kdcache.cache import layout
-from kdcache.cache.audit import strangers, summarize, verify_shard, view_pair
+from kdcache.cache import shard_records
+from kdcache.cache.audit import unexpected_files, verify_shard
 from kdcache.cache.number_encoding import Encoding
-from kdcache.cache.plan import Plan, Source, read_plan
+from kdcache.cache.plan import Plan, SourceCache, read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import CorruptError, MismatchError, OutputError, UsageError
 from kdcache.files.strict_json import canonical_json
+from kdcache.inspection.cache_summary import summarize, view_pair
 from kdcache.text.vocabulary import from_corpus
 
 PLAN_FIELDS = [field.name for field in dataclasses.fields(Plan)]
@@ -97,7 +98,7 @@ def test_another_plan_is_refused_by_its_field(cache: Path, field: str) -> None:
         "encoding": Encoding("uint32"),
         "draws": plan.topk,
         "temperatures": (2.0,),
-        "sources": (Source("b" * 64, plan),),
+        "sources": (SourceCache("b" * 64, plan),),
         "precision": "bfloat16",
     }
     new = others.get(field, "a" * 64 if isinstance(old, str) else old + 1 if isinstance(old, int) else None)
@@ -112,13 +113,13 @@ def test_another_plan_is_refused_by_its_field(cache: Path, field: str) -> None:
 def descendant(plan: Plan, generations: int) -> Plan:
     """A plan at the end of a row of so many caches."""
     for number in range(generations - 1):
-        plan = dataclasses.replace(make_plan(), sources=(Source(f"{number:064x}", plan),))
+        plan = dataclasses.replace(make_plan(), sources=(SourceCache(f"{number:064x}", plan),))
     return plan
 
 
 def test_the_ancestry_of_a_cache_is_stored_whole(tmp_path: Path) -> None:
     """A plan comes back with its sources, theirs and so on; made_by names the command by their number."""
-    parents = (Source("a" * 64, make_plan(topk=8)), Source("b" * 64, descendant(make_plan(), 3)))
+    parents = (SourceCache("a" * 64, make_plan(topk=8)), SourceCache("b" * 64, descendant(make_plan(), 3)))
     plan = dataclasses.replace(make_plan(), sources=parents)
     CacheWriter(tmp_path / "cache", plan, tokenizer())
     assert read_plan(tmp_path / "cache") == plan
@@ -251,12 +252,12 @@ def test_verify_names_exactly_the_damaged_shard(cache: Path) -> None:
 def test_verify_compares_the_sums_with_the_values(cache: Path, field: str, value: float) -> None:
     """A record whose statistics are not those of its shard is found, though every hash is right."""
     plan = read_plan(cache)
-    records = list(layout.read_manifest(cache, plan).shards)
+    records = list(shard_records.read_manifest(cache, plan).shards)
     if field == "n_skipped":
         records[1] = dataclasses.replace(records[1], n_skipped=int(value))
     else:
         records[1] = dataclasses.replace(records[1], sums=dataclasses.replace(records[1].sums, **{field: value}))
-    manifest = layout.make_manifest(plan, records)
+    manifest = shard_records.make_manifest(plan, records)
     (cache / "shards" / "00001.json").write_text(json.dumps(dataclasses.asdict(records[1])))
     (cache / "manifest.json").write_text(json.dumps(dataclasses.asdict(manifest)))
     reader = CacheReader(cache)
@@ -265,12 +266,15 @@ def test_verify_compares_the_sums_with_the_values(cache: Path, field: str, value
     assert field in found[1][0]
 
 
-def test_strangers_among_the_shards_are_named(cache: Path) -> None:
+def test_unexpected_files_among_the_shards_are_named(cache: Path) -> None:
     """Files that no record names are reported; what a dump set aside or left behind is not."""
-    assert strangers(CacheReader(cache)) == []
+    assert unexpected_files(CacheReader(cache)) == []
     for name in ("00003.h5", "00000.h5.bak", "00000.h5.invalid-ab12", ".tmp-x"):
         (cache / "shards" / name).write_bytes(b"")
-    assert [Path(line.split(":")[0]).name for line in strangers(CacheReader(cache))] == ["00000.h5.bak", "00003.h5"]
+    assert [Path(line.split(":")[0]).name for line in unexpected_files(CacheReader(cache))] == [
+        "00000.h5.bak",
+        "00003.h5",
+    ]
 
 
 def test_a_tokenizer_that_was_changed_is_refused(cache: Path) -> None:

@@ -31,7 +31,7 @@ from faults import (
     wake,
 )
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
@@ -196,14 +196,14 @@ def test_fault_04_kill_while_setting_aside(cache: Path, orphan: Path, reference:
 def test_fault_05_kill_in_finalize(cache: Path, reference: dict[str, bytes], point: str, before: bytes | None) -> None:
     """A kill in finalize leaves the old manifest, none or the new one, never a part of one."""
     assert write_cache(cache, PLAN)
-    manifest = cache / layout.MANIFEST_FILE
+    manifest = cache / schema.MANIFEST_FILE
     manifest.unlink()
     if before is not None:
         manifest.write_bytes(before)
     # A run with nothing else to do writes the tokenizer's two files and the manifest.
     assert run(cache, PLAN, **{VARIABLE: point.format(3)}).returncode == -signal.SIGKILL
     found = manifest.read_bytes() if manifest.exists() else None
-    assert found == (reference[layout.MANIFEST_FILE] if point.startswith("file-replaced") else before)
+    assert found == (reference[schema.MANIFEST_FILE] if point.startswith("file-replaced") else before)
     check_after_another_run(cache, reference)
 
 
@@ -279,7 +279,7 @@ def test_fault_13_two_launches_before_the_same_name(cache: Path) -> None:
     assert len(list(cache.glob("shards/.tmp-00000.h5*"))) == 2
     done = wake(first)
     assert done.returncode == 0, done.stderr
-    before = {name: (cache / name).read_bytes() for name in (*SHARDS, *RECORDS, layout.MANIFEST_FILE)}
+    before = {name: (cache / name).read_bytes() for name in (*SHARDS, *RECORDS, schema.MANIFEST_FILE)}
     done = wake(second)
     assert done.returncode == 0, done.stderr
     assert {name: (cache / name).read_bytes() for name in before} == before

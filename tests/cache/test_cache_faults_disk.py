@@ -34,7 +34,7 @@ from faults import (
     wake,
 )
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.writer import CacheWriter
@@ -128,10 +128,10 @@ def test_fault_10_no_name_is_given_to_unsynced_bytes(cache: Path, tmp_path: Path
         synced = calls.index(("fsync", temporary, ""))
         assert max(i for i, call in enumerate(calls) if call[:2] == ("write", temporary)) < synced < at, name
     for index in range(2):
-        shard, record = links[layout.shard_name(index)][0], links[layout.record_name(index)][0]
+        shard, record = links[schema.shard_name(index)][0], links[schema.record_name(index)][0]
         assert calls.index(("fsync", "shards", ""), shard) < record
-    assert calls.index(("fsync", "shards", ""), links[layout.record_name(1)][0]) < links[layout.MANIFEST_FILE][0]
-    assert calls.index(("fsync", "cache", ""), links[layout.MANIFEST_FILE][0])
+    assert calls.index(("fsync", "shards", ""), links[schema.record_name(1)][0]) < links[schema.MANIFEST_FILE][0]
+    assert calls.index(("fsync", "cache", ""), links[schema.MANIFEST_FILE][0])
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4096])

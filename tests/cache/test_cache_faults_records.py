@@ -11,8 +11,8 @@ import pytest
 from caches import make_plan, write_cache
 from conftest import run_cli
 
-from kdcache.cache import layout
-from kdcache.cache.audit import strangers, verify_shard
+from kdcache.cache import shard_records
+from kdcache.cache.audit import unexpected_files, verify_shard
 from kdcache.cache.plan import read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError
@@ -52,9 +52,12 @@ def test_fault_26_extra_shard_and_record(cache: Path) -> None:
     """A shard or record beyond the plan is reported; a manifest with one record more or less is refused."""
     for suffix in ("h5", "json"):
         (cache / "shards" / f"00003.{suffix}").write_bytes((cache / "shards" / f"00001.{suffix}").read_bytes())
-    assert [Path(line.split(":")[0]).name for line in strangers(CacheReader(cache))] == ["00003.h5", "00003.json"]
+    assert [Path(line.split(":")[0]).name for line in unexpected_files(CacheReader(cache))] == [
+        "00003.h5",
+        "00003.json",
+    ]
     plan = read_plan(cache)
-    records = layout.read_manifest(cache, plan).shards
+    records = shard_records.read_manifest(cache, plan).shards
     for changed in (records[:2], (*records, records[0]), (records[1], records[0], records[2])):
         (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, changed))
         with pytest.raises(CorruptError, match=r"manifest\.json"):
@@ -74,7 +77,7 @@ def test_fault_26_manifest_with_another_root(cache: Path) -> None:
 def test_fault_26_record_of_another_size(cache: Path, field: str) -> None:
     """A record that commits the right bytes with another number of tokens is refused before they are read."""
     plan = read_plan(cache)
-    records = list(layout.read_manifest(cache, plan).shards)
+    records = list(shard_records.read_manifest(cache, plan).shards)
     records[1] = dataclasses.replace(records[1], **{field: getattr(records[1], field) + 1})
     (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))
     with pytest.raises(CorruptError, match="source and target tokens, its record says"):
@@ -88,7 +91,7 @@ IMPOSSIBLE = {"known": 10**6, "best": 10**6, "unknown": -1, "mass": 1e9, "surpri
 def test_fault_26_impossible_sums(cache: Path, field: str) -> None:
     """A record whose statistics no shard can have is refused when the cache is opened."""
     plan = read_plan(cache)
-    records = list(layout.read_manifest(cache, plan).shards)
+    records = list(shard_records.read_manifest(cache, plan).shards)
     if field == "n_skipped":
         records[1] = dataclasses.replace(records[1], n_skipped=9)
     else:
@@ -137,7 +140,7 @@ def test_fault_27_bad_json(cache: Path, name: str, content: str) -> None:
     made = {"cut": good[:-20], "duplicate keys": repeated_key(good)}
     path.write_bytes(BAD_JSON[content] or made.get(content, b""))
     with pytest.raises(CorruptError, match=path.name):
-        layout.read_record(cache, CacheReader(cache).plan, 1)
+        shard_records.read_record(cache, CacheReader(cache).plan, 1)
     if name != "shards/00001.json":
         result = run_cli("inspect", cache) if content == "empty" else None
         assert result is None or (result.returncode, "Traceback" in result.stderr) == (1, False)

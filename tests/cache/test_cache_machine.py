@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.reader import CacheReader
@@ -105,21 +105,21 @@ class CacheMachine(RuleBasedStateMachine):
         self.damage(path, how, place % before)
 
     @precondition(lambda self: self.cache.is_dir())
-    @rule(name=st.sampled_from([*SHARDS, *RECORDS, layout.MANIFEST_FILE]))
+    @rule(name=st.sampled_from([*SHARDS, *RECORDS, schema.MANIFEST_FILE]))
     def lose(self, name: str) -> None:
         """A file disappears."""
         (self.cache / name).unlink(missing_ok=True)
 
-    @precondition(lambda self: (self.cache / layout.MANIFEST_FILE).is_file())
+    @precondition(lambda self: (self.cache / schema.MANIFEST_FILE).is_file())
     @rule()
     def verify(self) -> None:
         """Verify finds a problem where a file differs from the undisturbed cache's, and nowhere else."""
-        names = [layout.MANIFEST_FILE, *SHARDS, *RECORDS]
+        names = [schema.MANIFEST_FILE, *SHARDS, *RECORDS]
         changed = {name for name in names if not self.is_sound(name)}
         try:
             reader = CacheReader(self.cache)
         except CorruptError:
-            assert layout.MANIFEST_FILE in changed
+            assert schema.MANIFEST_FILE in changed
             return
         for number in range(PLAN.n_shards):
             concerned = {SHARDS[number], RECORDS[number]} & changed
@@ -172,7 +172,7 @@ class CacheMachine(RuleBasedStateMachine):
             return 0
         bad = [number for number in range(PLAN.n_shards) if verify_shard(reader, number)]
         for number in bad:
-            for name in (SHARDS[number], RECORDS[number], layout.MANIFEST_FILE):
+            for name in (SHARDS[number], RECORDS[number], schema.MANIFEST_FILE):
                 (self.cache / name).unlink(missing_ok=True)
         return len(bad)
 

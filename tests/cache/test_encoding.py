@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.cache.audit import summarize, verify_shard
+from kdcache.cache.audit import verify_shard
 from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.dump.dump_config import ENCODINGS
 from kdcache.errors import CorruptError
+from kdcache.inspection.cache_summary import summarize
 from kdcache.labels.soft_labels import SoftLabels
 
 

@@ -11,14 +11,14 @@ from conftest import run_cli
 from families import World
 from remote import serve
 
-from kdcache.cache import fetch, layout
+from kdcache.cache import fetch, shard_records
 from kdcache.cache.derived.derive import transcode
 from kdcache.cache.derived.transcode import TranscodeConfig
-from kdcache.cache.plan import Plan, Source, check_plan, read_plan
+from kdcache.cache.plan import Plan, SourceCache, check_plan, read_plan
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.store import Store
-from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import CorruptError
+from kdcache.files.locations import StoreConfig
 from kdcache.files.strict_json import readable_json
 
 ESCAPE = "\x1b[2J"
@@ -44,10 +44,10 @@ def victim(tmp_path: Path) -> Path:
     return path
 
 
-def claim(cache: Path, digest: str) -> layout.ShardRecord:
+def claim(cache: Path, digest: str) -> shard_records.ShardRecord:
     """Let record and manifest commit shard 0 under `digest`, with a root hash that fits."""
     plan = read_plan(cache)
-    records = list(layout.read_manifest(cache, plan).shards)
+    records = list(shard_records.read_manifest(cache, plan).shards)
     records[0] = dataclasses.replace(records[0], sha256=digest)
     (cache / "manifest.json").write_bytes(manifest_bytes(plan, records))
     (cache / "shards" / "00000.json").write_bytes(readable_json(dataclasses.asdict(records[0])))
@@ -95,8 +95,8 @@ def with_source(**changes: object) -> Plan:
     root = str(changes.pop("root", "a" * 64))
     plan = make_plan()
     before = dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
-    middle = dataclasses.replace(plan, shard_pairs=9, sources=(Source(root, before),))
-    return dataclasses.replace(plan, shard_pairs=10, sources=(Source("b" * 64, middle),))
+    middle = dataclasses.replace(plan, shard_pairs=9, sources=(SourceCache(root, before),))
+    return dataclasses.replace(plan, shard_pairs=10, sources=(SourceCache("b" * 64, middle),))
 
 
 HASHES = [{name: "no hash"} for name in ("corpus", "tokenizer", "teacher")]

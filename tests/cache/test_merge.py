@@ -13,8 +13,7 @@ from caches import contents
 from conftest import run_cli
 from families import World, averaged, same, write
 
-from kdcache.cache.audit import summarize
-from kdcache.cache.derived.average import Whereabouts
+from kdcache.cache.derived.average import MassBalance
 from kdcache.cache.derived.derive import merge, transcode
 from kdcache.cache.derived.merge import MergeConfig
 from kdcache.cache.derived.transcode import TranscodeConfig
@@ -22,6 +21,7 @@ from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.files.strict_json import canonical_json
+from kdcache.inspection.cache_summary import summarize
 
 WORLD = World()
 
@@ -159,10 +159,10 @@ def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
 
 def test_sums_do_not_depend_on_the_order() -> None:
     """Masses of several runs of positions add up to the same numbers in any order."""
-    parts = [Whereabouts(1, 0.1 * n, 1e-17, 1e16 * (-1) ** n, 0.3, n) for n in range(5)]
-    totals = {Whereabouts.total(order) for order in itertools.permutations(parts)}
+    parts = [MassBalance(1, 0.1 * n, 1e-17, 1e16 * (-1) ** n, 0.3, n) for n in range(5)]
+    totals = {MassBalance.total(order) for order in itertools.permutations(parts)}
     assert len(totals) == 1
-    assert Whereabouts().shares() == {"kept": 0, "cut": 0, "tails": 0, "missed": 0}
+    assert MassBalance().shares() == {"kept": 0, "cut": 0, "tails": 0, "missed": 0}
 
 
 def test_the_command_and_its_record(tmp_path: Path) -> None:

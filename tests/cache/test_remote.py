@@ -16,10 +16,11 @@ from caches import make_plan, write_cache
 from faults import python
 from remote import SHARDS, Server, copies, fetchers, same
 
-from kdcache.cache.audit import strangers, summarize, verify_shard, view_pair
-from kdcache.cache.reader import CacheReader, open_cache, open_source
-from kdcache.cache.store_config import StoreConfig
+from kdcache.cache.audit import unexpected_files, verify_shard
+from kdcache.cache.reader import CacheReader, open_cache, open_files
 from kdcache.errors import CacheError, CorruptError, UsageError
+from kdcache.files.locations import StoreConfig
+from kdcache.inspection.cache_summary import summarize, view_pair
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -37,7 +38,7 @@ def test_a_remote_cache_reads_as_the_local_one(server: Server, cache: Path, stor
     assert same(reader, cache)
     assert reader.tokenizer().fingerprint == CacheReader(cache).tokenizer().fingerprint
     assert view_pair(reader, 17) == view_pair(CacheReader(cache), 17)
-    assert summarize(CacheReader(open_source(server.url))) == summarize(CacheReader(cache))
+    assert summarize(CacheReader(open_files(server.url))) == summarize(CacheReader(cache))
     assert [server.requests[name] for name in SHARDS] == [1, 1, 1]
     assert [path.name for path in copies(store)] == sorted(record.sha256 for record in reader.records)
     assert fetchers() == []
@@ -61,7 +62,7 @@ def test_any_file_system_of_fsspec(cache: Path, store: StoreConfig) -> None:
 def test_verify_looks_at_what_is_there(server: Server) -> None:
     """Verification of a URL finds what is wrong there, and lists nothing that it cannot see."""
     reader = open_cache(server.url)
-    assert strangers(reader) == []
+    assert unexpected_files(reader) == []
     assert [verify_shard(reader, index) for index in range(3)] == [[], [], []]
     server.always[SHARDS[1]] = "flipped"
     (problem,) = verify_shard(reader, 1)
@@ -113,7 +114,7 @@ def test_secrets_of_a_url_are_not_shown(server: Server, cache: Path, caplog: pyt
     url = f"{server.url.replace('//', f'//me:{SECRET}@')}?{server.sign}"
     reader = open_cache(url)
     assert same(reader, cache)
-    texts = [reader.source.place, reader.source.place_of(reader.records[0])]
+    texts = [reader.files.place, reader.files.place_of(reader.records[0])]
     assert texts[1].endswith("/cache/shards/00000.h5?…")
     for fault in ("truncated", "flipped", "503", "400", "403", "404"):
         server.always[SHARDS[0]] = fault

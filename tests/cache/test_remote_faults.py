@@ -14,8 +14,8 @@ from remote import SHARDS, Server, copies, fetchers, same
 from kdcache.cache import fetch
 from kdcache.cache.fetch import ATTEMPTS, Fetcher
 from kdcache.cache.reader import CacheReader, open_cache
-from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import CacheError, CorruptError
+from kdcache.files.locations import StoreConfig
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

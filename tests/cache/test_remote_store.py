@@ -16,12 +16,12 @@ from conftest import run_cli
 from faults import python
 from remote import Server, serve
 
-from kdcache.cache.layout import ShardRecord
 from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.shard_records import ShardRecord
 from kdcache.cache.store import Store
-from kdcache.cache.store_config import StoreConfig, parse_size
 from kdcache.errors import OutputError, UsageError
 from kdcache.files.atomic import sha256, temporary_name
+from kdcache.files.locations import StoreConfig, parse_size
 from kdcache.process.prefetch import Ahead
 
 
@@ -187,7 +187,7 @@ def test_fault_33_command(server: Server, tmp_path: Path) -> None:
 READ = """
 import sys
 import caches
-from kdcache.cache.store_config import StoreConfig
+from kdcache.files.locations import StoreConfig
 from kdcache.cache.reader import open_cache
 from pathlib import Path
 from kdcache.cache.reader import CacheReader

@@ -21,8 +21,8 @@ from kdcache.cache.derived.derive import transcode
 from kdcache.cache.derived.transcode import TranscodeConfig
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.store import Store
-from kdcache.cache.store_config import StoreConfig
 from kdcache.files.atomic import sha256, temporary_name
+from kdcache.files.locations import StoreConfig
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ READ = """
 import logging, sys
 from pathlib import Path
 import caches
-from kdcache.cache.store_config import StoreConfig
+from kdcache.files.locations import StoreConfig
 from kdcache.cache.reader import CacheReader, open_cache
 
 logging.basicConfig(format="%(message)s")

@@ -22,7 +22,7 @@ from caches import forge, make_arrays, make_plan, write_cache
 from conftest import SUPPORT
 from faults import environment, faulty, within
 
-from kdcache.cache import layout
+from kdcache.cache import schema, shard_records
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.plan import read_plan
 from kdcache.cache.reader import CacheReader
@@ -253,11 +253,11 @@ def test_fault_48_small_file_that_the_plan_allows_to_be_huge() -> None:
     """Also where the plan allows billions of tokens, arrays that are out of all proportion to the file are refused."""
     plan = dataclasses.replace(make_plan(10**9, 10**9), positions=1_000)
     with pytest.raises(CorruptError, match=r"8,000 bytes cannot be a shard whose arrays take 3\d,"):
-        layout.check_counts(plan, 0, 10**9, 10**9, 8_000, "here")
+        schema.check_counts(plan, 0, 10**9, 10**9, 8_000, "here")
     small = make_plan()
     with pytest.raises(CorruptError, match="cannot be a shard"):
-        layout.check_counts(small, 0, 100, 100, 1 << 40, "here")
-    layout.check_counts(small, 0, 100, 100, 8_000, "here")
+        schema.check_counts(small, 0, 100, 100, 1 << 40, "here")
+    schema.check_counts(small, 0, 100, 100, 8_000, "here")
 
 
 def test_fault_48_honest_repetition_is_written_and_read() -> None:
@@ -278,7 +278,7 @@ def test_fault_48_honest_repetition_is_written_and_read() -> None:
 def test_fault_50_path_in_a_record(cache: Path, file: str) -> None:
     """A record may name only the file that belongs to its shard: nothing outside the folder is ever opened."""
     plan = read_plan(cache)
-    records = list(layout.read_manifest(cache, plan).shards)
+    records = list(shard_records.read_manifest(cache, plan).shards)
     records[1] = dataclasses.replace(records[1], file=file)
     (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))
     with pytest.raises(CorruptError, match="this is not the record of shard 1"):

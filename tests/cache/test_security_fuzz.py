@@ -11,11 +11,12 @@ import pytest
 from caches import make_plan, write_cache
 from faults import python
 
-from kdcache.cache.audit import strangers, summarize, verify_shard, view_pair
+from kdcache.cache.audit import unexpected_files, verify_shard
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import KDCacheError
 from kdcache.files.atomic import sha256
 from kdcache.files.strict_json import canonical_json
+from kdcache.inspection.cache_summary import summarize, view_pair
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def is_sound(folder: Path) -> bool:
     try:
         reader = CacheReader(folder)
         summarize(reader)
-        problems = strangers(reader)
+        problems = unexpected_files(reader)
         for index in range(len(reader.records)):
             problems += verify_shard(reader, index)
             view_pair(reader, index * reader.plan.shard_pairs)

@@ -12,7 +12,7 @@ from caches import drawn_arrays, drawn_plan, log_probs_of, make_pairs, make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.hdf5 import write_image
 from kdcache.cache.plan import Plan
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
@@ -47,7 +47,7 @@ def test_drawn_words_come_back_bit_for_bit(draws: int, vocabulary: int, skipped:
     plan = drawn_plan(draws, 5, vocabulary)
     arrays = drawn_arrays(plan, seed, skipped)
     assert caches.equal(decode_shard(encode_shard(arrays, plan, 0), plan, 0, "here"), arrays)
-    dtype, shape = layout.schema(plan, 1, 2, 3)["counts"]
+    dtype, shape = schema.datasets(plan, 1, 2, 3)["counts"]
     assert (dtype.itemsize, shape) == (1 if draws < 256 else 2, (3, plan.topk))
 
 
@@ -59,7 +59,7 @@ def test_what_is_stored_of_drawn_words() -> None:
     arrays = drawn_arrays(plan)
     with h5py.File(h5py.h5f.open_file_image(encode_shard(arrays, plan, 0))) as file:
         ids, counts = file["topk_ids"][()], file["counts"][()]
-        assert set(file) == set(layout.schema(plan, 0, 0, 0))
+        assert set(file) == set(schema.datasets(plan, 0, 0, 0))
         assert "topk_log_probs" not in file
     assert (counts.sum(axis=1) == 50).all()
     assert (counts == 0).any()
@@ -122,7 +122,7 @@ def test_drawn_words_have_one_order(columns: tuple[int, int], message: str) -> N
 def test_sure_draws_stay_within_the_bounds_of_a_shard() -> None:
     """A teacher that always draws one word compresses to nothing; what a dump lets through can still be written."""
     plan = dataclasses.replace(drawn_plan(1_000, 3_000, 5_000), positions=16)
-    most = layout.SLACK // (4 * plan.topk)
+    most = schema.SLACK // (4 * plan.topk)
     lengths = np.full(3_000, 5)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     n = int(offsets[-1])
@@ -134,9 +134,9 @@ def test_sure_draws_stay_within_the_bounds_of_a_shard() -> None:
     topk = from_counts(np.zeros((n, plan.topk), dtype=np.uint16), counts, 1_000)
     data = encode_shard(ShardArrays(pairs, topk, np.zeros(n, dtype=np.float16)), plan, 0)
     assert len(data) < 1 << 20
-    layout.check_drawn(plan, 0, most)
+    schema.check_drawn(plan, 0, most)
     with pytest.raises(UsageError, match=r"--sample 1000: the words drawn in shard 0 .* smaller --shard-pairs"):
-        layout.check_drawn(plan, 0, most + 1)
+        schema.check_drawn(plan, 0, most + 1)
 
 
 @pytest.mark.parametrize("k", [1, 4, 40])

@@ -19,7 +19,7 @@ from kdcache.cache.derived.merge import MergeConfig
 from kdcache.cache.derived.transcode import TranscodeConfig
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, concatenate, take
-from kdcache.cache.plan import Plan, Source
+from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.inspection import cache_lineage
@@ -60,8 +60,8 @@ def test_the_plan_says_where_it_came_from(tmp_path: Path) -> None:
     readers = [CacheReader(path) for path in (source, first, second)]
     assert [reader.plan.sources for reader in readers] == [
         (),
-        (Source(readers[0].manifest.root, readers[0].plan),),
-        (Source(readers[1].manifest.root, readers[1].plan),),
+        (SourceCache(readers[0].manifest.root, readers[0].plan),),
+        (SourceCache(readers[1].manifest.root, readers[1].plan),),
     ]
     assert readers[2].plan.teacher == readers[0].plan.teacher
     assert (readers[2].plan.made_by, readers[2].plan.generations) == ("transcode", 3)

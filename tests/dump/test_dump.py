@@ -11,13 +11,13 @@ import pytest
 import torch
 from models import all_lines, save_bert, save_roberta, slow_distributions, toy_lines, toy_pairs, toy_text, write_text
 
-from kdcache.cache.audit import summarize
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import ENCODINGS, DumpConfig
 from kdcache.dump.dump_forecast import forecast
 from kdcache.dump.dump_shards import dump
 from kdcache.errors import DataError, UsageError
+from kdcache.inspection.cache_summary import summarize
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.text.corpus import Corpus, Pair, TextFiles

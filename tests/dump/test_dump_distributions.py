@@ -16,11 +16,11 @@ import pytest
 from conftest import ROOT, run_cli
 from models import slow_distributions, start_cli, toy_pairs, toy_text, wait_until
 
-from kdcache.cache.audit import summarize
 from kdcache.cache.reader import CacheReader
 from kdcache.dump.dump_config import Distributions, DumpConfig
 from kdcache.dump.dump_shards import dump
 from kdcache.errors import UsageError
+from kdcache.inspection.cache_summary import summarize
 from kdcache.labels.soft_labels import to_counts
 from kdcache.text.corpus import TextFiles
 

@@ -13,8 +13,8 @@ import pytest
 from caches import make_arrays, make_plan
 from pages import check_sound, data_of, page_of
 
-from kdcache.cache.audit import view_pair
 from kdcache.cache.reader import CacheReader
+from kdcache.inspection.cache_summary import view_pair
 from kdcache.inspection.inspect_page import SAMPLED_PAIRS, WORST_PAIRS, read_findings
 from kdcache.inspection.picked_pairs import PickedPair
 from kdcache.inspection.sentences import Sentences

@@ -10,7 +10,7 @@ from caches import make_arrays, make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.cache.layout import Plan
+from kdcache.cache.plan import Plan
 from kdcache.inspection.picked_pairs import PickedPair, Sample, Worst, pick, usable_rows
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.cache import layout
+from kdcache.cache import schema, shard_records
 from kdcache.cache.hdf5 import write_image
-from kdcache.cache.layout import ShardRecord
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import FORMAT, VERSION, Plan, read_plan
 from kdcache.cache.shard import ShardArrays
+from kdcache.cache.shard_records import ShardRecord
 from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
 from kdcache.files.atomic import sha256
@@ -186,17 +186,17 @@ def attributes(plan: Plan, index: int) -> dict[str, str | int]:
 
 def forge(folder: Path, index: int, data: bytes) -> None:
     """Put `data` in the place of a shard and commit it in record and manifest, as an enemy who can hash would."""
-    plan, shards = read_plan(folder), folder / layout.SHARDS_FOLDER
-    records = list(layout.read_manifest(folder, plan).shards)
+    plan, shards = read_plan(folder), folder / schema.SHARDS_FOLDER
+    records = list(shard_records.read_manifest(folder, plan).shards)
     records[index] = dataclasses.replace(records[index], bytes=len(data), sha256=sha256(data))
-    (shards / layout.shard_name(index)).write_bytes(data)
-    (shards / layout.record_name(index)).write_bytes(readable_json(dataclasses.asdict(records[index])))
-    (folder / layout.MANIFEST_FILE).write_bytes(manifest_bytes(plan, records))
+    (shards / schema.shard_name(index)).write_bytes(data)
+    (shards / schema.record_name(index)).write_bytes(readable_json(dataclasses.asdict(records[index])))
+    (folder / schema.MANIFEST_FILE).write_bytes(manifest_bytes(plan, records))
 
 
 def manifest_bytes(plan: Plan, records: Sequence[ShardRecord]) -> bytes:
     """A manifest of any records, with a root hash that fits."""
-    return readable_json(dataclasses.asdict(layout.make_manifest(plan, records)))
+    return readable_json(dataclasses.asdict(shard_records.make_manifest(plan, records)))
 
 
 def equal(one: ShardArrays, two: ShardArrays) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 import caches
 from caches import FAILED, contents, make_plan, write_cache
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 # What programs of the tests import: kdcache, and the modules beside this one.
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")])
 PLAN = make_plan(n_pairs=12, shard_pairs=6)
-SHARDS = [f"shards/{layout.shard_name(i)}" for i in range(2)]
-RECORDS = [f"shards/{layout.record_name(i)}" for i in range(2)]
+SHARDS = [f"shards/{schema.shard_name(i)}" for i in range(2)]
+RECORDS = [f"shards/{schema.record_name(i)}" for i in range(2)]
 # In the order in which a run writes them: plan, 2 of the tokenizer, (shard, record) twice, manifest.
 N_FILES = 8
 REPLACED = 3

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from remote import Server
 
-    from kdcache.cache.store_config import StoreConfig
+    from kdcache.files.locations import StoreConfig
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def server(cache: Path) -> Iterator[Server]:
 @pytest.fixture
 def store(tmp_path: Path) -> StoreConfig:
     """A store of its own."""
-    from kdcache.cache.store_config import StoreConfig
+    from kdcache.files.locations import StoreConfig
 
     return StoreConfig(str(tmp_path / "store"))
 

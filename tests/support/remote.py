@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import caches
 
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.store_config import StoreConfig
+from kdcache.files.locations import StoreConfig
 from kdcache.process.prefetch import THREAD_NAME
 
 SHARDS = [f"shards/0000{number}.h5" for number in range(3)]

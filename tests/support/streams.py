@@ -9,7 +9,7 @@ import sys
 from multiprocessing.queues import SimpleQueue
 
 from kdcache.cache.reader import CacheReader, open_cache
-from kdcache.cache.store_config import StoreConfig
+from kdcache.files.locations import StoreConfig
 from kdcache.training.batches import Section, Sections, epoch_order
 
 METHODS, COUNTS = ("fork", "spawn", "forkserver"), (1, 4)

@@ -20,7 +20,7 @@ from loops import CrashError, Disturbed, Trainer, all_metrics, crash, terminate
 from streams import COUNTS, METHODS
 from test_batches import encoded
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.errors import CorruptError, StoppedError
 from kdcache.labels.soft_labels import SoftLabels
 from kdcache.training import batches
@@ -85,7 +85,7 @@ def test_fault_30_a_damaged_shard_in_the_loader(trainer: Trainer, small_cache: P
     # Otherwise all shards are one window, which is read before the first step.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "WINDOW_PAIRS", 1)
-        name = layout.shard_name(int(np.random.default_rng((1, 0)).permutation(4)[3]))
+        name = schema.shard_name(int(np.random.default_rng((1, 0)).permutation(4)[3]))
 
         def damage() -> None:
             path = cache / "shards" / name

@@ -21,8 +21,8 @@ from kdcache.cache import fetch
 from kdcache.cache.derived.derive import transcode
 from kdcache.cache.derived.transcode import TranscodeConfig
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.store_config import StoreConfig
 from kdcache.errors import CacheError, MismatchError, StoppedError
+from kdcache.files.locations import StoreConfig
 from kdcache.student.train_student import train_student
 from kdcache.training import batches
 

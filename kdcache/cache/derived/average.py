@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class MassBalance:
     """Where the mass of the averages is, summed over target positions.
 
     Attributes:
@@ -48,7 +48,7 @@ class Whereabouts:
     skipped: int = 0
 
     @classmethod
-    def total(cls, parts: Sequence[Whereabouts]) -> Whereabouts:
+    def total(cls, parts: Sequence[MassBalance]) -> MassBalance:
         """The sum over several runs of positions, the same in whatever order they come."""
         return cls(
             positions=sum(part.positions for part in parts),
@@ -65,7 +65,7 @@ class Whereabouts:
         return {name: getattr(self, name) / max(1, self.positions) for name in names}
 
 
-def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.NDArray[np.float16], Whereabouts]:
+def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.NDArray[np.float16], MassBalance]:
     """The `plan.topk` words with the largest known parts, the written word's own, and where the mass is.
 
     The sources `parts` hold the same pairs; values are rounded as `plan` stores them. Words with the same known part
@@ -82,8 +82,8 @@ def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.N
         ids[rows] = np.take_along_axis(table.ids, order, axis=1)
         log_probs[rows] = plan.encoding.round(np.take_along_axis(table.known, order, axis=1))
         own[rows] = plan.encoding.round(table.written)
-        sums.append(table.whereabouts(order))
-    return SoftLabels(ids, log_probs), own, Whereabouts.total(sums)
+        sums.append(table.mass_balance(order))
+    return SoftLabels(ids, log_probs), own, MassBalance.total(sums)
 
 
 def _runs(n: int, cells: int) -> Iterator[slice]:
@@ -139,7 +139,7 @@ class _Table:
         """The first cells of the k words with the largest known parts, [n, k]."""
         return np.argsort(-self.known, axis=1, kind="stable")[:, :k]
 
-    def whereabouts(self, order: npt.NDArray[np.intp]) -> Whereabouts:
+    def mass_balance(self, order: npt.NDArray[np.intp]) -> MassBalance:
         """Where the mass is if the words at `order` [n, k] are stored."""
         n, k = order.shape
         known = np.exp(self.known)
@@ -158,7 +158,7 @@ class _Table:
             unknown = k - (is_kept & (self._owners == m)).sum(axis=1)
             tails += left / len(self._heads)
             missed += np.minimum(left, unknown * np.minimum(head[:, -1], left)) / len(self._heads)
-        return Whereabouts(
+        return MassBalance(
             positions=n,
             kept=math.fsum(kept),
             # The two sums run in different orders, and where nothing is cut one may be the larger in its last bits.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from kdcache.cache import layout
+from kdcache.cache import schema, shard_records
 from kdcache.cache.derived.merge import MergeConfig, Merging
 from kdcache.cache.derived.transcode import TranscodeConfig, Transcoding
 from kdcache.cache.plan import Plan
@@ -73,7 +73,7 @@ def _derive(
     derivation: Derivation, command: str, config: TranscodeConfig | MergeConfig, output: Path
 ) -> dict[str, Any] | None:
     plan = derivation.plan
-    layout.check_shards(plan)
+    schema.check_shards(plan)
     writer = CacheWriter(output, plan, derivation.tokenizer())
     missing = writer.missing()
     if not missing and writer.finalize() and (before := _finished(output, command, plan)) is not None:
@@ -93,7 +93,7 @@ def _derive(
         with _progress("counting", plan, unreported) as progress:
             for index in unreported:
                 _make(derivation, index, progress, stop)
-    manifest = layout.read_manifest(output, plan)
+    manifest = shard_records.read_manifest(output, plan)
     result = {**_counts(manifest), **derivation.report()}
     run.finish(result)
     log.info("%s: complete.", output)
@@ -108,12 +108,12 @@ def own(n_shards: int, process: Process) -> range:
 
 def _finished(output: Path, command: str, plan: Plan) -> dict[str, Any] | None:
     """What an earlier run has reported of the very cache that is there, or None."""
-    counts, before = _counts(layout.read_manifest(output, plan)), earlier_result(output, command)
+    counts, before = _counts(shard_records.read_manifest(output, plan)), earlier_result(output, command)
     same = before is not None and {name: before.get(name) for name in counts} == counts
     return before if same else None
 
 
-def _counts(manifest: layout.Manifest) -> dict[str, Any]:
+def _counts(manifest: shard_records.Manifest) -> dict[str, Any]:
     return {"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)}
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.cache.derived.average import Whereabouts, average
+from kdcache.cache.derived.average import MassBalance, average
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, take
-from kdcache.cache.plan import Plan, Source
+from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CorruptError, MismatchError, UsageError
@@ -70,7 +70,7 @@ class Merging:
         _check_sources(readers)
         self._ranges = [PairRanges(reader) for reader in self._readers]
         self.plan = _plan(config, self._readers)
-        self._whereabouts: dict[int, Whereabouts] = {}
+        self._mass_balances: dict[int, MassBalance] = {}
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the sources share."""
@@ -86,8 +86,8 @@ class Merging:
         skipped, some = _skipped(parts)
         kept = [take(part, np.flatnonzero(~skipped)) for part in parts]
         self._check_words(kept, np.flatnonzero(~skipped) + self.plan.bounds(index)[0])
-        topk, own, whereabouts = average(kept, self.plan)
-        self._whereabouts[index] = dataclasses.replace(whereabouts, skipped=some)
+        topk, own, mass_balance = average(kept, self.plan)
+        self._mass_balances[index] = dataclasses.replace(mass_balance, skipped=some)
         return ShardArrays(parts[0].pairs.without(skipped), topk, own)
 
     def _check_words(self, parts: Sequence[ShardArrays], numbers: npt.NDArray[np.integer]) -> None:
@@ -102,11 +102,11 @@ class Merging:
 
     def unreported(self) -> list[int]:
         """Shards that another run or process wrote: they are averaged again for the report."""
-        return [index for index in range(self.plan.n_shards) if index not in self._whereabouts]
+        return [index for index in range(self.plan.n_shards) if index not in self._mass_balances]
 
     def report(self) -> dict[str, Any]:
         """Where the mass is, over all shards."""
-        total = Whereabouts.total([self._whereabouts[index] for index in range(self.plan.n_shards)])
+        total = MassBalance.total([self._mass_balances[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
 
 
@@ -180,7 +180,7 @@ def _plan(config: MergeConfig, readers: Sequence[CacheReader]) -> Plan:
         shard_pairs=min(plan.shard_pairs for plan in plans),
         encoding=encodings.pop() if len(encodings) == 1 else Encoding.named("float16", first.vocabulary),
         maskings=sum(plan.maskings for plan in plans),
-        sources=tuple(Source(reader.manifest.root, reader.plan) for reader in readers),
+        sources=tuple(SourceCache(reader.manifest.root, reader.plan) for reader in readers),
     )
 
 

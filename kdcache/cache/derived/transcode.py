@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.cache import layout
+from kdcache.cache import schema
 from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.pair_ranges import PairRanges
-from kdcache.cache.plan import Plan, Source
+from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
@@ -70,7 +70,7 @@ class Transcoding:
             UsageError: the shard would hold too many drawn words.
         """
         arrays = self._ranges.read(*self.plan.bounds(index))
-        layout.check_drawn(self.plan, index, arrays.pairs.n_targets)
+        schema.check_drawn(self.plan, index, arrays.pairs.n_targets)
         topk, encoding = arrays.soft.select(self.plan.topk), self.plan.encoding
         if not self.plan.draws:
             topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
@@ -115,4 +115,4 @@ def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:
             f"{reader.place}: nothing would change; give --topk, --encoding or --shard-pairs another value than the "
             "cache has. To copy a cache, copy its folder."
         )
-    return dataclasses.replace(plan, sources=(Source(reader.manifest.root, before),))
+    return dataclasses.replace(plan, sources=(SourceCache(reader.manifest.root, before),))

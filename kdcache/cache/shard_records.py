@@ -1,42 +1,19 @@
-"""Names, types and versions of everything in a cache directory, and the three kinds of JSON in it.
-
-::
-
-    CACHE/plan.json            Plan          written first, never changed
-    CACHE/tokenizer/           the tokenizer's two files
-    CACHE/shards/00000.h5      shard 0: pairs 0 … shard_pairs - 1
-    CACHE/shards/00000.json    ShardRecord   written after the shard: the commit
-    CACHE/manifest.json        Manifest      written when all records are there
-"""
+"""The commit record of a shard and the manifest of all records: what they hold, and reading them as hostile input."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kdcache.cache.number_encoding import LOG_PROB_DTYPES, NORMALIZER_DTYPE, count_dtype
 from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan
-from kdcache.errors import CorruptError, UsageError
+from kdcache.cache.schema import MANIFEST_FILE, SHARDS_FOLDER, check_counts, record_name, shard_name
+from kdcache.errors import CorruptError
 from kdcache.files.atomic import is_sha256
 from kdcache.files.strict_json import canonical_json, from_json, read_json
-
-MANIFEST_FILE = "manifest.json"
-TOKENIZER_FOLDER = "tokenizer"
-SHARDS_FOLDER = "shards"
-# One manifest lists all shards, and their names have five digits.
-SHARDS_MAX = 100_000
-
-# A shard's file takes at most a little more than its arrays, and its arrays at most RATIO times its file and SLACK.
-# Honest shards stay far inside (their arrays take about twice their file); bytes made to fill the memory do not.
-RATIO = 16
-SLACK = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,92 +65,7 @@ class Manifest:
     root: str
 
 
-def shard_name(index: int) -> str:
-    """File name of shard `index` inside the shards folder."""
-    return f"{index:05d}.h5"
-
-
-def record_name(index: int) -> str:
-    """File name of the commit record of shard `index`."""
-    return f"{index:05d}.json"
-
-
-def schema(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Type and shape of every dataset of a shard with these counts."""
-    ids = np.dtype(plan.encoding.ids).newbyteorder("<")
-    log_probs = LOG_PROB_DTYPES[plan.encoding.log_probs]
-    offsets = np.dtype("<i8")
-    normalizers = (
-        {"log_normalizers": (NORMALIZER_DTYPE, (n_targets, len(plan.temperatures)))} if plan.temperatures else {}
-    )
-    return {
-        "source_ids": (ids, (n_source,)),
-        "source_offsets": (offsets, (n_pairs + 1,)),
-        "target_ids": (ids, (n_targets,)),
-        "target_offsets": (offsets, (n_pairs + 1,)),
-        "topk_ids": (ids, (n_targets, plan.topk)),
-        values_name(plan): (count_dtype(plan.draws) if plan.draws else log_probs, (n_targets, plan.topk)),
-        "target_log_prob": (log_probs, (n_targets,)),
-        **normalizers,
-    }
-
-
-def check_shards(plan: Plan) -> None:
-    """Raise UsageError if the cache would have too many shards."""
-    if plan.n_shards > SHARDS_MAX:
-        raise UsageError(
-            f"--shard-pairs {plan.shard_pairs}: the cache would have {plan.n_shards:,} shards; at most {SHARDS_MAX:,} "
-            "are allowed. Choose larger shards."
-        )
-
-
-def values_name(plan: Plan) -> str:
-    """The dataset beside `topk_ids`: how often each word was drawn, or its log-probability."""
-    return "counts" if plan.draws else "topk_log_probs"
-
-
-def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: int, place: str) -> None:
-    """Raise CorruptError unless shard `index` may hold that many tokens in a file of `size` bytes."""
-    first, stop = plan.bounds(index)
-    most = (stop - first) * plan.positions
-    if not (0 <= n_source <= most and 0 <= n_targets <= most):
-        raise CorruptError(f"{place}: {n_source} source and {n_targets} target tokens; the plan allows {most} of each.")
-    arrays = _array_bytes(plan, stop - first, n_source, n_targets)
-    if not (0 < size <= _most_stored(arrays) and arrays <= RATIO * size + SLACK):
-        raise CorruptError(f"{place}: {size:,} bytes cannot be a shard whose arrays take {arrays:,} bytes.")
-
-
-def check_drawn(plan: Plan, index: int, n_targets: int) -> None:
-    """Raise UsageError where drawn words may compress so well that the shard breaks the bound of `check_counts`.
-
-    A sure teacher draws one word, and what its other columns take is nothing. Up to SLACK that is within the bound.
-    """
-    width = np.dtype(plan.encoding.ids).itemsize + count_dtype(plan.draws).itemsize
-    size = n_targets * plan.topk * width
-    if plan.draws and size > SLACK:
-        raise UsageError(
-            f"--sample {plan.draws}: the words drawn in shard {index} take {size:,} bytes before they are compressed, "
-            f"at most {SLACK:,} are allowed. Choose a smaller --shard-pairs than {plan.shard_pairs:,}."
-        )
-
-
-def most_bytes(plan: Plan, index: int) -> int:
-    """No file of shard `index` is larger."""
-    first, stop = plan.bounds(index)
-    most = (stop - first) * plan.positions
-    return _most_stored(_array_bytes(plan, stop - first, most, most))
-
-
-def _most_stored(array_bytes: int) -> int:
-    return array_bytes + array_bytes // 16 + SLACK
-
-
-def _array_bytes(plan: Plan, n_pairs: int, n_source: int, n_targets: int) -> int:
-    expected = schema(plan, n_pairs, n_source, n_targets).values()
-    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in expected)
-
-
-def root_hash(records: typing.Sequence[ShardRecord]) -> str:
+def root_hash(records: Sequence[ShardRecord]) -> str:
     """SHA-256 over the canonical JSON of the list of all records, in order."""
     digest = hashlib.sha256(b"[")
     # One after the other: thousands of records as dictionaries take more memory than a shard.
@@ -183,7 +75,7 @@ def root_hash(records: typing.Sequence[ShardRecord]) -> str:
     return digest.hexdigest()
 
 
-def make_manifest(plan: Plan, records: typing.Sequence[ShardRecord]) -> Manifest:
+def make_manifest(plan: Plan, records: Sequence[ShardRecord]) -> Manifest:
     """The manifest of a complete cache."""
     return Manifest(FORMAT, VERSION, plan.fingerprint, tuple(records), root_hash(records))
 

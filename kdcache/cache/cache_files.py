@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kdcache.cache import layout
-from kdcache.cache.layout import Manifest, ShardRecord
+from kdcache.cache import schema, shard_records
 from kdcache.cache.plan import PLAN_FILE, Plan, read_plan
+from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.errors import CorruptError
 from kdcache.files.atomic import sha256
 from kdcache.text.tokenizer import FILES, Tokenizer
@@ -20,7 +20,7 @@ from kdcache.text.tokenizer import FILES, Tokenizer
 GiveUp = Callable[[], None]
 
 
-class Source(Protocol):
+class CacheFiles(Protocol):
     """Where a cache's files come from. Everything it returns is checked, as far as it can be checked by itself."""
 
     @property
@@ -58,12 +58,12 @@ class Source(Protocol):
         """Bytes of all the cache's own files together; plan and manifest are those that were read from here."""
 
 
-class Folder:
+class FolderFiles:
     """A cache in a folder of this machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._shards = path / layout.SHARDS_FOLDER
+        self._shards = path / schema.SHARDS_FOLDER
 
     @property
     def place(self) -> str:
@@ -76,15 +76,15 @@ class Folder:
 
     def manifest(self, plan: Plan) -> Manifest:
         """Read `manifest.json`."""
-        return layout.read_manifest(self._path, plan)
+        return shard_records.read_manifest(self._path, plan)
 
     def record(self, plan: Plan, index: int) -> ShardRecord:
         """Read the commit record of one shard."""
-        return layout.read_record(self._path, plan, index)
+        return shard_records.read_record(self._path, plan, index)
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer's two files."""
-        return Tokenizer.load(self._path / layout.TOKENIZER_FOLDER)
+        return Tokenizer.load(self._path / schema.TOKENIZER_FOLDER)
 
     def place_of(self, record: ShardRecord) -> str:
         """The shard's path."""
@@ -111,9 +111,9 @@ class Folder:
 
     def size(self, plan: Plan, manifest: Manifest) -> int:
         """What the file system says; what is missing takes no room."""
-        names = [name(i) for i in range(plan.n_shards) for name in (layout.shard_name, layout.record_name)]
-        tokenizer = (self._path / layout.TOKENIZER_FOLDER / name for name in FILES)
-        small = (self._path / PLAN_FILE, self._path / layout.MANIFEST_FILE, *tokenizer)
+        names = [name(i) for i in range(plan.n_shards) for name in (schema.shard_name, schema.record_name)]
+        tokenizer = (self._path / schema.TOKENIZER_FOLDER / name for name in FILES)
+        small = (self._path / PLAN_FILE, self._path / schema.MANIFEST_FILE, *tokenizer)
         return sum(path.stat().st_size for path in (*small, *(self._shards / n for n in names)) if path.is_file())
 
 

@@ -1,0 +1,126 @@
+"""What a cache holds: the figures in its records, and single pairs with what the teacher says about them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache.reader import CacheReader
+from kdcache.cache.shard import ShardArrays
+from kdcache.errors import UsageError
+from kdcache.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is in a cache.
+
+    Attributes:
+        plan: every field of the plan.
+        made_by: the command that made it: "dump-logits", "transcode" or "merge".
+        root: hash over all records; the identity of the content.
+        pairs, skipped: line pairs, and those among them that were left out.
+        source_tokens, targets: tokens of both sides, special tokens included.
+        unknown: targets that are the unknown token.
+        shards, bytes: files and their size, JSON and tokenizer included.
+        bytes_per_target: `bytes` over `targets`.
+        mass: mean probability that the k words hold together; None where words were drawn.
+        known: share of targets whose written word is among the k, or among those drawn.
+        best: share of targets whose written word is the first of the k; None where words were drawn.
+        perplexity: of the teacher on the targets, exp of the mean of -log p.
+        rounding: mean total variation that storing the k words is expected to have cost; 0 where words were drawn.
+    """
+
+    plan: dict[str, Any]
+    made_by: str
+    root: str
+    pairs: int
+    skipped: int
+    source_tokens: int
+    targets: int
+    unknown: int
+    shards: int
+    bytes: int
+    bytes_per_target: float
+    mass: float | None
+    known: float
+    best: float | None
+    perplexity: float
+    rounding: float
+
+
+def summarize(reader: CacheReader) -> Summary:
+    """Describe a complete cache from its plan and records; shards are not read.
+
+    Raises:
+        CorruptError: the tokenizer of a remote cache is missing.
+        CacheError: it cannot be reached any more.
+    """
+    records = reader.records
+    targets, drawn = max(1, reader.n_targets), reader.plan.draws > 0
+    size = reader.files.size(reader.plan, reader.manifest)
+    return Summary(
+        plan=asdict(reader.plan),
+        made_by=reader.plan.made_by,
+        root=reader.manifest.root,
+        pairs=reader.plan.n_pairs,
+        skipped=sum(record.n_skipped for record in records),
+        source_tokens=sum(record.n_source_tokens for record in records),
+        targets=reader.n_targets,
+        unknown=sum(record.sums.unknown for record in records),
+        shards=len(records),
+        bytes=size,
+        bytes_per_target=size / targets,
+        mass=None if drawn else math.fsum(record.sums.mass for record in records) / targets,
+        known=sum(record.sums.known for record in records) / targets,
+        best=None if drawn else sum(record.sums.best for record in records) / targets,
+        # Bounded, since a number that a stranger wrote must not overflow.
+        perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
+        rounding=math.fsum(record.sums.rounding for record in records) / targets,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PairView:
+    """One pair and what the teacher says at each of its target positions.
+
+    Attributes:
+        index: from 0.
+        source, target: as text; empty if the pair was skipped.
+        words: for each target position the written piece, its log-probability, and the k best with theirs; or those
+            that were drawn, with the logarithms of their shares.
+    """
+
+    index: int
+    source: str
+    target: str
+    words: list[tuple[str, float, list[tuple[str, float]]]]
+
+
+def view_pair(reader: CacheReader, index: int) -> PairView:
+    """Decode pair `index`.
+
+    Raises:
+        UsageError: there is no such pair.
+        CorruptError: its shard is damaged.
+    """
+    if not 0 <= index < reader.plan.n_pairs:
+        raise UsageError(f"--pair {index}: the cache has pairs 0 to {reader.plan.n_pairs - 1:,}.")
+    shard, row = divmod(index, reader.plan.shard_pairs)
+    arrays, tokenizer = reader.shard(shard), reader.tokenizer()
+    pairs = arrays.pairs
+    source = pairs.source_ids[pairs.source_offsets[row] : pairs.source_offsets[row + 1]]
+    positions = range(int(pairs.target_offsets[row]), int(pairs.target_offsets[row + 1]))
+    words = [_view_word(arrays, position, tokenizer) for position in positions]
+    target = pairs.target_ids[positions.start : positions.stop]
+    return PairView(index, tokenizer.decode(source.tolist()), tokenizer.decode(target.tolist()), words)
+
+
+def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tuple[str, float, list[tuple[str, float]]]:
+    ids, log_probs = arrays.soft.token_ids[position], arrays.soft.log_probs[position].astype(np.float64)
+    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True) if value > -np.inf]
+    written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
+    return written, float(arrays.target_log_prob[position]), best
