@@ -3,23 +3,31 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
 READY := $(VENV)/ready
+# setuptools warns of every editable installation; the constraints are what CI tests with.
+PIP := PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Tests run side by side; more threads than cores would only make them wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --cov --cov-report=term
 
 .PHONY: demo test test-full lint types docs bench clean
 
-$(READY): setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@echo "Installing kdcache and the packages that it runs with into $(VENV). This takes some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) pip setuptools
 	@# First and by its exact version: left to a range, pip would choose a build with gigabytes of CUDA libraries.
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --no-build-isolation --editable '.[test]'
+	@$(PIP) torch
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY)  ## the whole pipeline on the embedded corpus
-	$(VENV)/bin/kdcache demo demo-run
+$(READY): $(INSTALLED)
+	@echo "Installing what the tests and checks need as well."
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+demo: $(INSTALLED)  ## the whole pipeline on the embedded corpus
+	@$(VENV)/bin/kdcache demo demo-run
 
 test: $(READY)  ## the quick tier, which CI runs
 	$(PYTEST) -m "not full"
