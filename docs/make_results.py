@@ -1,134 +1,193 @@
-"""Write the measured part of `docs/results.md` from what runs left behind.
+"""Write the table of docs/results.md and its two pictures from docs/results/runs.csv and docs/results/comparisons.csv.
 
-`python docs/make_results.py add NAME SWEEP` copies what decides from the folder of a sweep into
-`docs/results/NAME.json`: its results, the `run.json` of every run, and of the caches and teachers that they came from.
-`extend` in place of `add` joins another sweep, with the same settings and other seeds, to what is there.
-Without arguments the script writes the sections of `docs/results.md` that lie between `<!-- results NAME -->` and
-`<!-- end -->` from these files, and draws their curves into `docs/results/NAME.svg`; with `--check` it only says
-whether they are current.
+An arm is named "experiment/arm"; a run is one seed of an arm, and a run that several experiments share has several
+names, divided by "; ". Without arguments the files are written; `--check` only says whether they are current.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import csv
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from xml.sax.saxutils import escape
 
-from result_join import join
-from result_plot import plot
-from result_tables import section
+PAGE = Path(__file__).parent / "results.md"
+STORE = PAGE.parent / "results"
+BEGIN, END = "<!-- written by docs/make_results.py -->\n", "<!-- end -->\n"
+HEAD = ("task and student", "teacher", "plain", "with labels", "difference", "95 % interval", "seeds", "p")
+T_QUANTILE = {2: 12.706, 3: 4.303}  # 97.5 % of Student's t, by the number of seeds
+# The name, the score and the colour of each text.
+TEXTS = {
+    "Multi30k de-en": ("Multi30k", "bleu", "a"),
+    "Reuters-21578 headlines": ("Headlines", "rouge1", "b"),
+    "demo text": ("Demo", "bleu", "c"),
+}
+STYLE = """
+svg { --ink: #1d2329; --soft: #5b6670; --rule: #dde1e4; --a: #0b6bb8; --b: #b8510b; --c: #6b7280; }
+@media (prefers-color-scheme: dark) {
+  svg { --ink: #e6e9eb; --soft: #9ba7b1; --rule: #3a434b; --a: #5eb1f2; --b: #f2995e; --c: #a3abb5; }
+}
+svg { font: 13px system-ui, sans-serif; fill: var(--ink); }
+.soft { fill: var(--soft); } .grid { stroke: var(--rule); } .zero { stroke: var(--soft); }
+.a { color: var(--a); } .b { color: var(--b); } .c { color: var(--c); }
+.full { fill: currentColor; stroke: currentColor; } .open { fill: none; stroke: currentColor; }
+"""
+WIDTH = 860
 
-DOCS = Path(__file__).parent
-PAGE = DOCS / "results.md"
-STORE = DOCS / "results"
-_SECTION = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
-_USAGE = "usage: python docs/make_results.py [--check | add NAME SWEEP | extend NAME SWEEP]"
-_RUN_RESULT = ("steps", "exported_steps", "valid_nll", "averaged_valid_nll", "seconds")
-_CURVES, _CURVE_DIGITS = ("valid_nll", "valid_correct"), 5
-
-Json = dict[str, Any]
-
-
-def add(name: str, sweep: Path) -> None:
-    """Copy the results of a finished sweep, with the records of its runs, caches and teachers."""
-    _store(name, _content(sweep))
-
-
-def extend(name: str, sweep: Path) -> None:
-    """Join a finished sweep of other seeds to what is there."""
-    _store(name, join(_read(STORE / f"{name}.json"), _content(sweep)))
-
-
-def _store(name: str, content: Json) -> None:
-    STORE.mkdir(exist_ok=True)
-    (STORE / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+Row = dict[str, str]
 
 
-def _content(sweep: Path) -> Json:
-    results = _read(sweep / "results.json")
-    if results["unfinished"]:
-        print(f"{sweep}: not finished: {', '.join(results['unfinished'])}", file=sys.stderr)
-    records = {run["folder"]: _record(sweep / run["folder"]) for run in results["runs"]}
-    folders = sorted({str(record["config"]["cache"]) for record in records.values()})
-    caches = {folder: _cache(sweep.parent / folder) for folder in folders}
-    return {"results": results, "records": records, "caches": caches}
+@dataclass(frozen=True)
+class Comparison:
+    """A row of comparisons.csv with the runs of its two arms, both in the order of the seeds that they share."""
+
+    row: Row
+    labels: list[Row]
+    plain: list[Row]
+
+    @property
+    def name(self) -> str:
+        return f"{TEXTS[self.plain[0]['text']][0]}, {self.row['student']}; {self.row['labels']}"
+
+    def scores(self, runs: list[Row]) -> list[float]:
+        """BLEU or ROUGE-1 on the test text."""
+        return [float(run[f"test_{TEXTS[run['text']][1]}"]) for run in runs]
+
+    @property
+    def gains(self) -> list[float]:
+        """The score with labels less the plain one, by seed."""
+        return [a - b for a, b in zip(self.scores(self.labels), self.scores(self.plain), strict=True)]
+
+    @property
+    def interval(self) -> str:
+        """95 % over seeds by Student's t; for a single run what comparisons.csv has, which is over sentences."""
+        n, mean, low, high = len(self.gains), statistics.fmean(self.gains), self.row["low"], self.row["high"]
+        if n > 1:
+            half = T_QUANTILE[n] * statistics.stdev(self.gains) / n**0.5
+            return f"{mean - half:+.2f} to {mean + half:+.2f}"
+        return f"{float(low):+.2f} to {float(high):+.2f}" if low else "–"
+
+    @property
+    def lead(self) -> float | None:
+        """Nats by which the teacher's validation loss is below the plain student's; None where one is not known."""
+        losses = [(a["valid_loss"], b["teacher_loss"]) for a, b in zip(self.plain, self.labels, strict=True)]
+        return statistics.fmean(float(a) - float(b) for a, b in losses) if all(map(all, losses)) else None
 
 
-def _record(folder: Path) -> Json:
-    """What a training wrote: its `run.json`, and the curves of its validation from `metrics.jsonl`."""
-    record = _read(folder / "run.json")
-    kept = {key: record[key] for key in ("config", "inputs", "versions", "started", "finished")}
-    result = {key: value for key, value in record["result"].items() if key in _RUN_RESULT}
-    return {**kept, "result": result, "curves": {metric: _curve(folder, metric) for metric in _CURVES}}
+def read(name: str) -> list[Row]:
+    """The rows of a file of docs/results."""
+    with (STORE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def _curve(folder: Path, metric: str) -> list[list[float]]:
-    from kdcache.pictures.curves import read_curves
-
-    (curve,) = read_curves([folder], metric)
-    return [[step, round(value, _CURVE_DIGITS)] for step, value in curve.known]
-
-
-def _cache(folder: Path) -> Json:
-    from dataclasses import asdict
-
-    from kdcache.cache.reader import CacheReader
-    from kdcache.inspection.cache_summary import summarize
-
-    return {"summary": asdict(summarize(CacheReader(folder))), "teachers": [_record(one) for one in _teachers(folder)]}
-
-
-def _teachers(cache: Path) -> list[Path]:
-    """The folders of the teachers at the ends of a cache's rows of sources, as far as they still lie where they did."""
-    record = cache / "run.json"
-    if not record.is_file():
-        return []
-    config = _read(record)["config"]
-    sources = config.get("caches") or ([config["cache"]] if "cache" in config else [])
-    if sources:
-        return list(dict.fromkeys(path for one in sources for path in _teachers(cache.parent / str(one))))
-    teacher = cache.parent / str(config["teacher"])
-    return [teacher] if (teacher / "run.json").is_file() else []
-
-
-def _read(path: Path) -> Json:
-    value: Json = json.loads(path.read_text(encoding="utf-8"))
-    return value
-
-
-def page(text: str, stored: Mapping[str, Json]) -> str:
-    """The page with its sections made anew from the stored experiments, by name."""
-    found = sorted(match[2] for match in _SECTION.finditer(text))
-    if found != sorted(stored):
-        raise SystemExit(
-            f"{PAGE}: has sections of {found}, docs/results has {sorted(stored)}; each has its place once."
+def comparisons() -> list[Comparison]:
+    """The comparisons of the table: those that name a student."""
+    runs, found = read("runs.csv"), []
+    for row in (row for row in read("comparisons.csv") if row["student"]):
+        labels, plain = (
+            {run["seed"]: run for run in runs if row[arm] in run["arms"].split("; ")} for arm in ("arm", "baseline")
         )
-    return _SECTION.sub(lambda match: f"{match[1]}{section(match[2], stored[match[2]])}\n\n{match[3]}", text)
+        seeds = sorted(labels.keys() & plain.keys())
+        found.append(Comparison(row, [labels[seed] for seed in seeds], [plain[seed] for seed in seeds]))
+    return found
+
+
+def table(found: list[Comparison]) -> str:
+    """The comparisons in Markdown."""
+    rows = [HEAD, ["---"] * len(HEAD)]
+    for one in found:
+        task, metric, _ = TEXTS[one.plain[0]["text"]]
+        plain, labels = (f"{statistics.fmean(one.scores(runs)):.2f}" for runs in (one.plain, one.labels))
+        p = one.row[f"p_test_{metric}"] or "–"
+        shown = p if p == "–" else "< 0.001" if float(p) < 0.0005 else f"{float(p):.3f}"
+        scores = (plain, labels, f"{statistics.fmean(one.gains):+.2f}", one.interval, str(len(one.gains)), shown)
+        rows.append((f"{task}, {one.row['student']}", one.row["labels"], *scores))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def gains_picture(found: list[Comparison]) -> str:
+    """A line for each comparison: the gain of each seed as a ring, their mean as a dot."""
+    left, top, row = 480, 34, 22
+    bottom = top + row * len(found)
+    x = scale(-6, 4, left, WIDTH - 20)
+    parts = [text(x(-1), 16, "gain on the test text: BLEU, on headlines ROUGE-1", "middle")]
+    for tick in range(-6, 5):
+        parts += [line(x(tick), top - 8, x(tick), bottom, tick), text(x(tick), bottom + 18, f"{tick}", "middle")]
+    for number, one in enumerate(found):
+        y = top + row * (number + 0.5)
+        parts += [
+            text(left - 10, y + 4, one.name, "end", "name"),
+            *(mark(x(gain), y, "open", one) for gain in one.gains),
+        ]
+        parts.append(mark(x(statistics.fmean(one.gains)), y, "full", one))
+    return picture(bottom + 26, "What soft labels gave over plain training", parts)
+
+
+def lead_picture(found: list[Comparison]) -> str:
+    """The gain of each comparison over the lead of its teacher."""
+    left, right, top, bottom = 50, WIDTH - 20, 40, 440
+    x, y = scale(-2, 2.5, left, right), scale(-6, 3, bottom, top)
+    under = "d: the plain student's validation loss less the teacher's, nats a target"
+    parts = [text(left, 16, "gain over plain training on the test text: BLEU, on headlines ROUGE-1", "start")]
+    parts.append(text((left + right) / 2, bottom + 44, under, "middle"))
+    for tick in range(-6, 4):
+        parts += [line(left, y(tick), right, y(tick), tick), text(left - 8, y(tick) + 4, f"{tick}", "end")]
+    for tick in range(-2, 3):
+        parts += [line(x(tick), top, x(tick), bottom, tick), text(x(tick), bottom + 20, f"{tick}", "middle")]
+    for one in found:
+        kind = "open" if one.labels[0]["teacher"] == "left to right" else "full"
+        if one.lead is not None:
+            parts.append(mark(x(one.lead), y(statistics.fmean(one.gains)), kind, one))
+    key = ("blue: Multi30k; orange: headlines", "square: RNN; circle: Transformer", "empty: left-to-right teacher")
+    parts += [text(right - 10, bottom - 70 + 22 * number, said, "end", "name") for number, said in enumerate(key)]
+    return picture(bottom + 56, "When do soft labels pay?", parts)
+
+
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """The place of a value on an axis from `start` to `end`, in pixels."""
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def text(x: float, y: float, said: str, anchor: str, kind: str = "soft") -> str:
+    """Text that starts, ends or has its middle at a place."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(said)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, tick: int) -> str:
+    """A line of the grid, stronger at 0."""
+    return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" class="{"grid" if tick else "zero"}"/>'
+
+
+def mark(x: float, y: float, kind: str, one: Comparison) -> str:
+    """A mark in the colour of its text: a square for an RNN, else a circle."""
+    radius = 1 if one.plain[0]["arch"] == "rnn" else 4.5
+    place = f'x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9" rx="{radius}"'
+    colour = TEXTS[one.plain[0]["text"]][2]
+    return f'<rect {place} class="{kind} {colour}"><title>{escape(one.name)}</title></rect>'
+
+
+def picture(height: float, title: str, parts: list[str]) -> str:
+    """An SVG file that follows the light or dark scheme of the browser that shows it."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{title}">'
+    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
 
 
 def main(arguments: list[str]) -> int:
-    """Add results, write the page or check it; return the exit code."""
-    copiers = {"add": add, "extend": extend}
-    if len(arguments) == 3 and arguments[0] in copiers:
-        copiers[arguments[0]](arguments[1], Path(arguments[2]))
-        return 0
-    if arguments not in ([], ["--check"]):
-        print(_USAGE, file=sys.stderr)
-        return 2
-    stored = {source.stem: _read(source) for source in sorted(STORE.glob("*.json"))}
-    made = {PAGE: page(PAGE.read_text(encoding="utf-8"), stored)}
-    made.update({STORE / f"{name}.svg": plot(content) for name, content in stored.items()})
-    if not arguments:
-        for path, text in made.items():
-            path.write_text(text, encoding="utf-8")
-        return 0
-    old = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    """Write the files, or say with `--check` which are not current; return the exit code."""
+    found = comparisons()
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    made = {PAGE: f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}"}
+    made.update({STORE / "gains.svg": gains_picture(found), STORE / "lead.svg": lead_picture(found)})
+    old = [path for path, said in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != said]
     for path in old:
-        print(f"{path} is not current. Run python docs/make_results.py and commit it.", file=sys.stderr)
-    return 1 if old else 0
+        if "--check" in arguments:
+            print(f"{path} is not current. Run python docs/make_results.py and commit it.", file=sys.stderr)
+        else:
+            path.write_text(made[path], encoding="utf-8")
+    return 1 if old and "--check" in arguments else 0
 
 
 if __name__ == "__main__":
