@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 PAGE = Path(__file__).parent / "results.md"
 STORE = PAGE.parent / "results"
 BEGIN, END = "<!-- written by docs/make_results.py -->\n", "<!-- end -->\n"
-HEAD = ("task and student", "teacher", "plain", "with labels", "difference", "95 % interval", "seeds", "p")
+HEAD = "task and student | teacher's steps | plain | with labels | difference | 95 % interval | seeds | p"
 T_QUANTILE = {2: 12.706, 3: 4.303}  # 97.5 % of Student's t, by the number of seeds
 # The name, the score and the colour of each text.
 TEXTS = {
@@ -50,7 +50,8 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        return f"{TEXTS[self.plain[0]['text']][0]}, {self.row['student']}; {self.row['labels']}"
+        """Task, student and teacher."""
+        return f"{TEXTS[self.plain[0]['text']][0]}, {self.row['student']}; {self.row['teacher']}"
 
     def scores(self, runs: list[Row]) -> list[float]:
         """BLEU or ROUGE-1 on the test text."""
@@ -97,23 +98,25 @@ def comparisons() -> list[Comparison]:
 
 def table(found: list[Comparison]) -> str:
     """The comparisons in Markdown."""
-    rows = [HEAD, ["---"] * len(HEAD)]
+    lines = [f"| {HEAD} |", "|---" * 8 + "|"]
     for one in found:
         task, metric, _ = TEXTS[one.plain[0]["text"]]
         plain, labels = (f"{statistics.fmean(one.scores(runs)):.2f}" for runs in (one.plain, one.labels))
         p = one.row[f"p_test_{metric}"] or "–"
         shown = p if p == "–" else "< 0.001" if float(p) < 0.0005 else f"{float(p):.3f}"
-        scores = (plain, labels, f"{statistics.fmean(one.gains):+.2f}", one.interval, str(len(one.gains)), shown)
-        rows.append((f"{task}, {one.row['student']}", one.row["labels"], *scores))
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+        cells = [f"{task}, {one.row['student']}", one.row["teacher"], plain, labels]
+        cells += [f"{statistics.fmean(one.gains):+.2f}", one.interval, str(len(one.gains)), shown]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def gains_picture(found: list[Comparison]) -> str:
-    """A line for each comparison: the gain of each seed as a ring, their mean as a dot."""
-    left, top, row = 480, 34, 22
+    """A line for each comparison: the gain of each seed as an empty mark, their mean as a full one."""
+    left, top, row = 460, 34, 22
     bottom = top + row * len(found)
     x = scale(-6, 4, left, WIDTH - 20)
     parts = [text(x(-1), 16, "gain on the test text: BLEU, on headlines ROUGE-1", "middle")]
+    parts.append(text(left - 10, 16, "task, student; teacher's steps", "end"))
     for tick in range(-6, 5):
         parts += [line(x(tick), top - 8, x(tick), bottom, tick), text(x(tick), bottom + 18, f"{tick}", "middle")]
     for number, one in enumerate(found):
@@ -141,8 +144,6 @@ def lead_picture(found: list[Comparison]) -> str:
         kind = "open" if one.labels[0]["teacher"] == "left to right" else "full"
         if one.lead is not None:
             parts.append(mark(x(one.lead), y(statistics.fmean(one.gains)), kind, one))
-    key = ("blue: Multi30k; orange: headlines", "square: RNN; circle: Transformer", "empty: left-to-right teacher")
-    parts += [text(right - 10, bottom - 70 + 22 * number, said, "end", "name") for number, said in enumerate(key)]
     return picture(bottom + 56, "When do soft labels pay?", parts)
 
 

@@ -1,262 +1,118 @@
-"""The measured part of docs/results.md: what is written follows from the files that runs left behind."""
+"""docs/results.md says what docs/results/runs.csv and comparisons.csv hold."""
 
 from __future__ import annotations
 
-import json
+import csv
+import re
+import shutil
 import statistics
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "docs"))
-
-import make_results
-import result_join
-import result_plot
-import result_tables
-
-STORED = sorted((ROOT / "docs" / "results").glob("*.json"))
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
+PAGE, STORE = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
+SCORES = [f"{text}_{metric}" for text in ("valid", "test") for metric in ("bleu", "rouge1", "rouge2", "rougeL")]
+NUMBERS = ("alpha", "valid_loss", "right_words", "minutes", *SCORES)
 
 
-def rouge(name: str, value: float) -> dict[str, Any]:
-    parts = {"precision": {"value": value + 1}, "recall": {"value": value - 1}}
-    return {"name": name, "value": value, "signature": "stem:no", **parts}
+def rows(name: str) -> list[dict[str, str]]:
+    with (STORE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def run(row: str, seed: int, bleu: float) -> dict[str, Any]:
-    measured = {"name": "bleu", "value": bleu, "low": bleu - 1, "high": bleu + 1, "signature": "case:lc"}
-    scores = [measured, *(rouge(name, bleu + 10) for name in ("rouge1", "rouge2", "rougeL"))]
-    return {
-        "row": row, "folder": f"{row},seed={seed}", "seed": seed, "scores": {"test": scores}, "exported_steps": [1000],
-        "seconds": 90.0, "student": "ab" * 32, "cache": "cd" * 32, "valid_nll": 2.0, "settings": {"size": "tiny"},
-    }  # fmt: skip
+RUNS = rows("runs.csv")
+TABLE = [[cell.strip() for cell in line[1:-2].split("|")] for line in PAGE.read_text().splitlines() if line[:1] == "|"]
 
 
-def plan(
-    topk: int = 0, draws: int = 0, maskings: int = 1, sources: int = 0, at: tuple[float, ...] = ()
-) -> dict[str, Any]:
-    return {"topk": topk, "draws": draws, "maskings": maskings, "sources": [{}] * sources, "temperatures": list(at)}
+def check(docs: Path) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(docs / "make_results.py"), "--check"]
+    return subprocess.run(script, capture_output=True, text=True, check=False)
 
 
-def experiment() -> dict[str, Any]:
-    """Two rows of two seeds: 30 and 32, 33 and 34 BLEU."""
-    runs = [run("plain", 1, 30.0), run("plain", 2, 32.0), run("soft", 1, 33.0), run("soft", 2, 34.0)]
-    spread = {"mean": 2.5, "deviation": 0.5**0.5, "n": 2}
-    return {
-        "results": {
-            "baseline": "plain",
-            "rows": [
-                {"row": "plain", "values": {"test bleu": {"mean": 31.0, "deviation": 2**0.5, "n": 2}}},
-                {"row": "soft", "values": {"test bleu": {"mean": 33.5, "deviation": 0.5**0.5, "n": 2}}},
-            ],
-            "differences": [{"row": "soft", "column": "test bleu", "spread": spread, "p_value": 0.0042}],
-            "runs": runs,
-        },
-        "records": {
-            one["folder"]: {
-                "versions": {"torch": "2.13.0", "absent-one": "absent"},
-                "curves": {
-                    "valid_correct": [[500, 0.5], [1000, 0.6 + 0.01 * (one["seed"] - 1)]],
-                    "valid_nll": [[500, 3.0], [1000, 2.0 if one["seed"] == 1 else 1.0]],
-                },
-            }
-            for one in runs
-        },
-        "caches": {
-            "cache": {
-                "summary": {
-                    "pairs": 9_000, "targets": 145_000, "plan": plan(topk=8), "mass": 0.789, "best": 0.655,
-                    "perplexity": 5.5, "bytes_per_target": 27.34,
-                },
-                "teachers": [
-                    {
-                        "result": {"steps": 900, "exported_steps": [800], "valid_nll": 1.9},
-                        "curves": {"valid_correct": [[800, 0.676], [900, 0.675]]},
-                    }
-                ],
-            }
-        },
-    }  # fmt: skip
+def test_the_page_is_current() -> None:
+    """The table and both pictures are what docs/make_results.py writes from the files of docs/results."""
+    done = check(ROOT / "docs")
+    assert done.returncode == 0, done.stderr
 
 
-def test_a_section_says_what_its_file_holds() -> None:
-    """Means, deviations, differences, p-values, ROUGE's three parts and fingerprints stand in the rows by hand."""
-    text = result_tables.section("demo", experiment())
-    teacher = "900 steps, validation loss 1.900, 67.6 % right"
-    for line in (
-        f"| `cache` | 9,000 | 145,000 | the best 8 | 27.3 | 78.9 % | 65.5 % | 5.50 | {teacher} |",
-        "| plain | 2 | 60.5 % | 31.00 ± 1.41 |",
-        "| soft | test | 44.50 / 42.50 / 43.50 | 44.50 / 42.50 / 43.50 | 44.50 / 42.50 / 43.50 |",
-        "| soft | 2 | +2.50 ± 0.71 (0.004) |",
-        "| `soft,seed=2` | 1,000 | 1.5 | 34.00, 33.00 to 35.00 | `abababab` | `cdcdcdcd` |",
-        "- bleu: `case:lc`",
-        "- rouge1, rouge2, rougeL: `stem:no`",
-    ):
-        assert line in text.splitlines()
-    assert "torch 2.13.0" in text
-    assert "absent-one" not in text
+def test_a_changed_run_is_noticed(tmp_path: Path) -> None:
+    """One other score makes the page and the pictures stale: --check names each and the remedy, and exits with 1."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    runs = tmp_path / "docs" / "results" / "runs.csv"
+    score = next(run["test_bleu"] for run in RUNS if "multi30k-dropout/plain" in run["arms"])
+    runs.write_text(runs.read_text().replace(score, "30"))
+    done = check(tmp_path / "docs")
+    assert done.returncode == 1
+    stale = [line.split(" is not current")[0] for line in done.stderr.splitlines()]
+    assert [Path(name).name for name in stale] == ["results.md", "gains.svg", "lead.svg"]
+    assert "Run python docs/make_results.py" in done.stderr
 
 
-def third_seed() -> dict[str, Any]:
-    """Seed 3 of the same rows: 31 and 30 BLEU."""
-    content = experiment()
-    runs = [run("soft", 3, 30.0), run("plain", 3, 31.0)]
-    spread = {"mean": -1.0, "deviation": None, "n": 1}
-    differences = [{"row": "soft", "column": "test bleu", "spread": spread, "p_value": 0.2}]
-    records = {one["folder"]: content["records"]["soft,seed=1"] for one in runs}
-    return {**content, "results": {**content["results"], "runs": runs, "differences": differences}, "records": records}
+def test_every_run_can_be_read() -> None:
+    """Arm and seed name a run once, its numbers are numbers, its experiment has a file, and its hashes are SHA-256."""
+    names = [(arm, run["seed"]) for run in RUNS for arm in run["arms"].split("; ")]
+    assert len(names) == len(set(names)) > 150
+    for run in RUNS:
+        assert all(float(run[key]) >= 0 for key in NUMBERS if run[key] and ":" not in run[key])
+        if not run["note"]:
+            assert re.fullmatch(r"[0-9a-f]{64} [0-9a-f]{64}", f"{run['weights_sha256']} {run['cache_sha256']}")
+            experiments = [arm.split("/")[0] for arm in run["arms"].split("; ")]
+            assert all((ROOT / "benchmarks" / "experiments" / f"{name}.toml").is_file() for name in experiments)
 
 
-def test_a_sweep_of_another_seed_is_joined() -> None:
-    """Means and deviations are over all seeds; p-values are combined with signs, by hand with tables of the normal."""
-    joined = result_join.join(experiment(), third_seed())
-    text = result_tables.section("demo", joined)
-    lines = text.splitlines()
-    # 30, 32, 31 and 33, 34, 30; the differences 3, 2 and -1.
-    assert any(line.startswith("| plain | 3 | 60.") and "| 31.00 ± 1.00 |" in line for line in lines)
-    assert any(line.startswith("| soft | 3 | 60.") and "| 32.33 ± 2.08 |" in line for line in lines)
-    # z of 0.0042 is 2.636, that of 0.2 is 0.842: (√2 · 2.636 - 0.842) / √3 = 1.666, above which lies 0.048.
-    assert "| soft | 3 | +1.33 ± 2.08 (0.048) |" in lines
-    assert "2 sweeps (1, 2; 3)" in text
-    surer = third_seed()
-    surer["results"]["differences"][0] |= {"spread": {"mean": 1.0, "deviation": None, "n": 1}, "p_value": 0.001}
-    assert "(&lt; 0.001) |" in result_tables.section("demo", result_join.join(experiment(), surer))
-    assert [(one["row"], one["seed"]) for one in joined["results"]["runs"]][-2:] == [("plain", 3), ("soft", 3)]
-    assert list(joined["caches"]) == ["cache", "cache, again"]
-    assert "sweeps (" not in result_tables.section("demo", experiment())
+def test_every_comparison_names_runs_and_the_origin_of_its_p() -> None:
+    """Both arms have a run of a common seed; each p is a probability, and the row says where it comes from."""
+    seeds: dict[str, set[str]] = {}
+    for run in RUNS:
+        for arm in run["arms"].split("; "):
+            seeds.setdefault(arm, set()).add(run["seed"])
+    for one in rows("comparisons.csv"):
+        assert seeds[one["arm"]] & seeds[one["baseline"]]
+        assert one["origin"]
+        assert all(0 < float(one[f"p_{score}"]) <= 0.5 for score in SCORES if one[f"p_{score}"])
 
 
-def test_sweeps_that_cannot_be_joined() -> None:
-    """A seed that is in both, and other settings, are refused."""
-    with pytest.raises(SystemExit, match="A seed is in both"):
-        result_join.join(experiment(), experiment())
-    other = third_seed()
-    other["results"]["runs"][0]["settings"] = {"size": "small"}
-    with pytest.raises(SystemExit, match="other settings"):
-        result_join.join(experiment(), other)
+@pytest.mark.parametrize("number", range(len(TABLE) - 2))
+def test_a_row_of_the_table_follows_from_the_runs(number: int) -> None:
+    """Means, difference and interval of a row of the page are those of the runs, computed anew."""
+    shown = TABLE[number + 2]
+    row = [one for one in rows("comparisons.csv") if one["student"]][number]
+    score = "test_rouge1" if shown[0].startswith("Headlines") else "test_bleu"
+    plain, labels = (
+        {run["seed"]: float(run[score]) for run in RUNS if row[side] in run["arms"].split("; ")}
+        for side in ("baseline", "arm")
+    )
+    assert plain.keys() == labels.keys()
+    gains = [labels[seed] - plain[seed] for seed in plain]
+    assert shown[0].endswith(row["student"])
+    means = [statistics.fmean(plain.values()), statistics.fmean(labels.values()), statistics.fmean(gains)]
+    assert [float(cell) for cell in shown[2:5]] == pytest.approx(means, abs=0.0051)
+    assert int(shown[6]) == len(gains)
+    if len(gains) == 3:  # Student's t with two degrees of freedom has 95 % within 4.303, and √3 is 1.732
+        low, high = map(float, shown[5].split(" to "))
+        half = 4.303 * statistics.stdev(gains) / 1.732
+        assert (low, high) == pytest.approx((means[2] - half, means[2] + half), abs=0.006)
 
 
-@pytest.mark.parametrize(
-    ("described", "words"),
-    [
-        (plan(draws=43), "43 drawn words"),
-        (plan(topk=8, sources=2), "the best 8, of an average of 2 caches"),
-        (plan(topk=64, sources=1, at=(2.0, 5.5)), "the best 64, log Z at T = 2, 5.5"),
-        (plan(topk=8, maskings=4), "the best 8, of 4 maskings averaged"),
-    ],
-)
-def test_a_cache_is_described_by_its_plan(described: dict[str, Any], words: str) -> None:
-    """Draws, averages, maskings and normalizers are told apart; one source alone is no average."""
-    assert result_tables._holds(described) == words
+def test_the_picture_of_leads_says_what_the_page_says() -> None:
+    """Right of 1 nat all 13 marks are above 0, left of it 5 of 12 are below, as the page has it."""
+    picture = ElementTree.parse(STORE / "lead.svg").getroot()  # noqa: S314
+    name = "{http://www.w3.org/2000/svg}"
+    texts = {(one.text, one.get("text-anchor")): one for one in picture.iter(f"{name}text")}
+    # The number of a tick stands below its line, in the middle, or left of it, 4 pixels lower.
+    one_nat = float(texts["1", "middle"].get("x", ""))
+    zero = float(texts["0", "end"].get("y", "")) - 4
+    marks = [(float(m.get("x", "")) + 4.5, float(m.get("y", "")) + 4.5) for m in picture.iter(f"{name}rect")]
+    above = [y < zero for x, y in marks if x > one_nat]
+    below = [y > zero for x, y in marks if x <= one_nat]
+    assert (len(above), sum(above), len(below), sum(below)) == (13, 13, 12, 5)
+    assert "all 13 comparisons gained; of the 12 others, 5 lost" in " ".join(PAGE.read_text().split())
 
 
-def test_teachers_are_found_through_all_sources(tmp_path: Path) -> None:
-    """An average of a cut cache and a dump has the teachers of both, each once; a teacher that is gone is left out."""
-
-    def write(folder: str, config: dict[str, Any]) -> None:
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "run.json").write_text(json.dumps({"config": config}))
-
-    write("one", {})
-    write("two", {})
-    write("dump1", {"teacher": "one"})
-    write("dump2", {"teacher": str(tmp_path / "two")})
-    write("dump3", {"teacher": "gone"})
-    write("cut", {"cache": "dump1"})
-    write("average", {"caches": ["cut", "dump2", "dump3", "dump1"]})
-    assert make_results._teachers(tmp_path / "average") == [tmp_path / name for name in ("one", "two")]
-
-
-def test_only_the_marked_part_of_the_page_is_written() -> None:
-    """What stands outside the marks stays, what stands between them is made anew, twice the same."""
-    stored = {"demo": experiment()}
-    once = make_results.page("before\n<!-- results demo -->\nstale\n<!-- end -->\nafter\n", stored)
-    assert once.startswith("before\n<!-- results demo -->\n")
-    assert once.endswith("\n<!-- end -->\nafter\n")
-    assert "stale" not in once
-    assert "33.50 ± 0.71" in once
-    assert make_results.page(once, stored) == once
-
-
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
-def test_stored_means_are_those_of_the_stored_runs(path: Path) -> None:
-    """Every mean, deviation and difference in a file follows from the scores of its single runs."""
-    content = json.loads(path.read_text())
-    runs, results = content["results"]["runs"], content["results"]
-    value = {}
-    for one in runs:
-        for text, scores in one["scores"].items():
-            value.update({(one["row"], one["seed"], f"{text} {score['name']}"): score["value"] for score in scores})
-        value[one["row"], one["seed"], "valid_nll"] = one["valid_nll"]
-        record = content["records"][one["folder"]]
-        assert record["inputs"]["cache"] == one["cache"]
-        assert (one["settings"]["max_steps"], one["seed"]) == (
-            record["config"]["training"]["max_steps"],
-            record["config"]["training"]["seed"],
-        )
-        result, exported = record["result"], one["exported_steps"]
-        assert (exported, one["seconds"]) == (result["exported_steps"], result["seconds"])
-        # The loss of an average of checkpoints is measured apart and stands in no curve.
-        averaged = len(exported) > 1
-        assert one["valid_nll"] == result["averaged_valid_nll" if averaged else "valid_nll"]
-        curve = dict(record["curves"]["valid_nll"])
-        assert set(exported) <= curve.keys()
-        assert averaged or curve[exported[0]] == pytest.approx(one["valid_nll"], abs=1e-5)
-    for row in results["rows"]:
-        for column, spread in row["values"].items():
-            found = [number for (name, _, where), number in value.items() if (name, where) == (row["row"], column)]
-            assert spread["n"] == len(found)
-            assert spread["mean"] == pytest.approx(statistics.fmean(found))
-            assert len(found) < 2 or spread["deviation"] == pytest.approx(statistics.stdev(found))
-    for one in results["differences"]:
-        row, column, baseline = one["row"], one["column"], results["baseline"]
-        seeds = [seed for name, seed, where in value if (name, where) == (row, column)]
-        found = [
-            value[row, seed, column] - value[baseline, seed, column]
-            for seed in seeds
-            if (baseline, seed, column) in value
-        ]
-        assert one["spread"]["n"] == len(found)
-        assert one["spread"]["mean"] == pytest.approx(statistics.fmean(found))
-        assert len(found) < 2 or one["spread"]["deviation"] == pytest.approx(statistics.stdev(found))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "<!-- results demo -->\nnever ended\n", 2 * "<!-- results demo -->\n<!-- end -->\n"],
-    ids=["none", "open", "twice"],
-)
-def test_every_stored_experiment_has_one_section(text: str) -> None:
-    """A file without a section, with one that does not end or with two of them is no current page."""
-    with pytest.raises(SystemExit, match="demo"):
-        make_results.page(text, {"demo": experiment()})
-
-
-def test_the_picture_has_a_curve_for_each_row() -> None:
-    """The picture is XML of its own; a row's line is the mean of its seeds, and its name stands in the legend."""
-    content = experiment()
-    found = ElementTree.fromstring(result_plot.plot(content))  # noqa: S314
-    names = [one.text for one in found.iter("{http://www.w3.org/2000/svg}text") if one.get("class") == "name"]
-    assert names == ["plain", "soft"]
-    lines = [one.get("points", "").split() for one in found.iter("{http://www.w3.org/2000/svg}polyline")]
-    heights = [[float(point.split(",")[1]) for point in line] for line in lines]
-    grid = [
-        float(one.get("y1", "")) for one in found.iter("{http://www.w3.org/2000/svg}line") if one.get("class") == "grid"
-    ]
-    labels = [one.text for one in found.iter("{http://www.w3.org/2000/svg}text") if one.get("text-anchor") == "end"]
-    places = dict(zip(map(float, labels), grid, strict=True))
-    assert heights[0] == heights[1]
-    # 3 at the first step and the mean of 2 and 1 at the second; places are written with one digit.
-    per_nat = places[2.0] - places[3.0]
-    assert heights[0] == pytest.approx([places[3.0], places[3.0] + 1.5 * per_nat], abs=0.2)
-
-
-def test_text_in_a_table_has_no_notation() -> None:
-    """Signs of Markdown in the name of a row are escaped."""
-    content = experiment()
-    content["results"]["rows"][0]["row"] = "a|b~c_d"
-    assert r"| a\|b\~c\_d | 0 |" in result_tables.section("demo", content)
+def test_the_page_fits() -> None:
+    """The page has at most 1,500 words."""
+    assert len(PAGE.read_text().split()) <= 1500
