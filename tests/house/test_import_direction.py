@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -14,28 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kdcache"
 
-# The rooms of the house from the ground up. Each imports only from those before it.
-ORDER = [
-    "errors",
-    "files",
-    "console",
-    "process",
-    "text",
-    "labels",
-    "cache",
-    "compute",
-    "losses",
-    "training",
-    "teacher",
-    "dump",
-    "student",
-    "pictures",
-    "scoring",
-    "inspection",
-    "experiments",
-    "cli",
-    "__main__",
-]
+# The rooms from the ground up, as the documentation shows them. Each imports only from those before it.
+PLAN = (ROOT / "docs" / "why" / "rooms.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+ORDER = [line.split()[0] for line in PLAN.splitlines()]
 BEFORE_THE_CACHE, BEHIND_THE_CACHE = {"teacher", "dump"}, {"student"}
 
 
@@ -75,8 +57,21 @@ def room(module: str) -> str:
 
 
 def test_every_module_has_its_place() -> None:
-    """Each module and package is declared once, and nothing is declared that does not exist."""
+    """Each module and package right below kdcache stands once in docs/why/rooms.md, and nothing else does."""
     assert sorted(ORDER) == sorted({room(name) for name in modules() if "." in name})
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """A module's last name stands for one file; only a file of kdcache/cli may be called like what its command runs."""
+    files = [name for name, path in modules().items() if path.name != "__init__.py" and room(name) != "cli"]
+    names = Counter(name.rsplit(".", 1)[-1] for name in files)
+    assert {name for name, count in names.items() if count > 1} == set()
+
+
+def test_no_file_is_too_long_for_one_sitting() -> None:
+    """No Python file of kdcache or of its tests has more than 500 lines."""
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    assert [path for path in files if path.read_text(encoding="utf-8").count("\n") > 500] == []
 
 
 @pytest.mark.parametrize("module", sorted(name for name in modules() if "." in name))
