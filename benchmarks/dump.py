@@ -18,9 +18,10 @@ from benchmarks.job import PASSES, SHARD_PAIRS, TOKENS, forward, make_job, save_
 from benchmarks.peak import forward_operations, operations_per_second
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.text import first_pairs, training_text
+from kdcache.cache.commit_loop import write_shards
 from kdcache.cache.writer import CacheWriter
 from kdcache.dump.dump_job import Job
-from kdcache.dump.dump_shards import write_shards
+from kdcache.dump.dump_shards import Dumping
 from kdcache.process.signals import StopRequest
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.masking import partition_batches
@@ -90,7 +91,7 @@ def dump_once(job: Job, cache: Path) -> None:
     """Write the whole cache into a fresh folder."""
     shutil.rmtree(cache, ignore_errors=True)
     writer = CacheWriter(cache, job.plan, job.teacher.tokenizer)
-    write_shards(job, writer, writer.missing(), StopRequest())
+    write_shards(Dumping(job), writer, writer.missing(), StopRequest())
     writer.finalize()
 
 

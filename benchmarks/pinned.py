@@ -61,9 +61,10 @@ def main(folder: Path, work: str, rank: int, start: Path, text: TextFiles) -> No
     """One process: get ready, wait for the start, work, print targets per second."""
     os.sched_setaffinity(0, {int(os.environ["PINNED_CORE"])})
     from benchmarks.job import PASSES, TOKENS, forward, pilot_job
+    from kdcache.cache.commit_loop import write_shards
     from kdcache.cache.writer import CacheWriter
     from kdcache.cli.console import quiet_transformers
-    from kdcache.dump.dump_shards import write_shards
+    from kdcache.dump.dump_shards import Dumping
     from kdcache.process.signals import StopRequest
     from kdcache.teacher.masking import partition_batches
 
@@ -77,7 +78,7 @@ def main(folder: Path, work: str, rank: int, start: Path, text: TextFiles) -> No
 
     def make(shards: list[int]) -> None:
         if work == "dump":
-            write_shards(job, writer, shards, StopRequest())
+            write_shards(Dumping(job), writer, shards, StopRequest())
         else:
             for index in shards:
                 forward(job, batches[index])

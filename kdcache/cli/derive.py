@@ -28,8 +28,8 @@ def transcode(cache: str, output: str, topk: int | None, encoding: str | None, s
     Example:
       kdcache transcode cache smaller --topk 8 --encoding compact
     """
-    from kdcache.cache.derived.derive import transcode as write
-    from kdcache.cache.derived.transcode import TranscodeConfig
+    from kdcache.cache.derived.transcoding import TranscodeConfig
+    from kdcache.cache.derived.transcoding import transcode as write
 
     config = TranscodeConfig(cache, topk, encoding, shard_pairs)
     result = write(config, Path(output))
@@ -53,8 +53,8 @@ def merge(output: str, caches: tuple[str, ...], topk: int | None) -> None:
     Example:
       kdcache merge average cache-a cache-b
     """
-    from kdcache.cache.derived.derive import merge as write
-    from kdcache.cache.derived.merge import MergeConfig
+    from kdcache.cache.derived.merging import MergeConfig
+    from kdcache.cache.derived.merging import merge as write
 
     result = write(MergeConfig(caches, topk), Path(output))
     if result is None:

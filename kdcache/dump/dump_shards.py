@@ -1,26 +1,18 @@
-"""Running a teacher once over every masked target position of a corpus, into a cache.
-
-Any number of processes may work on one cache. Each takes the shards whose number leaves its rank when divided by the
-number of processes; they never wait for each other, and whoever finds all shards committed completes the cache.
-"""
+"""Running a teacher once over every masked target position of a corpus, into a cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
-
-from kdcache.cache import shard_records
+from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.writer import CacheWriter
-from kdcache.console.progress import Progress
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, prepare
 from kdcache.errors import UsageError
-from kdcache.files.run_records import folder_run, log
 from kdcache.process.ranks import Process, this_process
-from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.teacher.masking import view_counts
+from kdcache.text.tokenizer import Tokenizer
 
 
 def dump(config: DumpConfig, output: Path) -> None:
@@ -38,50 +30,50 @@ def dump(config: DumpConfig, output: Path) -> None:
 
 def dump_job(job: Job, output: Path, process: Process) -> None:
     """Write this process's share of a cache, and complete the cache if nothing is missing. Errors as in `dump`."""
-    config, plan = job.config, job.plan
-    if config.shards is not None and config.shards[0] >= plan.n_shards:
-        raise UsageError(f"--shards begins at {config.shards[0]}, but the cache has shards 0 to {plan.n_shards - 1}.")
-    writer = CacheWriter(output, plan, job.teacher.tokenizer)
-    run = folder_run(output, "dump-logits", config, fixed=False)
-    missing = [index for index in writer.missing() if own(index, config, process)]
-    log.info("%s pairs in %s shards, %s still to do.", f"{plan.n_pairs:,}", f"{plan.n_shards:,}", f"{len(missing):,}")
-    with stop_on_signals() as stop:
-        write_shards(job, writer, missing, stop)
-    if not writer.finalize():
-        log.info("%s: the shards of this process are done, others are still missing.", output)
-        return
-    manifest = shard_records.read_manifest(output, plan)
-    run.finish({"manifest": manifest.root, "targets": sum(record.n_targets for record in manifest.shards)})
-    log.info("%s: complete.", output)
+    shards = interleaved_shards(job.plan.n_shards, job.config.shards, process)
+    commit_cache(Dumping(job), output, "dump-logits", job.config, shards)
 
 
-def own(index: int, config: DumpConfig, process: Process) -> bool:
-    """Whether making shard `index` is up to this process."""
-    first, stop = config.shards or (0, index + 1)
-    return first <= index < stop and index % process.count == process.rank
+def interleaved_shards(n_shards: int, bounds: tuple[int, int] | None, process: Process) -> range:
+    """The shards whose number leaves the process's rank when divided by the number of processes.
+
+    With `bounds`, only those from the first bound up to the second, exclusive.
+
+    Raises:
+        UsageError: the cache has no shard inside the bounds.
+    """
+    first, stop = bounds or (0, n_shards)
+    if first >= n_shards:
+        raise UsageError(f"--shards begins at {first}, but the cache has shards 0 to {n_shards - 1}.")
+    return range(first + (process.rank - first) % process.count, min(stop, n_shards), process.count)
 
 
-def write_shards(job: Job, writer: CacheWriter, missing: list[int], stop: StopRequest) -> None:
-    """Compute and commit shards; one is written while the next is computed."""
-    n_pairs = sum(int(np.diff(job.plan.bounds(index))[0]) for index in missing)
-    with Progress("dumping", n_pairs, "pairs") as progress:
-        writer.commit_each(missing, lambda index: _compute(job, index, progress, stop))
+class Dumping(ShardMaker):
+    """Makes the shards of a cache with a teacher."""
 
+    verb: ClassVar[str] = "dumping"
 
-def _compute(job: Job, index: int, progress: Progress, stop: StopRequest) -> ShardArrays:
-    """One shard's soft labels, with progress counted in pairs and a look at the signals after each batch."""
-    pairs = job.encode(index)
-    n_views = max(1, int(view_counts(pairs, job.plan.passes, job.plan.maskings).sum()))
-    views = reported = 0
+    def __init__(self, job: Job) -> None:
+        self._job, self.plan = job, job.plan
 
-    def after_batch(more: int) -> None:
-        nonlocal views, reported
-        stop.check()
-        views += more
-        share = pairs.n_pairs * views // n_views
-        progress.advance(share - reported)
-        reported = share
+    def tokenizer(self) -> Tokenizer:
+        """The teacher's tokenizer."""
+        return self._job.teacher.tokenizer
 
-    arrays = job.soft_labels(pairs, job.plan.bounds(index)[0], after_batch)
-    progress.advance(pairs.n_pairs - reported)
-    return arrays
+    def shard(self, index: int, report: Report) -> ShardArrays:
+        """The soft labels of the pairs of shard `index`; reports after each batch.
+
+        Raises:
+            DataError: a pair cannot be used, or the teacher gives a value that is not finite.
+            ModelError: memory does not suffice for a single view.
+        """
+        pairs = self._job.encode(index)
+        n_views = max(1, int(view_counts(pairs, self.plan.passes, self.plan.maskings).sum()))
+        done = 0
+
+        def after_batch(views: int) -> None:
+            nonlocal done
+            done += views
+            report(done / n_views)
+
+        return self._job.soft_labels(pairs, self.plan.bounds(index)[0], after_batch)

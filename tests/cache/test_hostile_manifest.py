@@ -12,8 +12,7 @@ from families import World
 from remote import serve
 
 from kdcache.cache import fetch, shard_records
-from kdcache.cache.derived.derive import transcode
-from kdcache.cache.derived.transcode import TranscodeConfig
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
 from kdcache.cache.plan import Plan, SourceCache, check_plan, read_plan
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.store import Store

@@ -14,9 +14,8 @@ from conftest import run_cli
 from families import World, averaged, same, write
 
 from kdcache.cache.derived.average import MassBalance
-from kdcache.cache.derived.derive import merge, transcode
-from kdcache.cache.derived.merge import MergeConfig
-from kdcache.cache.derived.transcode import TranscodeConfig
+from kdcache.cache.derived.merging import MergeConfig, merge
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, MismatchError, UsageError

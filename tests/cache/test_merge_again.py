@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from remote import serve
 
-from kdcache.cache.derived.derive import merge, own, transcode
-from kdcache.cache.derived.merge import MergeConfig
-from kdcache.cache.derived.transcode import TranscodeConfig
+from kdcache.cache.commit_loop import neighbouring_shards
+from kdcache.cache.derived.merging import MergeConfig, merge
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import UsageError
 from kdcache.files.failpoints import VARIABLE
@@ -171,7 +171,7 @@ def test_stopped_while_counting(tmp_path: Path) -> None:
 @given(n_shards=st.integers(1, 200), count=st.integers(1, 40))
 def test_every_shard_is_up_to_one_process(n_shards: int, count: int) -> None:
     """The runs of all processes are neighbours, cover every shard once, and differ in length by one at most."""
-    runs = [own(n_shards, Process(rank, count)) for rank in range(count)]
+    runs = [neighbouring_shards(n_shards, Process(rank, count)) for rank in range(count)]
     assert list(itertools.chain.from_iterable(runs)) == list(range(n_shards))
     assert max(map(len, runs)) - min(map(len, runs)) <= 1
 

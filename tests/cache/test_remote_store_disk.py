@@ -17,8 +17,7 @@ from conftest import SUPPORT, run_cli
 from faults import environment, faulty
 from remote import Server, serve
 
-from kdcache.cache.derived.derive import transcode
-from kdcache.cache.derived.transcode import TranscodeConfig
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.store import Store
 from kdcache.files.atomic import sha256, temporary_name

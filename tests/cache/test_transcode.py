@@ -14,9 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache.audit import verify_shard
-from kdcache.cache.derived.derive import merge, transcode
-from kdcache.cache.derived.merge import MergeConfig
-from kdcache.cache.derived.transcode import TranscodeConfig
+from kdcache.cache.derived.merging import MergeConfig, merge
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, concatenate, take
 from kdcache.cache.plan import Plan, SourceCache

@@ -16,7 +16,7 @@ from models import TORCHRUN, toy_lines, toy_text
 
 from kdcache.cache.reader import CacheReader
 from kdcache.dump.dump_config import DumpConfig
-from kdcache.dump.dump_shards import dump, own
+from kdcache.dump.dump_shards import dump, interleaved_shards
 from kdcache.errors import UsageError
 from kdcache.process.ranks import Process, this_process
 from kdcache.teacher.masked_lm import Teacher
@@ -43,17 +43,13 @@ def assert_same_cache(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_every_shard_belongs_to_one_process(count: int) -> None:
-    """Whatever the number of processes, each shard is up to exactly one of them."""
-    config = DumpConfig("t", TextFiles(pairs="p"))
-    for index in range(20):
-        assert sum(own(index, config, Process(rank, count)) for rank in range(count)) == 1
-
-
-def test_shards_can_be_named() -> None:
-    """With bounds only the shards inside them are made, the last bound excluded."""
-    config = DumpConfig("t", TextFiles(pairs="p"), shards=(3, 6))
-    assert [index for index in range(10) if own(index, config, Process())] == [3, 4, 5]
+@pytest.mark.parametrize("bounds", [None, (3, 17), (0, 20), (5, 6), (8, 90)])
+def test_every_shard_belongs_to_one_process(count: int, bounds: tuple[int, int] | None) -> None:
+    """Whatever the number of processes, each shard inside the bounds is up to the process of its remainder only."""
+    runs = [interleaved_shards(20, bounds, Process(rank, count)) for rank in range(count)]
+    first, stop = bounds or (0, 20)
+    assert sorted(index for run in runs for index in run) == list(range(first, min(stop, 20)))
+    assert all(index % count == rank for rank, run in enumerate(runs) for index in run)
 
 
 @pytest.mark.parametrize(

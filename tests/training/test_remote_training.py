@@ -18,8 +18,7 @@ from models import same_parameters
 from remote import Server, serve
 
 from kdcache.cache import fetch
-from kdcache.cache.derived.derive import transcode
-from kdcache.cache.derived.transcode import TranscodeConfig
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CacheError, MismatchError, StoppedError
 from kdcache.files.locations import StoreConfig

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdcache.cache import schema
+from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.pair_ranges import PairRanges
 from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
+from kdcache.process.ranks import this_process
 from kdcache.text.tokenizer import Tokenizer
 
 
@@ -41,8 +44,25 @@ class TranscodeConfig:
             raise UsageError(f"--encoding must be one of {', '.join(NAMES)}, not {self.encoding}.")
 
 
-class Transcoding:
-    """The shards of the cache that `config` describes.
+def transcode(config: TranscodeConfig, output: Path) -> dict[str, Any] | None:
+    """Write a cache with fewer words, other shards or another encoding; run again, it continues.
+
+    Returns what `run.json` says of the result, or None if other processes are still at work.
+
+    Raises:
+        UsageError: the source does not hold what is asked for, or nothing would change.
+        MismatchError: `output` holds another cache.
+        CorruptError: the source is incomplete or damaged; what needs the damaged part is not committed.
+        OutputError: the disk refused.
+        StoppedError: a signal asked to stop; committed shards are kept.
+    """
+    transcoding = Transcoding(config)
+    shards = neighbouring_shards(transcoding.plan.n_shards, this_process())
+    return commit_cache(transcoding, output, "transcode", config, shards)
+
+
+class Transcoding(ShardMaker):
+    """Makes the shards of the cache that `config` describes.
 
     Attributes:
         plan: of that cache.
@@ -62,7 +82,7 @@ class Transcoding:
         """The source's tokenizer."""
         return self._reader.tokenizer()
 
-    def shard(self, index: int) -> ShardArrays:
+    def shard(self, index: int, _report: Report) -> ShardArrays:
         """What shard `index` holds: the source's values, rounded once more if they are stored otherwise.
 
         Raises:
@@ -75,14 +95,6 @@ class Transcoding:
         if not self.plan.draws:
             topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
         return dataclasses.replace(arrays, soft=topk, target_log_prob=encoding.round(arrays.target_log_prob))
-
-    def unreported(self) -> list[int]:
-        """None: the report needs no shard."""
-        return []
-
-    def report(self) -> dict[str, Any]:
-        """Nothing: all that can be said about the result stands in its records."""
-        return {}
 
 
 def _plan(config: TranscodeConfig, reader: CacheReader) -> Plan:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.derived.average import MassBalance, average
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, take
@@ -18,7 +20,9 @@ from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.files.atomic import sha256
+from kdcache.files.run_records import log
 from kdcache.files.strict_json import canonical_json
+from kdcache.process.ranks import this_process
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.tokenizer import Tokenizer
 
@@ -49,8 +53,20 @@ class MergeConfig:
             raise UsageError(f"--topk must be at least 1, not {self.topk}.")
 
 
-class Merging:
-    """The shards of the average of several caches.
+def merge(config: MergeConfig, output: Path) -> dict[str, Any] | None:
+    """Write the average of several caches; run again, it continues. Returns and errors as in `transcode`.
+
+    Raises:
+        MismatchError: the sources do not share text, tokenizer and vocabulary; or as above.
+    """
+    merging = Merging(config)
+    if any(source.plan.temperatures for source in merging.plan.sources):
+        log.warning("Normalizers at other temperatures are left out: that of an average is not the average of those.")
+    return commit_cache(merging, output, "merge", config, neighbouring_shards(merging.plan.n_shards, this_process()))
+
+
+class Merging(ShardMaker):
+    """Makes the shards of the average of several caches.
 
     Attributes:
         plan: of the average.
@@ -76,7 +92,7 @@ class Merging:
         """The tokenizer that the sources share."""
         return self._readers[0].tokenizer()
 
-    def shard(self, index: int) -> ShardArrays:
+    def shard(self, index: int, _report: Report) -> ShardArrays:
         """What shard `index` of the average holds.
 
         Raises:
@@ -104,7 +120,7 @@ class Merging:
         """Shards that another run or process wrote: they are averaged again for the report."""
         return [index for index in range(self.plan.n_shards) if index not in self._mass_balances]
 
-    def report(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """Where the mass is, over all shards."""
         total = MassBalance.total([self._mass_balances[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
