@@ -7,7 +7,6 @@ import re
 import runpy
 import subprocess
 import sys
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -240,33 +239,6 @@ def test_the_parsers_can_refuse(pair: tuple[str, str], old: str, new: str) -> No
     assert sum(side != other for side, other in zip(pair, broken, strict=True)) == 1
     with pytest.raises((AssertionError, KeyError)):
         assert Ostu(broken[0]).said == Mirel(broken[1]).said
-
-
-def test_readme_counts_the_lexicon() -> None:
-    """The README's table of the lexicon has the numbers of meanings, of Mirel words, and of meanings with a choice."""
-    for kinds in ("beings", "things", "adjectives", "verbs", "adverbs"):
-        choices = [meaning.choices for meaning in getattr(made(), kinds)]
-        differing = sum(len({choice.kind for choice in one}) > 1 for one in choices) or "–"
-        row = f"| {len(choices)} | {sum(map(len, choices))} | {differing} |"
-        assert re.search(rf"^\| {kinds}[^|]* {re.escape(row)}$", README, re.M), (kinds, row)
-    words = [{word for pair in corpus() for word in pair[side][:-1].split(" ")} for side in (0, 1)]
-    assert f"{len(words[0])} words of Ostu and {len(words[1])} of Mirel" in PROSE
-    train = zip(lines("train.src"), lines("train.tgt"), strict=True)
-    rarest = min(Counter(word for pair in train for side in pair for word in side[:-1].split(" ")).values())
-    assert f"the rarest {rarest} times" in PROSE
-
-
-def test_readme_states_the_shares() -> None:
-    """What the README says of plurals, adjectives, relative clauses, adverbs, questions and tenses is true to 2 %."""
-    said = [Ostu(source).said for source, _ in corpus()]
-    nouns = [noun for one in said for noun in (one["subject"], one["object"])]
-    counted = [sum(noun[1] for noun in nouns) / len(nouns), sum(noun[2] != "" for noun in nouns) / len(nouns)]
-    counted += [sum(bool(one[name]) for one in said) / len(said) for name in ("relative", "adverb", "question")]
-    counted += [sum(one["tense"] == tense for one in said) / len(said) for tense in (1, 2, 3)]
-    stated = re.search(r"(\d+) % of the nouns are plural.*?(\d+) % of the cases", PROSE)
-    assert stated
-    numbers = [int(number) / 100 for number in re.findall(r"(\d+) %", stated[0])]
-    assert numbers == pytest.approx(counted, abs=0.02)
 
 
 def test_sources_leave_the_opener_open() -> None:
