@@ -1,4 +1,4 @@
-"""docs/format.md is true of a real cache, and enough to read one: its scripts run, its fingerprints are recomputed."""
+"""The page on the format is true of a real cache and suffices to read one: its scripts run, its hashes are recomputed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdcache.text import ragged, vocabulary
 from kdcache.text.corpus import Corpus, TextFiles
 from kdcache.text.encoded_pairs import EncodedPairs
 
-PAGE = ROOT / "docs" / "format.md"
+PAGE = ROOT / "docs" / "reference" / "format.md"
 K = 4
 
 
@@ -82,7 +82,7 @@ def run_block(number: int, tmp_path: Path, argument: Path) -> subprocess.Complet
 
 
 def test_reader_in_the_docs_reads_a_shard(cache: Path, tmp_path: Path) -> None:
-    """The reader in docs/format.md needs h5py and numpy alone, at most 15 lines, and prints the first pair's values."""
+    """The reader in format.md needs h5py and numpy alone, at most 15 lines, and prints the first pair's values."""
     script = python_blocks()[0]
     assert len(script.strip().splitlines()) <= 15
     assert set(re.findall(r"^(?:import|from) (\w+)", script, re.M)) == {"sys", "h5py", "numpy"}
@@ -119,7 +119,7 @@ def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
 
 
 def test_checker_in_the_docs_accepts_a_cache(cache: Path, tmp_path: Path) -> None:
-    """The checker in docs/format.md, which knows the fingerprints from that page alone, comes to the same root hash."""
+    """The checker in format.md, which knows the fingerprints from that page alone, comes to the same root hash."""
     done = run_block(1, tmp_path, cache)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == CacheReader(cache).manifest.root
@@ -127,7 +127,7 @@ def test_checker_in_the_docs_accepts_a_cache(cache: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["plan.json", "manifest.json", "tokenizer/tokenizer.json", "shards/00001.h5"])
 def test_checker_in_the_docs_refuses_a_changed_cache(cache: Path, tmp_path: Path, name: str) -> None:
-    """The checker in docs/format.md fails when a file of the cache is another one."""
+    """The checker in format.md fails when a file of the cache is another one."""
     copy = tmp_path / "cache"
     for path in cache.rglob("*"):
         if path.is_file():
@@ -144,7 +144,7 @@ def test_checker_in_the_docs_refuses_a_changed_cache(cache: Path, tmp_path: Path
 
 
 def test_corpus_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
-    """A corpus is hashed as docs/format.md says: lengths and texts, no line ends, no byte-order mark, bad lines raw."""
+    """A corpus is hashed as format.md says: lengths and texts, no line ends, no byte-order mark, bad lines raw."""
     source, target = tmp_path / "a.src", tmp_path / "a.tgt"
     source.write_bytes(b"\xef\xbb\xbfein Hund\r\n L\xc3\xa4ufer \n\nzwei\xe2\x80\xa8Hunde\n\xff\n")
     target.write_bytes(b"a dog\na runner\nnothing\ntwo dogs\nbad")
@@ -156,7 +156,7 @@ def test_corpus_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
 
 
 def test_teacher_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
-    """A teacher is hashed as docs/format.md says: its configuration, then names, types, shapes and values."""
+    """A teacher is hashed as format.md says: its configuration, then names, types, shapes and values."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
@@ -191,7 +191,7 @@ def test_teacher_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
 
 
 def test_format_page_names_every_field(cache: Path) -> None:
-    """docs/format.md names each JSON field, dataset and attribute that a cache has."""
+    """format.md names each JSON field, dataset and attribute that a cache has."""
     import h5py
 
     text = PAGE.read_text()
