@@ -288,6 +288,21 @@ def test_fault_13_two_launches_before_the_same_name(cache: Path) -> None:
     assert not list(cache.rglob(".tmp-*"))
 
 
+def test_fault_13_launch_that_loses_between_shard_and_record(cache: Path) -> None:
+    """A launch that finds another's shard under the name, without a record yet, commits that shard and not its own."""
+    second = stall(cache, f"file-synced:{SHARD_0}", CACHE_NOISE="2")
+    first = stall(cache, "shard-published:1", CACHE_NOISE="1")
+    published = (cache / SHARDS[0]).read_bytes()
+    assert not (cache / RECORDS[0]).exists()
+    done = wake(second)
+    assert done.returncode == 0, done.stderr
+    done = wake(first)
+    assert done.returncode == 0, done.stderr
+    assert (cache / SHARDS[0]).read_bytes() == published
+    reader = CacheReader(cache)
+    assert [verify_shard(reader, index) for index in range(2)] == [[], []]
+
+
 def test_fault_13_launches_of_two_plans(cache: Path) -> None:
     """Of two launches with different plans on one folder one completes; the other is refused, naming the field."""
     plans = [make_plan(n_pairs=24, shard_pairs=2), make_plan(n_pairs=24, shard_pairs=3)]

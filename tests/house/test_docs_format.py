@@ -1,4 +1,4 @@
-"""The page on the format is true of a real cache and suffices to read one: its scripts run, its hashes are recomputed."""
+"""The page on the format is true of a real cache and suffices to read one: its scripts run, its hashes hold."""
 
 from __future__ import annotations
 
