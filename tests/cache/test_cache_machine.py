@@ -165,7 +165,7 @@ class CacheMachine(RuleBasedStateMachine):
         raise AssertionError("the remedies do not end")
 
     def delete_what_verify_names(self) -> int:
-        """Delete shard, record and manifest of what verify names, as the page on errors says; return how many."""
+        """Delete shard, record and manifest of what verify names, as docs/reference/errors.md says; return how many."""
         try:
             reader = CacheReader(self.cache)
         except CorruptError:
