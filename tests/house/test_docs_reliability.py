@@ -1,4 +1,4 @@
-"""What the pages below docs/why say about the rooms and about the tests of faults is true of them."""
+"""What docs/why/reliability.md says about the tests of faults is true of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from conftest import ROOT
-from test_import_direction import ORDER
 
 sys.path.insert(0, str(ROOT / "docs"))
 
@@ -29,15 +28,6 @@ REPORT = """\
 <testcase name="test_other" time="9"/>
 </testsuite></testsuites>
 """
-
-
-def test_rooms_of_the_page_are_the_list() -> None:
-    """The page on decisions lists the rooms in the order that the test of imports enforces."""
-    layout = (ROOT / "docs" / "why" / "decisions.md").read_text(encoding="utf-8").partition("## The layout")[2]
-    block = re.search(r"^```text\n(.*?)^```", layout, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    rooms = [line.split()[0] for line in block[1].splitlines()]
-    assert rooms == [name for name in ORDER if name != "__main__"]
 
 
 def test_reliability_page_has_a_row_for_every_fault_test() -> None:
