@@ -1,120 +1,135 @@
-"""Where a cache's files come from: a folder of this machine; `kdcache.cache.remote` has the other kind."""
+"""The files of a cache: in a folder of this machine; `kdcache.cache.remote` has those at a URL."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from kdcache.cache import schema, shard_records
-from kdcache.cache.plan import PLAN_FILE, Plan, read_plan
-from kdcache.cache.shard_records import Manifest, ShardRecord
+from kdcache.cache import schema
+from kdcache.cache.plan import PLAN_FILE, Plan, plan_of, read_plan
+from kdcache.cache.shard_records import Manifest, ShardRecord, manifest_of, read_manifest, record_of
 from kdcache.errors import CorruptError
 from kdcache.files.atomic import sha256
+from kdcache.files.strict_json import read_json
 from kdcache.text.tokenizer import FILES, Tokenizer
 
 # Called now and then by whoever waits; what it raises ends the wait.
 GiveUp = Callable[[], None]
+Convert = Callable[[Any, str], Any]
 
 
-class CacheFiles(Protocol):
-    """Where a cache's files come from. Everything it returns is checked, as far as it can be checked by itself."""
+class CacheFiles(ABC):
+    """The files of a cache, wherever they lie. What is returned is checked as far as it can be checked by itself."""
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """The cache's location, to be shown; without secrets."""
 
+    @abstractmethod
+    def place_of(self, name: str) -> str:
+        """The location of the file `name`, to be shown."""
+
+    @abstractmethod
+    def json(self, name: str, missing: str = "missing.", convert: Convert = lambda value, place: value) -> Any:
+        """What `convert` makes of the content of a JSON file and its location.
+
+        The error that says that there is no such file ends in `missing`.
+        """
+
+    @abstractmethod
+    def shard(self, record: ShardRecord) -> bytes:
+        """The bytes that `record` commits.
+
+        Raises:
+            CorruptError: what is there is missing, or not the bytes that were committed.
+            CacheError: it cannot be reached.
+        """
+
+    @abstractmethod
+    def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
+        """The bytes that each of `records` commits, in this order; errors as of `shard`."""
+
+    @abstractmethod
+    def shard_files(self) -> list[str]:
+        """Names of all files in the folder of shards, sorted, as far as that can be seen."""
+
+    @abstractmethod
+    def tokenizer_bytes(self) -> int:
+        """Bytes of the tokenizer's files."""
+
     def plan(self) -> Plan:
         """Read `plan.json`."""
+        missing = f"there is none, so {self.place} is not a cache. Make one with kdcache dump-logits."
+        return plan_of(self.json(PLAN_FILE, missing), self.place_of(PLAN_FILE))
 
     def manifest(self, plan: Plan) -> Manifest:
-        """Read `manifest.json` and hold it against the plan."""
+        """Read `manifest.json` and compare it with the plan."""
+        missing = f"missing: the cache is incomplete. Complete it with kdcache {plan.made_by}, then copy it again."
+        manifest: Manifest = self.json(
+            schema.MANIFEST_FILE, missing, lambda value, place: manifest_of(value, plan, place)
+        )
+        return manifest
 
     def record(self, plan: Plan, index: int) -> ShardRecord:
-        """Read the commit record of one shard and hold it against the plan."""
+        """Read the commit record of one shard and compare it with the plan."""
+        name = f"{schema.SHARDS_FOLDER}/{schema.record_name(index)}"
+        return record_of(self.json(name), plan, index, self.place_of(name))
 
     def tokenizer(self) -> Tokenizer:
-        """Read the tokenizer, whichever it is."""
-
-    def place_of(self, record: ShardRecord) -> str:
-        """A shard's location, to be shown."""
-
-    def shard(self, record: ShardRecord) -> bytes:
-        """The bytes that `record` commits."""
-
-    def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
-        """The bytes that each of `records` commits, in this order."""
-
-    def check_room(self, records: Sequence[ShardRecord]) -> None:
-        """Raise UsageError unless there is room for the local copy of each shard, where copies are made."""
-
-    def shard_files(self) -> list[str]:
-        """Names of all that lies among the shards, sorted, as far as that can be seen."""
-
-    def size(self, plan: Plan, manifest: Manifest) -> int:
-        """Bytes of all the cache's own files together; plan and manifest are those that were read from here."""
+        """Read the tokenizer's two files, whichever tokenizer it is."""
+        folder = schema.TOKENIZER_FOLDER
+        return Tokenizer.parse(lambda name: self.json(f"{folder}/{name}"), self.place_of(folder))
 
 
-class FolderFiles:
-    """A cache in a folder of this machine."""
+class FolderFiles(CacheFiles):
+    """The files of a cache in a folder of this machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._shards = path / schema.SHARDS_FOLDER
 
     @property
     def place(self) -> str:
         """The path."""
         return str(self._path)
 
+    def place_of(self, name: str) -> str:
+        """The path of a file."""
+        return str(self._path / name)
+
+    def json(self, name: str, missing: str = "missing.", convert: Convert = lambda value, place: value) -> Any:
+        """What `convert` makes of a JSON file."""
+        return convert(read_json(self._path / name), self.place_of(name))
+
     def plan(self) -> Plan:
-        """Read `plan.json`."""
+        """Read `plan.json`; where it is missing, the error says whether there is a folder."""
         return read_plan(self._path)
 
     def manifest(self, plan: Plan) -> Manifest:
-        """Read `manifest.json`."""
-        return shard_records.read_manifest(self._path, plan)
-
-    def record(self, plan: Plan, index: int) -> ShardRecord:
-        """Read the commit record of one shard."""
-        return shard_records.read_record(self._path, plan, index)
-
-    def tokenizer(self) -> Tokenizer:
-        """Read the tokenizer's two files."""
-        return Tokenizer.load(self._path / schema.TOKENIZER_FOLDER)
-
-    def place_of(self, record: ShardRecord) -> str:
-        """The shard's path."""
-        return str(self._shards / record.file)
+        """Read `manifest.json`; where it is missing, the error says how many shards are committed."""
+        return read_manifest(self._path, plan)
 
     def shard(self, record: ShardRecord) -> bytes:
-        """Read one shard.
-
-        Raises:
-            CorruptError: it is not the bytes that were committed.
-        """
-        return committed_bytes(self._shards / record.file, record)
+        """Read one shard."""
+        return committed_bytes(self._path / record.path, record)
 
     def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
         """Read one shard after the other, each when it is asked for."""
         yield from map(self.shard, records)
 
-    def check_room(self, records: Sequence[ShardRecord]) -> None:
-        """Nothing is copied."""
-
     def shard_files(self) -> list[str]:
         """What the folder of shards lists; nothing where it is missing."""
-        return sorted(path.name for path in self._shards.glob("*"))
+        return sorted(path.name for path in (self._path / schema.SHARDS_FOLDER).glob("*"))
 
-    def size(self, plan: Plan, manifest: Manifest) -> int:
-        """What the file system says; what is missing takes no room."""
-        names = [name(i) for i in range(plan.n_shards) for name in (schema.shard_name, schema.record_name)]
-        tokenizer = (self._path / schema.TOKENIZER_FOLDER / name for name in FILES)
-        small = (self._path / PLAN_FILE, self._path / schema.MANIFEST_FILE, *tokenizer)
-        return sum(path.stat().st_size for path in (*small, *(self._shards / n for n in names)) if path.is_file())
+    def tokenizer_bytes(self) -> int:
+        """What the file system says; a file that is missing takes no room."""
+        paths = [self._path / schema.TOKENIZER_FOLDER / name for name in FILES]
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def committed_bytes(path: Path, record: ShardRecord) -> bytes:
@@ -123,17 +138,16 @@ def committed_bytes(path: Path, record: ShardRecord) -> bytes:
     Raises:
         CorruptError: it is missing, a link, or other bytes.
     """
-    data = regular_bytes(path, record.bytes)
-    check_committed(data, record, str(path))
-    return data
+    return check_committed(regular_bytes(path, record.bytes), record, str(path))
 
 
-def check_committed(data: bytes, record: ShardRecord, place: str) -> None:
-    """Raise CorruptError unless `data` is exactly what the record commits; the message opens with `place`."""
+def check_committed(data: bytes, record: ShardRecord, place: str) -> bytes:
+    """Return `data`. Raise CorruptError, opening with `place`, unless it is exactly what the record commits."""
     if len(data) != record.bytes:
         raise CorruptError(f"{place}: {len(data):,} bytes, its record commits {record.bytes:,}.")
     if sha256(data) != record.sha256:
         raise CorruptError(f"{place}: its SHA-256 is not the committed one: the file was changed or damaged.")
+    return data
 
 
 def regular_bytes(path: Path, most: int) -> bytes:

@@ -67,7 +67,7 @@ class CacheReader:
 
     def _decode(self, data: bytes, index: int) -> ShardArrays:
         record = self.records[index]
-        return decode_shard(data, self.plan, index, self.files.place_of(record), record)
+        return decode_shard(data, self.plan, index, self.files.place_of(record.path), record)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of teacher, cache and students.
@@ -93,9 +93,7 @@ def open_cache(location: str, store: StoreConfig | None = None) -> CacheReader:
         UsageError: the store is smaller than a shard, or what is needed to reach the location is not installed.
         OutputError: the store's folder cannot be written.
     """
-    reader = CacheReader(open_files(location, store))
-    reader.files.check_room(reader.records)
-    return reader
+    return CacheReader(open_files(location, store))
 
 
 def open_files(location: str, store: StoreConfig | None = None) -> CacheFiles:
@@ -108,6 +106,6 @@ def open_files(location: str, store: StoreConfig | None = None) -> CacheFiles:
     if not is_remote(location):
         return FolderFiles(Path(location))
     # Only what needs it loads it.
-    from kdcache.cache.remote import open_remote
+    from kdcache.cache.remote import RemoteFiles
 
-    return open_remote(location, store)
+    return RemoteFiles(location, store)

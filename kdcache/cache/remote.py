@@ -1,132 +1,195 @@
-"""A cache at a URL: small files are fetched when they are asked for, shards through a store of verified copies."""
+"""A cache at a URL, read through fsspec: bounded, tried again, verified, and its shards fetched ahead of use.
+
+Whatever comes from there may be hostile: nothing is read beyond a limit, and nothing is returned that its check does
+not pass. Messages name the URL without its user name, password and query. fsspec can keep copies of files itself, but
+its folder has no limit and its copies are trusted by their names, so that those of `kdcache.cache.copies` are used.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
 
-from kdcache.cache import schema, shard_records
-from kdcache.cache.cache_files import GiveUp, check_committed
-from kdcache.cache.fetch import Fetcher, Pause
-from kdcache.cache.plan import PLAN_FILE, Plan, plan_of
+from kdcache.cache.cache_files import CacheFiles, Convert, GiveUp, check_committed
+from kdcache.cache.copies import Copies
+from kdcache.cache.plan import Plan
+from kdcache.cache.schema import TOKENIZER_FOLDER
 from kdcache.cache.shard_records import Manifest, ShardRecord
-from kdcache.cache.store import Store
-from kdcache.errors import UsageError
-from kdcache.files.locations import StoreConfig, redacted
-from kdcache.files.strict_json import BYTES_MAX, parse_json, readable_json
+from kdcache.errors import CacheError, CorruptError, UsageError
+from kdcache.files.locations import StoreConfig, is_web, redacted, url_of
+from kdcache.files.run_records import log
+from kdcache.files.strict_json import BYTES_MAX, parse_json
 from kdcache.process.prefetch import Ahead
-from kdcache.text.tokenizer import FILES, Tokenizer
+from kdcache.text.tokenizer import FILES
 
-# As many small shards as a window of pairs takes, and never more memory than that.
+ATTEMPTS = 3
+FIRST_WAIT_SECONDS = 0.5
+# A connection that says nothing for so long is given up.
+SILENCE_SECONDS = 30.0
+# So many small shards are fetched ahead, as many as a window of pairs takes, and never more bytes.
 AHEAD_SHARDS = 8
 AHEAD_BYTES = 64 << 20
+_BLOCK = 1 << 20
+_CREDENTIALS = "The credentials come from the environment, as fsspec documents it for this kind of URL; check them."
+
+T = TypeVar("T")
+# Waits some seconds, or raises CancelledError to end the work.
+Pause = Callable[[float], None]
 
 
-class Remote:
-    """A cache at a URL. It can be pickled and forked; every process makes its own connections."""
+class RemoteFiles(CacheFiles):
+    """The files of a cache at a URL. It can be pickled and forked; every process makes its own connections.
 
-    def __init__(self, fetcher: Fetcher, store: Store | None) -> None:
-        self._fetcher, self._store = fetcher, store
+    Raises:
+        UsageError: fsspec, or its part for this kind of URL, is not installed, or the URL is one of this machine.
+        OutputError: the folder of copies cannot be made or written.
+    """
+
+    def __init__(self, location: str, store: StoreConfig | None = None) -> None:
+        if location.lower().startswith("file:"):
+            raise UsageError(f"{redacted(location)}: give a folder of this machine by its plain path.")
+        self._location, self._store = location, store
+        self._copies = None if store is None else Copies(store)
+        self._process, self._system, self._root = os.getpid(), *_connect(location)
+
+    def __reduce__(self) -> tuple[type[RemoteFiles], tuple[str, StoreConfig | None]]:
+        return type(self), (self._location, self._store)
 
     @property
     def place(self) -> str:
         """The URL without secrets."""
-        return self._fetcher.place
+        return redacted(self._location)
 
-    def check_room(self, records: Sequence[ShardRecord]) -> None:
-        """Raise UsageError if the store is smaller than a shard."""
-        if self._store is not None:
-            self._store.check_room(records)
+    def place_of(self, name: str) -> str:
+        """The URL of a file, without secrets."""
+        return redacted(url_of(self._location, name))
 
-    def plan(self) -> Plan:
-        """Fetch `plan.json`."""
-        missing = f"there is none, so {self.place} is not a cache. Make one with kdcache dump-logits."
-        value = self._json(PLAN_FILE, missing)
-        return plan_of(value, self._fetcher.place_of(PLAN_FILE))
+    def json(self, name: str, missing: str = "missing.", convert: Convert = lambda value, place: value) -> Any:
+        """Fetch a JSON file; one that `convert` does not accept is fetched again."""
+        place = self.place_of(name)
+        return self.fetch(name, BYTES_MAX, lambda data: convert(parse_json(data, place), place), missing=missing)
 
     def manifest(self, plan: Plan) -> Manifest:
-        """Fetch `manifest.json`."""
-        place = self._fetcher.place_of(schema.MANIFEST_FILE)
+        """Fetch `manifest.json`. Raise UsageError if the folder of copies is smaller than a shard."""
+        manifest = super().manifest(plan)
+        if self._copies is not None:
+            self._copies.check_room(manifest.shards)
+        return manifest
 
-        def use(data: bytes) -> Manifest:
-            return shard_records.manifest_of(parse_json(data, place), plan, place)
-
-        missing = f"missing: the cache is incomplete. Complete it with kdcache {plan.made_by}, then copy it again."
-        return self._fetcher.fetch(schema.MANIFEST_FILE, BYTES_MAX, use, time.sleep, missing)
-
-    def record(self, plan: Plan, index: int) -> ShardRecord:
-        """Fetch the commit record of one shard."""
-        name = f"{schema.SHARDS_FOLDER}/{schema.record_name(index)}"
-        return shard_records.record_of(self._json(name), plan, index, self._fetcher.place_of(name))
-
-    def tokenizer(self) -> Tokenizer:
-        """Fetch the tokenizer's two files."""
-        folder = schema.TOKENIZER_FOLDER
-        return Tokenizer.parse(lambda name: self._json(f"{folder}/{name}"), self._fetcher.place_of(folder))
-
-    def _json(self, name: str, missing: str = "missing.") -> Any:
-        place = self._fetcher.place_of(name)
-        return self._fetcher.fetch(name, BYTES_MAX, lambda data: parse_json(data, place), time.sleep, missing)
-
-    def place_of(self, record: ShardRecord) -> str:
-        """The shard's URL without secrets."""
-        return self._fetcher.place_of(_shard_file(record))
-
-    def shard(self, record: ShardRecord) -> bytes:
-        """The copy in the store, or what is fetched, verified and put there.
-
-        Raises:
-            CorruptError: what is there is missing, or not the bytes that were committed.
-            CacheError: it cannot be reached.
-        """
-        return self._shard(record, time.sleep)
-
-    def _shard(self, record: ShardRecord, pause: Pause) -> bytes:
-        data = None if self._store is None else self._store.get(record)
-        if data is None:
-            data = self._fetcher.fetch(_shard_file(record), record.bytes, self._verified(record), pause)
-            if self._store is not None:
-                self._store.put(record, data)
-        return data
-
-    def _verified(self, record: ShardRecord) -> Callable[[bytes], bytes]:
-        def use(data: bytes) -> bytes:
-            check_committed(data, record, self.place_of(record))
-            return data
-
-        return use
-
-    def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
-        """The shards in order, fetched ahead while those before are used; errors as of `shard`."""
-        with Ahead(self._shard, records, self._depth(records)) as ahead:
-            for _ in records:
-                yield ahead.take(give_up)
-
-    def _depth(self, records: Sequence[ShardRecord]) -> int:
-        room = AHEAD_BYTES if self._store is None else min(AHEAD_BYTES, self._store.limit)
-        return max(1, min(AHEAD_SHARDS, room // max((record.bytes for record in records), default=1)))
+    def tokenizer_bytes(self) -> int:
+        """Bytes of the tokenizer's files, which are fetched."""
+        return sum(self.fetch(f"{TOKENIZER_FOLDER}/{name}", BYTES_MAX, len) for name in FILES)
 
     def shard_files(self) -> list[str]:
         """Nothing: what else lies at a URL cannot be seen everywhere."""
         return []
 
-    def size(self, plan: Plan, manifest: Manifest) -> int:
-        """Bytes as committed, for the tokenizer as fetched; those of the JSON as it was written."""
-        names = (f"{schema.TOKENIZER_FOLDER}/{name}" for name in FILES)
-        tokenizer = sum(self._fetcher.fetch(name, BYTES_MAX, len, time.sleep) for name in names)
-        parts: list[Plan | Manifest | ShardRecord] = [plan, manifest, *manifest.shards]
-        written = sum(len(readable_json(dataclasses.asdict(one))) for one in parts)
-        return tokenizer + sum(record.bytes for record in manifest.shards) + written
+    def shard(self, record: ShardRecord, pause: Pause = time.sleep) -> bytes:
+        """The local copy, or what is fetched, verified and copied. Raises OutputError if the copies were removed."""
+        data = None if self._copies is None else self._copies.get(record)
+        if data is None:
+            place = self.place_of(record.path)
+            data = self.fetch(record.path, record.bytes, lambda found: check_committed(found, record, place), pause)
+            if self._copies is not None:
+                self._copies.put(record, data)
+        return data
+
+    def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
+        """The shards in order, fetched ahead while those before are used; errors as of `shard`."""
+        depth = max(1, min(AHEAD_SHARDS, AHEAD_BYTES // max((record.bytes for record in records), default=1)))
+        with Ahead(self.shard, records, depth) as ahead:
+            for _ in records:
+                yield ahead.take(give_up)
+
+    def fetch(
+        self, name: str, most: int, use: Callable[[bytes], T], pause: Pause = time.sleep, missing: str = "missing."
+    ) -> T:
+        """What `use` makes of the content of the file `name`, of at most `most` bytes.
+
+        `use` raises CorruptError at content that it does not accept; then, and when the connection fails, the file is
+        fetched again, after waits that double. `pause` is called for these waits and, with 0, between blocks.
+
+        Raises:
+            CorruptError: there is no such file (the message ends in `missing`), or its content stays wrong.
+            CacheError: it cannot be reached, or access is refused.
+        """
+        place, seconds = self.place_of(name), FIRST_WAIT_SECONDS
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return use(self._download(name, most, pause))
+            except CancelledError:
+                raise
+            except Exception as error:
+                kind, cause, transient = _judged(error, missing)
+            # Outside the except block, so that no traceback shows the address with its secrets.
+            if not transient:
+                raise kind(f"{place}: {cause}")
+            if attempt < ATTEMPTS:
+                said = "%s: attempt %s of %s failed: %s Trying again in %s s."
+                log.warning(said, place, attempt, ATTEMPTS, cause, seconds)
+                pause(seconds)
+                seconds *= 2
+        raise kind(
+            f"{place}: not fetched in {ATTEMPTS} attempts; the last one: {cause} Check the place and the network, then "
+            "run the same command again."
+        )
+
+    def _download(self, name: str, most: int, pause: Pause) -> bytes:
+        # A process that was forked has the connections of its parent, but not the thread that serves them.
+        if self._process != os.getpid():
+            self._process, self._system, self._root = os.getpid(), *_connect(self._location)
+        # In one go; otherwise each block would be a request, and its server need not know of ranges.
+        whole = {"block_size": 0, "size": most + 1} if is_web(self._location) else {}
+        data = bytearray()
+        with self._system.open(url_of(self._root, name), "rb", **whole) as file:
+            while block := file.read(min(_BLOCK, most + 1 - len(data))):
+                data += block
+                if len(data) > most:
+                    raise CacheError(f"more than the {most:,} bytes that may be there.")
+                pause(0)
+        return bytes(data)
 
 
-def _shard_file(record: ShardRecord) -> str:
-    return f"{schema.SHARDS_FOLDER}/{record.file}"
+def _connect(location: str) -> tuple[Any, str]:
+    """The file system of a URL, and what the URL is called in it."""
+    options: dict[str, Any] = {}
+    try:
+        import fsspec
+
+        if is_web(location):
+            import aiohttp
+
+            silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
+            # As it was given: a signature need not fit an address that was written in another way.
+            options = {"client_kwargs": {"timeout": silence}, "encoded": True}
+        # Not shared with other users of the same library: the connections end with this object.
+        system, root = fsspec.core.url_to_fs(location, skip_instance_cache=True, **options)
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"{redacted(location)}: no cache can be read from there: {redacted(str(error))}. Give a folder, or a URL "
+            "such as s3://…, gs://… or https://…, for which pip install 'kdcache[remote]' installs what is needed."
+        ) from None
+    return system, str(root)
 
 
-def open_remote(location: str, store: StoreConfig | None) -> Remote:
-    """The source for a URL; errors as of `kdcache.cache.reader.open_cache`."""
-    if location.lower().startswith("file:"):
-        raise UsageError(f"{redacted(location)}: give a folder of this machine by its plain path.")
-    return Remote(Fetcher(location), None if store is None else Store(store))
+def _judged(error: Exception, missing: str) -> tuple[type[CacheError], str, bool]:
+    """The error to raise, what went wrong in a sentence without secrets, and whether another attempt may do better."""
+    if isinstance(error, CacheError):
+        return type(error), str(error), True
+    # Under the names that fsspec's back ends use.
+    codes = (str(getattr(error, name, "")) for name in ("status", "code"))
+    status = next((int(code) for code in codes if code.isdecimal()), 0)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return CorruptError, missing, False
+    if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError" or status in (401, 403):
+        return CacheError, f"access is refused. {_CREDENTIALS}", False
+    # After these three another attempt may do better: timeout, too early, too many requests.
+    if 400 <= status < 500 and status not in (408, 425, 429):
+        return CacheError, f"the server refuses with HTTP status {status}. Check the URL.", False
+    if status:
+        return CacheError, f"HTTP status {status}.", True
+    message = redacted(str(error)).rstrip(".")
+    return CacheError, f"{type(error).__name__}: {message}." if message else f"{type(error).__name__}.", True

@@ -53,6 +53,11 @@ class ShardRecord:
     n_targets: int
     sums: Sums
 
+    @property
+    def path(self) -> str:
+        """Where the shard's file lies inside the cache."""
+        return f"{SHARDS_FOLDER}/{self.file}"
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

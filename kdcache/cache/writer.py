@@ -8,13 +8,11 @@ one cache: whoever loses a race verifies the winner's shard and goes on.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from kdcache.cache import schema, shard_records
@@ -23,7 +21,15 @@ from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.cache.shard_records import ShardRecord
 from kdcache.errors import CorruptError, MismatchError, OutputError
-from kdcache.files.atomic import publish_file, remove_abandoned, replace_file, sha256, storage_errors, sync_folder
+from kdcache.files.atomic import (
+    locked,
+    publish_file,
+    remove_abandoned,
+    replace_file,
+    sha256,
+    storage_errors,
+    sync_folder,
+)
 from kdcache.files.failpoints import reach
 from kdcache.files.strict_json import readable_json
 from kdcache.text.tokenizer import Tokenizer
@@ -125,20 +131,11 @@ class CacheWriter:
             return None
 
     def _set_aside(self, path: Path, index: int, seen: bytes | None) -> None:
-        with storage_errors(path), self._lock():
+        with storage_errors(path), locked(self.cache):
             # Another process may have set it aside and published a sound shard since it was read.
             if self.committed(index) is None and os.path.lexists(path) and self._content(path, index) == seen:
                 reach("setting-aside")
                 path.rename(path.with_name(f"{path.name}.invalid-{secrets.token_hex(4)}"))
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        handle = os.open(self.cache / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
     def commit_each(self, indices: Iterable[int], make: Callable[[int], ShardArrays]) -> None:
         """Make shards and commit them; one is hashed, compressed and written while the next is made.

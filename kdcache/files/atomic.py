@@ -7,13 +7,15 @@ name or does not exist under it, also after the machine lost power (as far as it
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import math
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from kdcache.errors import OutputError
 from kdcache.files.failpoints import reach
 
 STALE_SECONDS = 24 * 3600.0
+# Between two looks whether a lock is free.
+_LOCK_SECONDS = 0.02
 _TEMPORARY = ".tmp-"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -86,6 +90,30 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
+def locked(folder: Path, patience: float = math.inf) -> Iterator[bool]:
+    """Hold the lock of `folder`, a file in it, against other processes and threads that ask for it.
+
+    Yields whether it is held: not so where others have held it for `patience` seconds.
+    """
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        latest = time.monotonic() + patience
+        while not (held := _lock(handle)) and time.monotonic() < latest:
+            time.sleep(_LOCK_SECONDS)
+        yield held
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
 def storage_errors(path: Path, needed: int | None = None) -> Iterator[None]:
     """Turn what the operating system says about a failed write into an `OutputError` with a remedy.
 
@@ -102,14 +130,11 @@ def storage_errors(path: Path, needed: int | None = None) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written{wanted}: {error.strerror or error}. {remedy}") from error
 
 
-def _write_synced(path: Path, data: bytes | memoryview, admit: Callable[[], None] | None = None) -> None:
+def _write_synced(path: Path, data: bytes | memoryview) -> None:
     view = memoryview(data)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         reach("file-opened")
-        if admit is not None:
-            os.truncate(handle, len(view))
-            admit()
         # os.write may write less than asked, without an error.
         while view:
             view = view[os.write(handle, view) :]
@@ -120,10 +145,8 @@ def _write_synced(path: Path, data: bytes | memoryview, admit: Callable[[], None
         os.close(handle)
 
 
-def replace_file(path: Path, data: bytes, admit: Callable[[], None] | None = None) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Write `data` under `path`, replacing what was there, in one atomic step.
-
-    `admit` is called when the temporary file has its length and nothing is in it yet; what it raises ends the write.
 
     Raises:
         OutputError: the place is full, read-only or gone; the old content is untouched.
@@ -131,7 +154,7 @@ def replace_file(path: Path, data: bytes, admit: Callable[[], None] | None = Non
     with storage_errors(path, len(data)):
         temporary = temporary_name(path)
         try:
-            _write_synced(temporary, data, admit)
+            _write_synced(temporary, data)
             temporary.replace(path)
             reach("file-replaced")
         except BaseException:

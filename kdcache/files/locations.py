@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from kdcache.errors import UsageError
 
@@ -19,6 +20,19 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", re.IGNORECASE)
 def is_remote(location: str) -> bool:
     """Whether `location` is a URL."""
     return _SCHEME.match(location) is not None
+
+
+def is_web(location: str) -> bool:
+    """Whether `location` is a URL that is fetched by HTTP."""
+    return urlsplit(location).scheme.lower() in ("http", "https")
+
+
+def url_of(location: str, name: str) -> str:
+    """The URL of the file `name` below `location`; the query of a web address, such as a signature, stays behind it."""
+    if not is_web(location):
+        return f"{location.rstrip('/')}/{name}"
+    parts = urlsplit(location)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
 def check_local(location: str) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
+from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.errors import UsageError
+from kdcache.files.strict_json import readable_json
 from kdcache.text.tokenizer import Tokenizer
 
 
@@ -61,7 +64,7 @@ def summarize(reader: CacheReader) -> Summary:
     """
     records = reader.records
     targets, drawn = max(1, reader.n_targets), reader.plan.draws > 0
-    size = reader.files.size(reader.plan, reader.manifest)
+    size = _size(reader)
     return Summary(
         plan=asdict(reader.plan),
         made_by=reader.plan.made_by,
@@ -81,6 +84,13 @@ def summarize(reader: CacheReader) -> Summary:
         perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
         rounding=math.fsum(record.sums.rounding for record in records) / targets,
     )
+
+
+def _size(reader: CacheReader) -> int:
+    """Bytes of all the cache's own files; of the JSON as it was written, since each record would have to be fetched."""
+    parts: list[Plan | Manifest | ShardRecord] = [reader.plan, reader.manifest, *reader.records]
+    written = sum(len(readable_json(asdict(part))) for part in parts)
+    return written + reader.files.tokenizer_bytes() + sum(record.bytes for record in reader.records)
 
 
 @dataclass(frozen=True, slots=True)

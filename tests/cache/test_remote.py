@@ -114,7 +114,7 @@ def test_secrets_of_a_url_are_not_shown(server: Server, cache: Path, caplog: pyt
     url = f"{server.url.replace('//', f'//me:{SECRET}@')}?{server.sign}"
     reader = open_cache(url)
     assert same(reader, cache)
-    texts = [reader.files.place, reader.files.place_of(reader.records[0])]
+    texts = [reader.files.place, reader.files.place_of(reader.records[0].path)]
     assert texts[1].endswith("/cache/shards/00000.h5?…")
     for fault in ("truncated", "flipped", "503", "400", "403", "404"):
         server.always[SHARDS[0]] = fault
@@ -127,7 +127,7 @@ def test_secrets_of_a_url_are_not_shown(server: Server, cache: Path, caplog: pyt
     with pytest.raises(CacheError) as caught:
         reader.shard(0)
     texts += [str(caught.value), *(record.getMessage() for record in caplog.records)]
-    assert len(texts) > 20
+    assert len(texts) > 12
     assert not [text for text in texts if SECRET in text]
 
 

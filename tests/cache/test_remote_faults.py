@@ -11,9 +11,9 @@ from caches import make_plan, write_cache
 from faults import within
 from remote import SHARDS, Server, copies, fetchers, same
 
-from kdcache.cache import fetch
-from kdcache.cache.fetch import ATTEMPTS, Fetcher
+from kdcache.cache import remote as remote_files
 from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.cache.remote import ATTEMPTS, RemoteFiles
 from kdcache.errors import CacheError, CorruptError
 from kdcache.files.locations import StoreConfig
 
@@ -34,7 +34,7 @@ def cache(tmp_path: Path) -> Path:
 def test_fault_32_disturbed_downloads(
     server: Server, cache: Path, store: StoreConfig, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A shard whose downloads fail four times, in whatever way, is fetched a fifth time and equals the local one."""
+    """A shard whose downloads fail twice, in whatever way, is fetched a third time and equals the local one."""
     server.faults[SHARDS[1]] = [fault] * (ATTEMPTS - 1)
     assert same(open_cache(server.url, store), cache)
     assert [server.requests[name] for name in SHARDS] == [1, ATTEMPTS, 1]
@@ -84,7 +84,7 @@ def test_fault_32_changed_manifest(server: Server, cache: Path) -> None:
 def test_fault_32_download_that_never_works(
     server: Server, store: StoreConfig, fault: str, kind: type[CacheError], cause: str
 ) -> None:
-    """After five attempts an error names URL, cause and remedy; nothing was kept, and no thread is left."""
+    """After three attempts an error names URL, cause and remedy; nothing was kept, and no thread is left."""
     reader = open_cache(server.url, store)
     server.always[SHARDS[1]] = fault
     name = rf"{server.url}/shards/00001\.h5: not fetched in {ATTEMPTS} attempts; the last one: .*{cause}.* Check the"
@@ -117,18 +117,18 @@ def test_fault_32_no_cache_there(server: Server, cache: Path) -> None:
         open_cache(server.url)
     server.shutdown()
     server.server_close()
-    with pytest.raises(CacheError, match=r"plan\.json: not fetched in 5 attempts; the last one: Client"):
+    with pytest.raises(CacheError, match=r"plan\.json: not fetched in 3 attempts; the last one: Client"):
         open_cache(server.url)
 
 
 def test_fault_32_waits_double(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the five attempts lie 0.5, 1, 2 and 4 seconds."""
+    """Between the three attempts lie 0.5 seconds and one."""
     monkeypatch.undo()
     server.always["plan.json"] = "503"
     waits: list[float] = []
     with pytest.raises(CacheError):
-        Fetcher(server.url).fetch("plan.json", 100, bytes, waits.append)
-    assert waits == [0.5, 1, 2, 4]
+        RemoteFiles(server.url).fetch("plan.json", 100, bytes, waits.append)
+    assert waits == [0.5, 1]
 
 
 def truncate(path: Path) -> None:
@@ -199,7 +199,7 @@ def test_fault_32_leaving_while_a_server_is_silent(server: Server, store: StoreC
 
 def test_fault_32_silence_ends(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that stops in the middle of a shard is left after a while and asked again."""
-    monkeypatch.setattr(fetch, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(remote_files, "SILENCE_SECONDS", 0.2)
     reader = open_cache(server.url)
     server.faults[SHARDS[1]] = ["silent"]
     with within(30):

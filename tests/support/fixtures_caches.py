@@ -61,6 +61,6 @@ def store(tmp_path: Path) -> StoreConfig:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to fetch a file follow each other at once."""
-    from kdcache.cache import fetch
+    from kdcache.cache import remote as remote_files
 
-    monkeypatch.setattr(fetch, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(remote_files, "FIRST_WAIT_SECONDS", 0.001)

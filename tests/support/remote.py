@@ -164,4 +164,4 @@ def same(reader: CacheReader, local: Path) -> bool:
 
 def copies(store: StoreConfig) -> list[Path]:
     """The local copies that a store holds."""
-    return sorted(store.path.iterdir())
+    return sorted(path for path in store.path.iterdir() if len(path.name) == 64)

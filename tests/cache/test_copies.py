@@ -1,10 +1,13 @@
-"""The folder of local copies of remote shards: bounded, shared, and never in the way."""
+"""The folder of local copies of remote shards: bounded, shared, and never trusted."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,117 +15,160 @@ from pathlib import Path
 import caches
 import pytest
 from caches import make_plan, write_cache
-from conftest import run_cli
-from faults import python
-from remote import Server, serve
+from conftest import SUPPORT, run_cli
+from faults import environment, faulty, python
+from remote import Server, copies, serve
 
+from kdcache.cache import copies as copies_module
+from kdcache.cache.copies import Copies
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard_records import ShardRecord
-from kdcache.cache.store import Store
 from kdcache.errors import OutputError, UsageError
-from kdcache.files.atomic import sha256, temporary_name
+from kdcache.files.atomic import locked, sha256, temporary_name
 from kdcache.files.locations import StoreConfig, parse_size
-from kdcache.process.prefetch import Ahead
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete cache of 60 pairs in 8 shards."""
-    folder = tmp_path_factory.mktemp("store") / "cache"
+    folder = tmp_path_factory.mktemp("copies") / "cache"
     assert write_cache(folder, make_plan(n_pairs=60))
     return folder
 
 
-def record_of(cache: Path, data: bytes) -> ShardRecord:
-    return dataclasses.replace(CacheReader(cache).records[0], bytes=len(data), sha256=sha256(data))
-
-
 class Shelf:
-    """A store and its folder, with contents that are easily told apart."""
+    """A folder of copies whose contents are easily told apart: each is one letter many times."""
 
     def __init__(self, cache: Path, folder: Path, limit: int) -> None:
-        self.folder, self.cache = folder, cache
-        self.store = Store(StoreConfig(str(folder), limit))
+        self.folder, self.limit, self._record = folder, limit, CacheReader(cache).records[0]
+        self.copies = Copies(StoreConfig(str(folder), limit))
 
-    def put(self, letter: str, size: int = 100) -> bool:
-        data = letter.encode() * size
-        kept = self.store.put(record_of(self.cache, data), data)
-        time.sleep(0.01)
-        return kept
+    def record(self, data: bytes) -> ShardRecord:
+        return dataclasses.replace(self._record, bytes=len(data), sha256=sha256(data))
+
+    def put(self, letters: str, size: int = 100) -> None:
+        for letter in letters:
+            self.copies.put(self.record(letter.encode() * size), letter.encode() * size)
+            time.sleep(0.01)
 
     def get(self, letter: str, size: int = 100) -> bytes | None:
         time.sleep(0.01)
-        return self.store.get(record_of(self.cache, letter.encode() * size))
+        return self.copies.get(self.record(letter.encode() * size))
 
     def letters(self) -> str:
-        return "".join(sorted(path.read_text()[0] for path in self.folder.iterdir() if len(path.name) == 64))
+        return "".join(sorted(path.read_text()[0] for path in copies(StoreConfig(str(self.folder)))))
 
 
 # Room
 
 
 def test_the_least_recently_used_makes_way(cache: Path, tmp_path: Path) -> None:
-    """With room for three, what was stored or read longest ago is evicted, several at once for a large one."""
+    """With room for three, what was stored or read longest ago is removed, several at once for a large one."""
     shelf = Shelf(cache, tmp_path / "s", 350)
-    assert all(shelf.put(letter) for letter in "abc")
+    shelf.put("abc")
     assert shelf.get("a") == b"a" * 100
-    assert shelf.put("d")
+    shelf.put("d")
     assert shelf.letters() == "acd"
     assert shelf.get("b") is None
-    assert shelf.put("e", 250)
+    shelf.put("e", 250)
     assert shelf.letters() == "de"
 
 
 def test_only_its_own_files_count(cache: Path, tmp_path: Path) -> None:
-    """Files of others in the folder are neither counted nor removed."""
+    """Files of others in the folder are neither counted nor removed, unless they are parts that kdcache abandoned."""
     folder = tmp_path / "s"
     folder.mkdir()
     for name in ("notes.txt", "0" * 63, ".tmp-other~host~1~aa"):
         (folder / name).write_bytes(bytes(1_000))
+    abandoned = temporary_name(folder / ("f" * 64))
+    abandoned.write_bytes(bytes(100))
+    os.utime(abandoned, (0, 0))
     shelf = Shelf(cache, folder, 250)
-    assert all(shelf.put(letter) for letter in "abc")
+    shelf.put("abc")
     assert shelf.letters() == "bc"
-    assert len(list(folder.iterdir())) == 5
+    assert len(list(folder.iterdir())) == 3 + 2 + len([".lock"])
 
 
-def test_what_others_are_writing_counts(cache: Path, tmp_path: Path) -> None:
-    """What another process has begun to write takes room; if that leaves too little, nothing is kept or broken."""
+def test_a_process_that_stalls_stops_no_other(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process holds the folder for long, a shard is used without a copy; later ones are copied again."""
+    monkeypatch.setattr(copies_module, "LOCK_SECONDS", 0.1)
     shelf = Shelf(cache, tmp_path / "s", 250)
-    assert all(shelf.put(letter) for letter in "ab")
-    other = temporary_name(shelf.folder / ("f" * 64))
-    other.write_bytes(bytes(100))
-    assert shelf.put("c")
-    assert shelf.letters() == "c"
-    other.write_bytes(bytes(200))
-    # What is there would not make room enough, so that it is left: evicting it would help nobody.
-    assert not shelf.put("d")
-    assert shelf.letters() == "c"
-    assert len(list(shelf.folder.iterdir())) == 2
-    other.unlink()
-    assert shelf.put("d")
+    with locked(shelf.folder):
+        shelf.put("a")
+        assert shelf.letters() == ""
+    shelf.put("b")
+    assert shelf.letters() == "b"
 
 
-def test_abandoned_parts_are_removed(cache: Path, tmp_path: Path) -> None:
-    """What a process left half written is removed when the store is opened again."""
-    shelf = Shelf(cache, tmp_path / "s", 250)
-    left = temporary_name(shelf.folder / ("f" * 64))
-    left.write_bytes(bytes(100))
-    os.utime(left, (0, 0))
-    Shelf(cache, tmp_path / "s", 250)
-    assert list(shelf.folder.iterdir()) == []
+# Places
 
 
-def test_a_folder_that_cannot_be_made(cache: Path, tmp_path: Path) -> None:
-    """A store whose place is taken by a file is an error that names it."""
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """A folder whose place is taken by a file is an error that names it."""
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken"):
-        Store(StoreConfig(str(tmp_path / "taken")))
+        Copies(StoreConfig(str(tmp_path / "taken")))
 
 
 def test_the_folder_is_for_its_owner(tmp_path: Path) -> None:
     """A copy is as confidential as the corpus: nobody else may look into a folder that kdcache made."""
-    Store(StoreConfig(str(tmp_path / "s")))
+    Copies(StoreConfig(str(tmp_path / "s")))
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_removed_is_an_error(server: Server, tmp_path: Path) -> None:
+    """With `rm -rf` of the folder while it is in use one line says so, and running again makes it anew."""
+    store = StoreConfig(str(tmp_path / "s"))
+    reader = open_cache(server.url, store)
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(
+        OutputError, match=r"/s: the folder of local copies was removed while it was in use\. Run"
+    ) as raised:
+        list(reader.read([0, 1]))
+    assert "\n" not in str(raised.value)
+    open_cache(server.url, store).shard(3)
+    assert [path.name for path in copies(store)] == [reader.records[3].sha256]
+
+
+READ = """
+import logging, sys
+from pathlib import Path
+import caches
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.files.locations import StoreConfig
+
+logging.basicConfig(format="%(message)s")
+url, cache, folder, limit, seed = sys.argv[1:]
+reader, local = open_cache(url, StoreConfig(folder, int(limit))), CacheReader(Path(cache))
+wanted = [local.shard(index) for index in range(8)]
+order = [(int(seed) * 3 + 5 * i) % 8 for i in range(40)]
+print(sum(caches.equal(one, wanted[index]) for index, one in zip(order, reader.read(order))))
+"""
+
+
+@pytest.mark.parametrize("kind", ["full:30000", "full:0", "fsync:1"])
+def test_a_disk_that_refuses_is_one_warning(server: Server, cache: Path, kind: str, tmp_path: Path) -> None:
+    """On a disk that is or becomes full, or fails once, all shards are read; one warning names the folder."""
+    folder = tmp_path / "s"
+    line = [sys.executable, "-W", "error", "-c", READ, server.url, str(cache), str(folder), str(10**9), "0"]
+    set_up = environment(**faulty(folder, kind))
+    done = subprocess.run(line, cwd=SUPPORT, env=set_up, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "40"), done.stderr
+    assert done.stderr.count("Going on without new ones.") == 1
+    assert str(folder) in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_copy_that_cannot_be_removed(
+    server: Server, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder under the name of a copy is neither used nor removed; the shard is fetched, and a warning says why."""
+    reader = open_cache(server.url, StoreConfig(str(tmp_path / "s")))
+    (tmp_path / "s" / reader.records[2].sha256).mkdir()
+    for _ in range(2):
+        assert caches.equal(reader.shard(2), CacheReader(cache).shard(2))
+    assert sum("Going on without new ones." in said for said in caplog.messages) == 1
 
 
 def test_where_copies_go_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +197,7 @@ def test_no_sizes(text: str) -> None:
         parse_size(text, "--cache-limit")
 
 
-# Row 33
+# Rows 32 and 33
 
 
 def test_fault_33_less_than_a_shard(server: Server, cache: Path, tmp_path: Path) -> None:
@@ -184,22 +230,6 @@ def test_fault_33_command(server: Server, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-READ = """
-import sys
-import caches
-from kdcache.files.locations import StoreConfig
-from kdcache.cache.reader import open_cache
-from pathlib import Path
-from kdcache.cache.reader import CacheReader
-
-url, cache, folder, limit, seed = sys.argv[1:]
-reader, local = open_cache(url, StoreConfig(folder, int(limit))), CacheReader(Path(cache))
-wanted = [local.shard(index) for index in range(8)]
-order = [(int(seed) * 3 + 5 * i) % 8 for i in range(40)]
-print(sum(caches.equal(one, wanted[index]) for index, one in zip(order, reader.read(order))))
-"""
-
-
 def test_fault_32_one_folder_for_several_processes(server: Server, cache: Path, tmp_path: Path) -> None:
     """Three processes with one small folder get what was committed, and the copies in it never exceed its limit."""
     folder, limit = tmp_path / "s", 3 * max(record.bytes for record in CacheReader(cache).records)
@@ -221,54 +251,14 @@ def test_fault_32_one_folder_for_several_processes(server: Server, cache: Path, 
 
 
 def taken(folder: Path) -> int:
-    """Bytes that really lie in a folder, unfinished copies included; 0 if something vanished while they were counted.
-
-    A file that has its length but not yet its content takes no room: what is counted are the blocks.
-    """
+    """Bytes that lie in a folder, unfinished copies included; 0 if something vanished while they were counted."""
     try:
         seen = [(path, path.stat()) for path in list(folder.glob("*"))]
         if any(path.stat().st_ino != status.st_ino for path, status in seen):
             return 0
     except FileNotFoundError:
         return 0
-    return sum(min(status.st_size, 512 * status.st_blocks) for _, status in seen)
-
-
-# Ahead
-
-
-def test_results_come_in_order_and_no_further_ahead() -> None:
-    """Results come in the order of the items, although later ones are ready first, from `depth` items at a time."""
-    begun: list[int] = []
-
-    def work(item: int, _pause: object) -> int:
-        begun.append(item)
-        time.sleep(0.05 if item % 4 == 0 else 0)
-        return item * item
-
-    with Ahead(work, range(20), 3) as ahead:
-        time.sleep(0.3)
-        assert sorted(begun) == [0, 1, 2]
-        assert [ahead.take(lambda: None) for _ in range(20)] == [item * item for item in range(20)]
-    assert sorted(begun) == list(range(20))
-
-
-def test_errors_come_in_their_place() -> None:
-    """What the work raised for an item reaches whoever takes that item, and those before it are not lost."""
-    with Ahead(lambda item, _pause: 12 // item, [3, 2, 0, 1], 4) as ahead:
-        assert [ahead.take(lambda: None) for _ in range(2)] == [4, 6]
-        with pytest.raises(ZeroDivisionError):
-            ahead.take(lambda: None)
-
-
-def test_leaving_wakes_those_that_pause() -> None:
-    """Leaving the block ends pauses of any length at once, and all threads."""
-    before = threading.active_count()
-    start = time.monotonic()
-    with Ahead(lambda _item, pause: pause(1_000), range(9), 4):
-        assert threading.active_count() == before + 4
-    assert threading.active_count() == before
-    assert time.monotonic() - start < 10
+    return sum(status.st_size for _, status in seen)
 
 
 # Commands
@@ -276,11 +266,11 @@ def test_leaving_wakes_those_that_pause() -> None:
 
 def test_commands_take_urls(server: Server, cache: Path, tmp_path: Path) -> None:
     """`inspect` and `verify` say of a URL what they say of the folder."""
-    store = ["--cache-folder", tmp_path / "s"]
+    store = StoreConfig(str(tmp_path / "s"))
     assert run_cli("inspect", server.url, "--json").stdout == run_cli("inspect", cache, "--json").stdout
-    shown = run_cli("inspect", server.url, "--pair", "9", "--json", *store)
+    shown = run_cli("inspect", server.url, "--pair", "9", "--json", "--cache-folder", store.path)
     assert json.loads(shown.stdout) == json.loads(run_cli("inspect", cache, "--pair", "9", "--json").stdout)
-    assert len(list((tmp_path / "s").iterdir())) == 1
+    assert len(copies(store)) == 1
     done = run_cli("verify", server.url)
     assert done.stdout.startswith(f"{server.url}: sound. 8 shards")
 
@@ -292,7 +282,6 @@ def test_the_command_verify_uses_no_copies(cache: Path, tmp_path: Path) -> None:
         reader = open_cache(server.url, store)
         assert len(list(reader.read(range(8)))) == 8
         before = sorted((path.name, path.read_bytes()) for path in store.path.iterdir())
-        assert len(before) == 8
         server.always["shards/00003.h5"] = "404"
         done = run_cli("verify", server.url, XDG_CACHE_HOME=str(tmp_path / "home"))
     assert done.returncode == 1
