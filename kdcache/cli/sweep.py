@@ -29,19 +29,16 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
     Example:
       kdcache sweep sweep.toml --jobs 2
     """
-    from kdcache.experiments.run_sweep import run_sweep
-    from kdcache.experiments.sweep_file import read_sweep
-    from kdcache.experiments.sweep_grid import expand
+    from kdcache.experiments.run_sweep import forecast_sweep, run_sweep
+    from kdcache.experiments.sweep_file import expand, read_sweep
 
     config = read_sweep(Path(file), student_options())
-    runs = expand(config, read_student)
+    students = expand(config, read_student)
     quiet_transformers()
     if dry_run:
-        from kdcache.experiments.sweep_forecast import forecast_runs
-
-        click.echo(tables.table(forecast_runs(config, runs, jobs)))
+        click.echo(tables.table(forecast_sweep(config, students, jobs)))
         return
-    result = run_sweep(config, runs, jobs)
+    result = run_sweep(config, students, jobs)
     click.echo(result.table)
     result.check()
 

@@ -1,44 +1,69 @@
-"""Running a sweep's students, some at a time, each command in a process of its own."""
+"""Running a sweep's students, several at a time, each command in a process of its own; and what that would take."""
 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import json
 import os
+import subprocess
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.console.progress import Progress
+import kdcache
+from kdcache.console.progress import Progress, duration
 from kdcache.errors import TrainingError, UsageError
-from kdcache.experiments.child_process import Pace, Process, last_lines
-from kdcache.experiments.sweep_file import ScoredText, SweepConfig
-from kdcache.experiments.sweep_folders import Checker, Student, find_students, locked
-from kdcache.experiments.sweep_grid import Run
-from kdcache.experiments.sweep_places import Places, places, usable_cores, visible_gpus
+from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig
+from kdcache.experiments.sweep_folders import Checker, find_folders, locked
 from kdcache.experiments.sweep_report import write_report
-from kdcache.files.run_records import LOG_FILE, log, write_log_to
+from kdcache.experiments.sweep_results import runs_text
+from kdcache.files.atomic import storage_errors
+from kdcache.files.run_records import LOG_FILE, METRICS_FILE, log, write_log_to
 from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.scoring.scorers import bootstrap_seed, check_counts
 from kdcache.text.lines import read_sentences
 
-_POLL_SECONDS = 0.2
 CONSOLE = "log"
+THREADS, DEVICES = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
+_POLL_SECONDS = 0.2
+_KILL_SECONDS = 10.0
+_LOG_LINES = 5
+_TAIL_BYTES = 8_192
+# How much of a run's time training takes, for the estimate of the time left; then come the texts.
+_TRAINING_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a machine is divided among runs.
+
+    Attributes:
+        environments: variables that say what a run may use, one dictionary for each run at a time.
+        threads: of each run.
+        description: the same for people.
+    """
+
+    environments: tuple[dict[str, str], ...]
+    threads: int
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A run that did not finish: its name, which command failed and how, and the last that it wrote."""
+    """A run that did not finish: its name, which command failed and how, and the last lines that it wrote."""
 
     name: str
-    words: str
+    reason: str
     lines: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """The table as text, of how many runs, and what failed."""
+    """The table as text, the number of runs, and those that failed."""
 
     table: str
     n_runs: int
@@ -48,31 +73,15 @@ class SweepResult:
         """Raise TrainingError if runs failed."""
         if self.failures:
             raise TrainingError(
-                f"{len(self.failures)} of {self.n_runs} runs failed. Correct what their last lines say and run the "
-                "same command again: it repeats only what is not finished."
+                f"{len(self.failures)} of {runs_text(self.n_runs)} failed. Correct what their last lines say and run "
+                "the same command again: it repeats only what is not finished."
             )
 
 
-@dataclass(slots=True)
-class _Job:
-    """A student at its place, and the commands that it still needs."""
-
-    student: Student
-    place: int
-    steps: Iterator[list[str]]
-    pace: Pace
-    doing: str = ""
-    process: Process | None = None
-
-    def words(self) -> str:
-        """How far it is."""
-        return f"{self.student.run.name} {self.pace.words() if self.doing == 'student-train' else self.doing}"
-
-
-def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) -> SweepResult:
+def run_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | None = None) -> SweepResult:
     """Train, generate and score what is not finished, and write tables and page; a run that fails stops no other.
 
-    The working directory is the folder of the sweep's file meanwhile.
+    Meanwhile the working directory is the folder of the sweep's file.
 
     Raises:
         DataError: a text to be scored is missing, or has another number of lines than its source.
@@ -80,31 +89,108 @@ def run_sweep(sweep: SweepConfig, runs: Sequence[Run], jobs: int | None = None) 
         OutputError: another sweep works in the output folder.
         StoppedError: a signal asked to stop; the runs have saved what they had.
     """
-    check_jobs(jobs)
+    division = _divide_this_machine(students, jobs)
     with contextlib.chdir(sweep.file.parent), stop_on_signals() as stop:
         check_texts(sweep.tests)
         output = Path(sweep.output)
-        with locked(output, stop) as held:
+        with locked(output, stop) as handle:
             write_log_to(output / LOG_FILE)
             checker = Checker()
-            students, others = find_students(sweep, runs, checker)
-            layout = divide(runs, jobs)
-            failures = _Scheduler(sweep.tests, students, layout, held, stop, checker).run_all()
-            table = write_report(sweep, students, others, checker, stop)
-        _report(failures, output)
-    return SweepResult(table, len(runs), failures)
+            placed, others = find_folders(sweep, students, checker)
+            failures = _train_all(placed, sweep.tests, division, handle, stop, checker)
+            table = write_report(sweep, placed, others, checker, stop)
+        for failure in failures:
+            lines = "".join(f"\n    {line}" for line in failure.lines)
+            console = output / f"{failure.name}.{CONSOLE}"
+            log.warning("%s failed: %s; %s ends with:%s", failure.name, failure.reason, console, lines)
+    return SweepResult(table, len(students), failures)
 
 
-def check_jobs(jobs: int | None) -> None:
-    """Raise UsageError unless the number of runs at a time is at least 1."""
+def forecast_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | None) -> list[tuple[str, ...]]:
+    """Names, steps and times of all runs, a header before them and the time of all behind; nothing is written.
+
+    Some steps are taken for each row, whose seeds take the same time, with as many threads as a run would have. Not
+    counted are validation, generation, scoring, and the time that runs side by side take from each other.
+
+    Raises:
+        UsageError, DataError, CorruptError: as in `run_sweep` and `training_forecast.forecast`.
+    """
+    import torch
+
+    from kdcache.student.training_forecast import Forecast, forecast
+
+    division = _divide_this_machine(students, jobs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(division.threads)
+    by_row: dict[str, Forecast] = {}
+    rows: list[tuple[str, ...]] = [("run", "steps", "time")]
+    seconds = []
+    try:
+        with contextlib.chdir(sweep.file.parent):
+            check_texts(sweep.tests)
+            checker = Checker()
+            for student in find_folders(sweep, students, checker)[0]:
+                if checker.trained(student):
+                    rows.append((student.name, "", "trained"))
+                    continue
+                if student.row not in by_row:
+                    by_row[student.row] = forecast(student.config)
+                seconds.append(by_row[student.row].seconds)
+                rows.append((student.name, f"{by_row[student.row].steps:,}", duration(seconds[-1])))
+    finally:
+        torch.set_num_threads(before)
+    total = time_of_all(seconds, len(division.environments))
+    return [*rows, (f"all, {division.description}", "", duration(total))]
+
+
+def time_of_all(seconds: Sequence[float], n_at_a_time: int) -> float:
+    """When the last run ends if the runs start in their order, each as soon as one before it has ended."""
+    ends = [0.0] * n_at_a_time
+    for run in seconds:
+        heapq.heapreplace(ends, ends[0] + run)
+    return max(ends)
+
+
+def _divide_this_machine(students: Sequence[Student], jobs: int | None) -> Division:
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {jobs}.")
+    gpus = _visible_gpus() if any(student.config.training.device != "cpu" for student in students) else []
+    return divide(jobs, len(students), gpus, len(os.sched_getaffinity(0)), os.environ)
 
 
-def divide(runs: Sequence[Run], jobs: int | None) -> Places:
-    """How the runs are divided among the devices of this machine."""
-    gpus = visible_gpus(os.environ) if any(run.config.training.device != "cpu" for run in runs) else []
-    return places(jobs, len(runs), gpus, usable_cores(), os.environ)
+def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, environment: Mapping[str, str]) -> Division:
+    """Divide a machine among the runs: one run for each GPU; without GPUs, one for each core or group of cores.
+
+    The number of threads depends on all runs, not on those that are left: a run that was stopped is continued bit by
+    bit only with the same number of threads.
+
+    Args:
+        jobs: runs at a time, or None.
+        n_runs: runs altogether.
+        gpus: names as in CUDA_VISIBLE_DEVICES; if there are none, the runs use the CPU.
+        cores: number of cores that this process may use.
+        environment: its OMP_NUM_THREADS is kept.
+    """
+    given = environment.get(THREADS, "")
+    kept = int(given) if given.isdecimal() and int(given) > 0 else None
+    if jobs is None:
+        jobs = min(n_runs, len(gpus) or max(1, cores // (kept or 1)))
+    threads = kept or max(1, cores // jobs)
+    environments = [{THREADS: str(threads)} for _ in range(jobs)]
+    for number, variables in enumerate(environments if gpus else []):
+        variables[DEVICES] = gpus[number % len(gpus)]
+    where = f"on {min(jobs, len(gpus))} of {len(gpus)} GPUs" if gpus else "on the CPU"
+    plural = "" if threads == 1 else "s"
+    return Division(tuple(environments), threads, f"{jobs} at a time {where}, {threads} thread{plural} each")
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs that PyTorch sees here, by names for CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name.strip() for name in os.environ.get(DEVICES, "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]
 
 
 def check_texts(texts: Sequence[ScoredText]) -> None:
@@ -121,113 +207,166 @@ def check_texts(texts: Sequence[ScoredText]) -> None:
         check_counts(source, [read_sentences(Path(path)) for path in text.references])
 
 
-def _report(failures: Sequence[Failure], output: Path) -> None:
-    for one in failures:
-        said = "".join(f"\n    {line}" for line in one.lines)
-        log.warning("%s failed: %s; %s.%s ends with:%s", one.name, one.words, output / one.name, CONSOLE, said)
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A student whose commands run one after the other, in an environment of the division."""
 
+    student: Student
+    commands: Iterator[list[str]]
+    environment: dict[str, str]
+    command: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    failure: Failure | None = None
 
-@dataclass(slots=True)
-class _Scheduler:
-    """Keeps every place busy until all students are finished or have failed."""
-
-    texts: Sequence[ScoredText]
-    students: Sequence[Student]
-    places: Places
-    held: int
-    stop: StopRequest
-    checker: Checker
-    failures: list[Failure] = field(default_factory=list)
-
-    def run_all(self) -> list[Failure]:
-        """Run what is not finished.
-
-        Raises:
-            StoppedError: a signal asked to stop.
-        """
-        waiting = deque(one for one in self.students if next(self._steps(one), None) is not None)
-        done = len(self.students) - len(waiting)
-        log.info("%s runs, %s of them finished; %s.", len(self.students), done, self.places.words)
-        free = list(reversed(range(len(self.places.environments))))
-        jobs: list[_Job] = []
-        with Progress("sweep", len(self.students), "runs", done) as progress:
-            try:
-                while waiting or jobs:
-                    while waiting and free:
-                        jobs.append(self._job(waiting.popleft(), free.pop()))
-                        progress.inherit(jobs[-1].pace.share)
-                    ended = [job for job in jobs if not self._goes_on(job)]
-                    free.extend(job.place for job in ended)
-                    jobs = [job for job in jobs if job not in ended]
-                    progress.advance(len(ended), self._note(jobs), sum(job.pace.share for job in jobs))
-                    self._stop_if_asked(jobs)
-                    time.sleep(_POLL_SECONDS if jobs else 0)
-            finally:
-                for job in jobs:
-                    if job.process is not None:
-                        job.process.end()
-        return self.failures
-
-    def _job(self, student: Student, place: int) -> _Job:
-        pace = Pace(student.folder, student.run.config.training.max_steps)
-        return _Job(student, place, self._steps(student), pace)
-
-    def _steps(self, student: Student) -> Iterator[list[str]]:
-        """The commands that a student still needs, each looked for when those before it are done."""
-        if not self.checker.trained(student):
-            yield student.arguments
-        for text in self.texts:
-            if not self.checker.generated(student, text):
-                yield _generation(student, text)
-
-    def _goes_on(self, job: _Job) -> bool:
-        """Start a job's next command when the one before has succeeded; say whether there is still something to do."""
-        if job.process is not None:
-            code = job.process.code()
+    def goes_on(self, handle: int, stop: StopRequest) -> bool:
+        """Start the next command once the one before has succeeded; return whether one is running."""
+        if self.process is not None:
+            code = self.process.poll()
             if code is None:
                 return True
+            self._close()
             if code != 0:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                lines = last_lines(job.student.beside(CONSOLE))
-                self.failures.append(Failure(job.student.folder.name, f"{job.doing}, {how}", lines))
-                return False
-        arguments = next(job.steps, None)
+                written = _tail(self.student.beside(CONSOLE)).decode("utf-8", "replace")
+                lines = [line.rstrip() for line in written.splitlines() if line.strip()]
+                self.failure = Failure(self.student.folder.name, f"{self.command}, {how}", lines[-_LOG_LINES:])
+        arguments = None if self.failure or stop.number is not None else next(self.commands, None)
         if arguments is None:
             return False
-        job.doing = arguments[0]
-        environment = self.places.environments[job.place]
-        job.process = Process(arguments, environment, job.student.beside(CONSOLE), self.held)
+        self.command = arguments[0]
+        self.process = _start(arguments, self.environment, self.student.beside(CONSOLE), handle)
         return True
 
-    def _note(self, jobs: Sequence[_Job]) -> str:
-        notes = [job.words() for job in jobs]
-        return "; ".join([*([f"{len(self.failures)} failed"] if self.failures else []), *notes])
+    def end(self) -> None:
+        """Ask the running command to stop and wait; kill it if it takes too long."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(_KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self._close()
 
-    def _stop_if_asked(self, jobs: Sequence[_Job]) -> None:
-        if self.stop.number is None:
-            return
-        log.info("Stopping %s runs; each saves a checkpoint.", len(jobs))
+    def _close(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
+    @property
+    def steps(self) -> tuple[int, int | None]:
+        """The last step that the student's metrics name, 0 if there is none, and the number of all steps if known."""
+        lines = _tail(self.student.folder / METRICS_FILE).split(b"\n")[:-1]
+        try:
+            return int(json.loads(lines[-1])["step"]), self.student.config.training.max_steps
+        except (IndexError, KeyError, TypeError, ValueError):
+            return 0, self.student.config.training.max_steps
+
+    @property
+    def share(self) -> float:
+        """Which part of the run is done, by its steps."""
+        step, total = self.steps
+        return _TRAINING_SHARE * step / total if total else 0.0
+
+    def progress(self) -> str:
+        """How far the run is, for people."""
+        step, total = self.steps
+        if self.command != "student-train":
+            return f"{self.student.name} {self.command}"
+        done = f"step {step:,}" + (f"/{total:,}" if total else "")
+        return f"{self.student.name} {done if step else 'starting'}"
+
+
+def _train_all(
+    students: Sequence[Student],
+    texts: Sequence[ScoredText],
+    division: Division,
+    handle: int,
+    stop: StopRequest,
+    checker: Checker,
+) -> list[Failure]:
+    """Run what is not finished, as many runs at a time as there are environments; return those that failed.
+
+    Raises:
+        StoppedError: a signal asked to stop.
+    """
+    waiting = deque(student for student in students if next(_commands(student, texts, checker), None) is not None)
+    done = len(students) - len(waiting)
+    log.info("%s, %s of them finished; %s.", runs_text(len(students)), done, division.description)
+    free = list(reversed(division.environments))
+    jobs: list[_Job] = []
+    failures: list[Failure] = []
+    asked = False
+    try:
+        with Progress("sweep", len(students), "runs", done) as progress:
+            while (waiting and stop.number is None) or jobs:
+                while waiting and free and stop.number is None:
+                    student = waiting.popleft()
+                    jobs.append(_Job(student, _commands(student, texts, checker), free.pop()))
+                    progress.inherit(jobs[-1].share)
+                ended = [job for job in jobs if not job.goes_on(handle, stop)]
+                jobs = [job for job in jobs if job not in ended]
+                free.extend(job.environment for job in ended)
+                failures.extend(job.failure for job in ended if job.failure)
+                notes = [f"{len(failures)} failed"] if failures else []
+                notes.extend(job.progress() for job in jobs)
+                progress.advance(len(ended), "; ".join(notes), sum(job.share for job in jobs))
+                if stop.number is not None and not asked:
+                    asked = True
+                    log.info("Stopping %s; each saves a checkpoint.", runs_text(len(jobs)))
+                    for job in jobs:
+                        if job.process is not None:
+                            job.process.terminate()
+                time.sleep(_POLL_SECONDS if jobs else 0)
+    finally:
         for job in jobs:
-            if job.process is not None:
-                job.process.stop()
-        while any(job.process is not None and job.process.code() is None for job in jobs):
-            time.sleep(_POLL_SECONDS)
-        self.stop.check()
+            job.end()
+    stop.check()
+    return failures
 
 
-def _generation(student: Student, text: ScoredText) -> list[str]:
-    """The command that writes the target side of a text; what other settings have written there is removed first."""
-    output = student.hypotheses(text)
-    if output.exists():
-        log.info("%s: made with other settings, by another student, or changed since; made anew.", output)
-        output.unlink()
-    search = student.search(text)
-    options = {
-        "--student": search.student,
-        "--source": search.source,
-        "--output": str(output),
-        "--beam-size": str(search.beam_size),
-        "--length-penalty": str(search.length_penalty),
-        "--device": search.device,
-    }
-    return ["generate", *(part for pair in options.items() for part in pair)]
+def _commands(student: Student, texts: Sequence[ScoredText], checker: Checker) -> Iterator[list[str]]:
+    """The commands that a student still needs; each is decided on when those before it are done."""
+    if not checker.trained(student):
+        yield student.arguments
+    for text in texts:
+        if not checker.generated(student, text):
+            output, generation = student.hypotheses(text), student.generation(text)
+            if output.exists():
+                log.info("%s: made with other settings, by another student, or changed since; made anew.", output)
+                output.unlink()
+            yield [
+                *("generate", "--student", generation.student, "--source", generation.source, "--output", str(output)),
+                *("--beam-size", str(generation.beam_size), "--length-penalty", str(generation.length_penalty)),
+                *("--device", generation.device),
+            ]
+
+
+def _start(
+    arguments: Sequence[str], environment: Mapping[str, str], console: Path, handle: int
+) -> subprocess.Popen[bytes]:
+    """Start a kdcache command that inherits `handle`, writes to `console`, and stops when this process is gone."""
+    package = str(Path(kdcache.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    with storage_errors(console), console.open("wb") as file:
+        # In a group of its own: Ctrl-C reaches this process alone, which then asks each run once. A second request
+        # some seconds later would make a run stop without a checkpoint.
+        return subprocess.Popen(  # noqa: S603 (no shell; the arguments were read as options before)
+            [sys.executable, "-m", "kdcache.experiments.child_command", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # The folder that it runs in is a user's: no module is imported from there.
+            env={**os.environ, **environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            pass_fds=(handle,),
+            process_group=0,
+        )
+
+
+def _tail(file: Path) -> bytes:
+    """The last bytes of a file, none if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+            return stream.read()
+    except OSError:
+        return b""

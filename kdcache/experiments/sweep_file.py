@@ -1,28 +1,41 @@
-"""What a sweep is, as its TOML file says: settings, what varies, and the texts that decide."""
+"""A sweep's TOML file: the settings, what varies, the texts that are scored, and the students that follow from it."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdcache.errors import DataError, UsageError
 from kdcache.files.locations import check_local
+from kdcache.files.run_records import LOG_FILE
 from kdcache.scoring.scorers import METRICS
 from kdcache.student.generate_config import GenerateConfig
+from kdcache.student.student_config import StudentConfig
 
 Value = str | int | float | bool
 Settings = dict[str, Value]
+# Makes the configuration that options of student-train describe.
+ReadOptions = Callable[[Sequence[str]], StudentConfig]
 
+SEED = "seed"
+ONLY_RUN = "run"
+_NAME_MAX = 120
+_SECTIONS = ("base", "grid", "test")
+_TOP = ("output", "baseline", *_SECTIONS, "arms")
 # A file's name may follow a run's name and a dot: it must not look like the rest of a number.
 _TEST_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
-_SEARCH = GenerateConfig("", "")
-_TOP = ("output", "baseline", "base", "grid", "arms", "test")
-_TEST_KEYS = ("source", "reference", "metrics", "lowercase", "beam_size", "length_penalty")
-_EXAMPLES = {"lowercase": "true", "beam_size": "4", "length_penalty": "1.0"}
+# What a test set may set besides its files and metrics, and an example of each.
+_SEARCH_KEYS: dict[str, tuple[tuple[type, ...], str]] = {
+    "lowercase": ((bool,), "true"),
+    "beam_size": ((int,), "4"),
+    "length_penalty": ((int, float), "1.0"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +56,12 @@ class ScoredText:
     references: tuple[str, ...]
     metrics: tuple[str, ...] = ("bleu", "chrf")
     lowercase: bool = False
-    beam_size: int = _SEARCH.beam_size
-    length_penalty: float = _SEARCH.length_penalty
+    beam_size: int = 4
+    length_penalty: float = 1.0
+
+    def column(self, metric: str) -> str:
+        """The column of the table that holds a metric's scores on this text."""
+        return f"{self.name} {metric}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,49 +87,79 @@ class SweepConfig:
     baseline: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Student:
+    """One run of a sweep: a student that is trained and then writes the texts.
+
+    Attributes:
+        name: made from what varies.
+        row: the row of the table to which it belongs: what varies besides the seed.
+        settings: all options that are given to student-train.
+        options: the same as a command line, without --output.
+        config: the same as a configuration.
+        folder: where it is trained; what is made from it lies beside, under names that begin with the folder's name.
+    """
+
+    name: str
+    row: str
+    settings: Settings
+    options: tuple[str, ...]
+    config: StudentConfig
+    folder: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command that trains it, after `kdcache`."""
+        return ["student-train", *self.options, "--output", str(self.folder)]
+
+    def beside(self, ending: str) -> Path:
+        """A file of this run beside its folder."""
+        return self.folder.with_name(f"{self.folder.name}.{ending}")
+
+    def hypotheses(self, text: ScoredText) -> Path:
+        """The file into which it writes the target side of a text."""
+        return self.beside(f"{text.name}.txt")
+
+    def generation(self, text: ScoredText) -> GenerateConfig:
+        """How it writes the target side of a text."""
+        device = self.config.training.device
+        return GenerateConfig(str(self.folder), text.source, text.beam_size, text.length_penalty, device=device)
+
+
 def read_sweep(file: Path, options: Mapping[str, bool]) -> SweepConfig:
-    """Read a sweep's file; `options` are those of a student by name, and whether each is a flag.
+    """Read a sweep's file; `options` are those of student-train by name, and whether each is a flag.
 
     Raises:
         DataError: the file cannot be read, or is not TOML.
         UsageError: it has a key that means nothing, or a value of the wrong kind.
     """
-    content = _parse(file)
-    for key in content:
-        if key in options:
-            raise UsageError(f"{file}: {key} is an option of student-train. Write it into [base], [grid] or an arm.")
-        _known(key, _TOP, f"{file}")
-    base = _settings(_table(content, "base", file), options, f"{file}: [base]")
-    grid = _grid(_table(content, "grid", file), base, options, f"{file}: [grid]")
-    arms = _arms(content.get("arms", []), grid, options, f"{file}: [[arms]]")
-    tests = tuple(_test(name, one, f"{file}: [test.{name}]") for name, one in _table(content, "test", file).items())
-    output = _text(content.get("output", "sweep"), f"{file}: output")
-    check_local(output)
-    baseline = content.get("baseline")
-    return SweepConfig(
-        file, output, base, grid, arms, tests, None if baseline is None else _text(baseline, f"{file}: baseline")
-    )
-
-
-def _parse(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8"))
+        content = tomllib.loads(file.read_bytes().decode("utf-8"))
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise DataError(f"{file}: not TOML: {error}.") from error
+    for key in content:
+        if key in options:
+            raise UsageError(f"{file}: {key} is an option of student-train. Write it into [base], [grid] or an arm.")
+        _check_known(key, _TOP, f"{file}")
+    for key in _SECTIONS:
+        if not isinstance(content.setdefault(key, {}), dict):
+            raise UsageError(f"{file}: {key} must be a table: begin it with a line [{key}].")
+    base = {key: _value(key, value, options, f"{file}: [base]") for key, value in content["base"].items()}
+    grid = _grid(content["grid"], base, options, f"{file}: [grid]")
+    arms = _arms(content.get("arms", []), grid, options, f"{file}: [[arms]]")
+    tests = tuple(_scored_text(name, table, f"{file}: [test.{name}]") for name, table in content["test"].items())
+    output, baseline = _text(content.get("output", "sweep"), f"{file}: output"), content.get("baseline")
+    check_local(output)
+    if baseline is not None:
+        _text(baseline, f"{file}: baseline")
+    return SweepConfig(file, output, base, grid, arms, tests, baseline)
 
 
-def _known(key: str, names: tuple[str, ...], place: str) -> None:
+def _check_known(key: str, names: Sequence[str], place: str) -> None:
     if key not in names:
         raise UsageError(f"{place}: {key!r} is not known. Leave it out, or write one of {', '.join(names)}.")
-
-
-def _table(content: dict[str, Any], key: str, file: Path) -> dict[str, Any]:
-    value = content.get(key, {})
-    if not isinstance(value, dict):
-        raise UsageError(f"{file}: {key} must be a table: begin it with a line [{key}].")
-    return value
 
 
 def _text(value: Any, place: str) -> str:
@@ -121,8 +168,11 @@ def _text(value: Any, place: str) -> str:
     return value
 
 
-def _settings(table: dict[str, Any], options: Mapping[str, bool], place: str) -> Settings:
-    return {key: _value(key, value, options, place) for key, value in table.items()}
+def _texts(value: Any, place: str) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"{place} must be a text or a list of texts, not {value!r}.")
+    return tuple(_text(text, place) for text in values)
 
 
 def _value(key: str, value: Any, options: Mapping[str, bool], place: str) -> Value:
@@ -140,54 +190,42 @@ def _value(key: str, value: Any, options: Mapping[str, bool], place: str) -> Val
 def _grid(
     table: dict[str, Any], base: Settings, options: Mapping[str, bool], place: str
 ) -> dict[str, tuple[Value, ...]]:
-    grid = {}
     for key, values in table.items():
         if key in base:
             raise UsageError(f"{place}: {key} stands in [base] as well. Leave it out in one of them.")
         if not isinstance(values, list) or not values:
             raise UsageError(f"{place}: {key} takes a list of values such as [1, 2, 3], not {values!r}.")
-        grid[key] = tuple(_value(key, value, options, place) for value in values)
-    return grid
+    return {key: tuple(_value(key, value, options, place) for value in values) for key, values in table.items()}
 
 
-def _arms(
-    tables: Any, grid: dict[str, tuple[Value, ...]], options: Mapping[str, bool], place: str
-) -> dict[str, Settings]:
-    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+def _arms(tables: Any, grid: Mapping[str, object], options: Mapping[str, bool], place: str) -> dict[str, Settings]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"{place}: begin each arm with a line [[arms]].")
     arms: dict[str, Settings] = {}
     for number, table in enumerate(tables, 1):
-        name = _text(table.get("name"), f"{place} number {number}: name")
+        name = _text(table.pop("name", None), f"{place} number {number}: name")
         if name in arms:
             raise UsageError(f"{place}: two arms have the name {name}. Give each its own.")
-        own = _settings({key: value for key, value in table.items() if key != "name"}, options, f"{place} {name}")
-        if both := sorted(own.keys() & grid.keys()):
+        if both := sorted(table.keys() & grid.keys()):
             raise UsageError(f"{place} {name}: {both[0]} stands in [grid] as well. Leave it out in one of them.")
-        arms[name] = own
+        arms[name] = {key: _value(key, value, options, f"{place} {name}") for key, value in table.items()}
     return arms
 
 
-def _test(name: str, table: Any, place: str) -> ScoredText:
+def _scored_text(name: str, table: Any, place: str) -> ScoredText:
     if not isinstance(table, dict) or not _TEST_NAME.fullmatch(name):
         raise UsageError(f"{place}: a test set is a table whose name begins with a letter, then letters, digits, _, -.")
-    for key in table:
-        _known(key, _TEST_KEYS, place)
-    given = dict(table)
-    references = given.pop("reference", None)
-    fields: dict[str, Any] = {
-        "source": _text(given.pop("source", None), f"{place}: source"),
-        "references": _texts(references, f"{place}: reference"),
-    }
-    if "metrics" in given:
-        fields["metrics"] = _texts(given.pop("metrics"), f"{place}: metrics")
+    for key, value in table.items():
+        _check_known(key, ("source", "reference", "metrics", *_SEARCH_KEYS), place)
+        if key in _SEARCH_KEYS and type(value) not in _SEARCH_KEYS[key][0]:
+            raise UsageError(f"{place}: {key} takes a value such as {_SEARCH_KEYS[key][1]}, not {value!r}.")
+    fields = {key: value for key, value in table.items() if key in _SEARCH_KEYS}
+    if "metrics" in table:
+        fields["metrics"] = _texts(table["metrics"], f"{place}: metrics")
         for metric in fields["metrics"]:
-            _known(metric, METRICS, f"{place}: metrics")
-    for key, kinds in (("lowercase", (bool,)), ("beam_size", (int,)), ("length_penalty", (int, float))):
-        if key in given:
-            if type(given[key]) not in kinds:
-                raise UsageError(f"{place}: {key} takes a value such as {_EXAMPLES[key]}, not {given[key]!r}.")
-            fields[key] = given[key]
-    text = ScoredText(name, **fields)
+            _check_known(metric, METRICS, f"{place}: metrics")
+    source = _text(table.get("source"), f"{place}: source")
+    text = ScoredText(name, source, _texts(table.get("reference"), f"{place}: reference"), **fields)
     try:
         GenerateConfig("", text.source, text.beam_size, text.length_penalty).check()
     except UsageError as error:
@@ -195,8 +233,73 @@ def _test(name: str, table: Any, place: str) -> ScoredText:
     return text
 
 
-def _texts(value: Any, place: str) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not values:
-        raise UsageError(f"{place} must be a text or a list of texts, not {value!r}.")
-    return tuple(_text(one, place) for one in values)
+def expand(sweep: SweepConfig, read: ReadOptions) -> list[Student]:
+    """The students of all arms and all combinations of the grid; the last key of the grid changes fastest.
+
+    Raises:
+        UsageError: settings are refused, two runs are the same, or the baseline is none of the rows.
+    """
+    students: dict[StudentConfig, Student] = {}
+    arms: list[tuple[str | None, Settings]] = [*sweep.arms.items()] or [(None, {})]
+    for (arm, settings_of_arm), values in itertools.product(arms, itertools.product(*sweep.grid.values())):
+        varied = dict(zip(sweep.grid, values, strict=True))
+        settings = {**sweep.base, **settings_of_arm, **varied}
+        shown = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in varied.items()}
+        row = ",".join([*filter(None, [arm]), *(f"{key}={value}" for key, value in shown.items() if key != SEED)])
+        name, row, options = _folder_name(arm, varied, shown), row or ONLY_RUN, command_line(settings)
+        try:
+            config = read(options)
+        except UsageError as error:
+            raise UsageError(f"{sweep.file}: the run {row} would be refused: {error}") from error
+        if config in students:
+            raise UsageError(
+                f"{sweep.file}: the runs {students[config].name} and {name} have the same settings. Leave one of them "
+                "out."
+            )
+        students[config] = Student(name, row, settings, options, config, Path(sweep.output) / name)
+    rows = rows_of([*students.values()])
+    if sweep.baseline is not None and sweep.baseline not in rows:
+        raise UsageError(
+            f"{sweep.file}: baseline {sweep.baseline!r} is none of the rows. Write one of {'; '.join(rows)}."
+        )
+    return [*students.values()]
+
+
+def rows_of(students: Sequence[Student]) -> list[str]:
+    """The rows of the table, in the order of the students."""
+    return list(dict.fromkeys(student.row for student in students))
+
+
+def command_line(settings: Settings) -> tuple[str, ...]:
+    """Settings as options of student-train."""
+    arguments: list[str] = []
+    for key, value in settings.items():
+        if value is not False:
+            arguments.append("--" + key.replace("_", "-"))
+            arguments.extend([] if value is True else [str(value)])
+    return tuple(arguments)
+
+
+def _folder_name(arm: str | None, varied: Settings, shown: Mapping[str, str]) -> str:
+    parts = [] if arm is None else [_sanitised(arm)]
+    for key, value in varied.items():
+        parts.append(f"{key}={_sanitised(shown[key]) if isinstance(value, str) else shown[key]}")
+    name = ",".join(parts) or ONLY_RUN
+    # The log beside the folder must not be the sweep's own.
+    fits = len(name) <= _NAME_MAX and f"{name}.log" != LOG_FILE
+    return name if fits else f"{name[: _NAME_MAX - 9]}~{_digest(name)}"
+
+
+def _sanitised(text: str) -> str:
+    """A text as a part of a file's name: a ramp's colons become ~, other signs give way to - and a digest is added.
+
+    It has no dot, so that no name can be that of a file beside another run.
+    """
+    if re.fullmatch(r"[0-9.:e+-]*[0-9]", text) and not text.startswith((".", "-")):
+        return text.replace(":", "~")
+    kept = re.sub(r"[^A-Za-z0-9_+-]+", "-", text).lstrip("-")
+    return kept if kept == text else f"{kept}~{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,18 +1,18 @@
-"""What came out of a sweep: of each run, of each row over its seeds, and against the baseline."""
+"""The results of a sweep: the scores of each run, rows over seeds, differences to the baseline, and their tables."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.experiments.sweep_file import ScoredText
-from kdcache.experiments.sweep_folders import Checker, Student, read_record
-from kdcache.experiments.sweep_grid import rows_of
+from kdcache.experiments.sweep_file import ScoredText, Settings, Student, SweepConfig, rows_of
+from kdcache.experiments.sweep_folders import Checker, read_record
 from kdcache.files.atomic import file_sha256, replace_file
 from kdcache.files.run_records import RUN_FILE, versions
 from kdcache.files.strict_json import read_json, readable_json
@@ -23,48 +23,44 @@ from kdcache.student.fingerprints import WEIGHTS_FILE
 from kdcache.text.lines import read_sentences
 
 VALIDATION = "valid_nll"
+EMPTY = "–"
 # The packages that compute scores; sacreBLEU draws its resamples with NumPy's generator.
 _SCORING = frozenset({"sacrebleu", "rouge-score", "numpy"})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished run.
+    """A finished run, as `results.json` has it.
 
     Attributes:
-        student: the run and its folder.
-        exported_steps: whose parameters, or their mean, the student has.
+        name, row, seed, settings: of the run.
+        folder: the name of its folder.
+        command: the command that trains it.
+        exported_steps: the steps whose parameters, or their mean, the student has.
+        valid_nll: validation loss of what was exported, in nats a target, or None.
+        scores: for each text the scores of `score_corpus`, as JSON.
+        cache: root hash of the cache; `student`: SHA-256 of the student's weights.
         seconds: of its training, without what was trained before an interruption.
-        cache: the root hash of the cache; `weights`: SHA-256 of the student's file of weights.
-        values: by column: the validation loss of what was exported, in nats a target, and each text's scores.
-        scores: by text what `score_corpus` found, as JSON.
     """
 
-    student: Student
-    exported_steps: tuple[int, ...]
-    seconds: float
-    cache: str
-    weights: str
-    values: dict[str, float]
+    name: str
+    row: str
+    seed: int
+    settings: Settings
+    folder: str
+    command: list[str]
+    exported_steps: list[int]
+    valid_nll: float | None
     scores: dict[str, list[dict[str, Any]]]
+    cache: str
+    student: str
+    seconds: float
 
-    def as_json(self) -> dict[str, Any]:
-        """The entry of `results.json`."""
-        run = self.student.run
-        return {
-            "name": run.name,
-            "row": run.row,
-            "seed": run.seed,
-            "settings": run.settings,
-            "folder": self.student.folder.name,
-            "command": ["kdcache", *self.student.arguments],
-            "exported_steps": list(self.exported_steps),
-            VALIDATION: self.values.get(VALIDATION),
-            "scores": self.scores,
-            "cache": self.cache,
-            "student": self.weights,
-            "seconds": self.seconds,
-        }
+    @property
+    def values(self) -> dict[str, float]:
+        """The validation loss and all scores, by column of the table."""
+        loss = {} if self.valid_nll is None else {VALIDATION: self.valid_nll}
+        return loss | {f"{text} {one['name']}": one["value"] for text, scores in self.scores.items() for one in scores}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +77,19 @@ class Spread:
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, len(values))
 
+    def text(self, column: str, sign: str = "") -> str:
+        """`28.31 ± 0.42`; the second number is missing for one seed. `sign` is that of format specifications."""
+        digits = 4 if column == VALIDATION else 2
+        mean = f"{self.mean:{sign}.{digits}f}"
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
+
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """A row against the baseline.
 
     Attributes:
-        row, column: which.
+        row, column: which value is compared.
         spread: of the differences, row - baseline, between runs of the same seed.
         p_value: of the paired bootstrap test on the outputs of all these seeds, one behind the other; None where
             there is no such test.
@@ -99,15 +101,10 @@ class Contrast:
     p_value: float | None
 
 
-def column_of(text: ScoredText, metric: str) -> str:
-    """The column of a metric on a text."""
-    return f"{text.name} {metric}"
-
-
 def collect(
     students: Sequence[Student], texts: Sequence[ScoredText], checker: Checker, stop: StopRequest
 ) -> list[Outcome]:
-    """The finished runs among `students`, those scored that are not yet.
+    """The finished runs; the texts of those that have no scores yet are scored.
 
     Raises:
         StoppedError: a signal asked to stop.
@@ -123,20 +120,26 @@ def collect(
 
 def _outcome(student: Student, texts: Sequence[ScoredText]) -> Outcome:
     place = student.folder / RUN_FILE
-    record: Any = read_record(place)
+    record = read_record(place)
     try:
         result = record["result"]
-        averaged = result["averaged_valid_nll"]
-        loss = result["valid_nll"] if averaged is None else averaged
-        steps = tuple(int(one) for one in result["exported_steps"])
-        seconds, cache = float(result["seconds"]), str(record["inputs"]["cache"])
-        values = {} if loss is None else {VALIDATION: float(loss)}
+        loss = result["valid_nll"] if result["averaged_valid_nll"] is None else result["averaged_valid_nll"]
+        return Outcome(
+            name=student.name,
+            row=student.row,
+            seed=student.config.training.seed,
+            settings=student.settings,
+            folder=student.folder.name,
+            command=["kdcache", *student.arguments],
+            exported_steps=[int(step) for step in result["exported_steps"]],
+            valid_nll=None if loss is None else float(loss),
+            scores={text.name: _scores(student, text) for text in texts},
+            cache=str(record["inputs"]["cache"]),
+            student=file_sha256(student.folder / WEIGHTS_FILE),
+            seconds=float(result["seconds"]),
+        )
     except (TypeError, KeyError, ValueError) as error:
         raise CorruptError(f"{place}: not the record of a finished student ({error}). Move its folder away.") from error
-    scores = {text.name: _scores(student, text) for text in texts}
-    for text in texts:
-        values.update({column_of(text, one["name"]): one["value"] for one in scores[text.name]})
-    return Outcome(student, steps, seconds, cache, file_sha256(student.folder / WEIGHTS_FILE), values, scores)
 
 
 def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
@@ -151,69 +154,110 @@ def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
         "seed": bootstrap_seed(),
         "versions": {name: version for name, version in versions().items() if name in _SCORING},
     }
-    if kept.exists():
-        before = read_json(kept)
-        if isinstance(before, dict) and before.get("made_of") == made_of and isinstance(before.get("scores"), list):
-            return list(before["scores"])
+    before = read_json(kept) if kept.exists() else None
+    if isinstance(before, dict) and before.get("made_of") == made_of and isinstance(before.get("scores"), list):
+        return list(before["scores"])
     references = [read_sentences(Path(path)) for path in text.references]
-    found = score_corpus(read_sentences(hypotheses), references, text.metrics, lowercase=text.lowercase)
-    scores = [dataclasses.asdict(one) for one in found]
-    replace_file(kept, readable_json({"made_of": made_of, "scores": scores}))
-    return scores
-
-
-def columns_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """All columns that any run has a value for, in the order in which they appear."""
-    return list(dict.fromkeys(column for one in outcomes for column in one.values))
+    scores = score_corpus(read_sentences(hypotheses), references, text.metrics, lowercase=text.lowercase)
+    content = [dataclasses.asdict(score) for score in scores]
+    replace_file(kept, readable_json({"made_of": made_of, "scores": content}))
+    return content
 
 
 def spreads(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Spread]]:
     """Each row's values over its seeds, by row and column."""
-    table: dict[str, dict[str, Spread]] = {}
-    for row in rows_of([one.student.run for one in outcomes]):
-        own = [one for one in outcomes if one.student.run.row == row]
-        table[row] = {
-            column: Spread.of([one.values[column] for one in own if column in one.values]) for column in columns_of(own)
-        }
-    return table
+    table: dict[str, dict[str, list[float]]] = {}
+    for outcome in outcomes:
+        columns = table.setdefault(outcome.row, {})
+        for column, value in outcome.values.items():
+            columns.setdefault(column, []).append(value)
+    return {row: {column: Spread.of(values) for column, values in columns.items()} for row, columns in table.items()}
 
 
-def contrasts(
-    outcomes: Sequence[Outcome], baseline: str, texts: Sequence[ScoredText], stop: StopRequest
-) -> list[Contrast]:
-    """Every row against the baseline, seed by seed; seeds that only one of them has are left out.
+def contrasts(outcomes: Sequence[Outcome], sweep: SweepConfig, stop: StopRequest) -> list[Contrast]:
+    """Every row against the baseline, seed by seed; seeds that only one of the two has are left out.
 
     Raises:
         StoppedError: a signal asked to stop.
     """
-    by_row: dict[str, dict[int, Outcome]] = {}
-    for one in outcomes:
-        by_row.setdefault(one.student.run.row, {})[one.student.run.seed] = one
-    base = by_row.pop(baseline, {})
+    base = {outcome.seed: outcome for outcome in outcomes if outcome.row == sweep.baseline}
     found = []
-    for row, own in by_row.items():
-        pairs = [(own[seed], base[seed]) for seed in own if seed in base]
-        for column in columns_of([one for pair in pairs for one in pair]):
+    for row in dict.fromkeys(outcome.row for outcome in outcomes if outcome.row != sweep.baseline):
+        pairs = [(new, base[new.seed]) for new in outcomes if new.row == row and new.seed in base]
+        for column in dict.fromkeys(column for pair in pairs for outcome in pair for column in outcome.values):
             stop.check()
-            both = [pair for pair in pairs if all(column in one.values for one in pair)]
+            both = [pair for pair in pairs if all(column in outcome.values for outcome in pair)]
             if both:
                 spread = Spread.of([new.values[column] - old.values[column] for new, old in both])
-                found.append(Contrast(row, column, spread, _p_value(column, both, texts)))
+                found.append(Contrast(row, column, spread, _p_value(column, both, sweep)))
     return found
 
 
-def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], texts: Sequence[ScoredText]) -> float | None:
-    text = next((one for one in texts if column.startswith(column_of(one, ""))), None)
+def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], sweep: SweepConfig) -> float | None:
+    name, _, metric = column.partition(" ")
+    text = next((text for text in sweep.tests if text.name == name and metric), None)
     if text is None:
         return None
-    new, old = ([line for pair in pairs for line in _lines(pair[side], text)] for side in (0, 1))
+    output = Path(sweep.output)
+    new, old = (
+        [line for one in side for line in read_sentences(output / f"{one.folder}.{text.name}.txt")]
+        for side in zip(*pairs, strict=True)
+    )
     references = [read_sentences(Path(path)) * len(pairs) for path in text.references]
-    metric = column.removeprefix(column_of(text, ""))
     try:
         return compare(new, old, references, metric, lowercase=text.lowercase).p_value
     except UsageError:
         return None  # a metric without such a test
 
 
-def _lines(outcome: Outcome, text: ScoredText) -> list[str]:
-    return read_sentences(outcome.student.hypotheses(text))
+def value_rows(students: Sequence[Student], outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """The table of means and standard deviations; the first row is the header."""
+    table = spreads(outcomes)
+    columns = list(dict.fromkeys(column for values in table.values() for column in values))
+    planned, finished = (Counter(one.row for one in runs) for runs in (students, outcomes))
+    rows = [("settings", "seeds", *map(heading, columns))]
+    for row in rows_of(students):
+        seeds = f"{planned[row]}" if finished[row] == planned[row] else f"{finished[row]} of {planned[row]}"
+        values = table.get(row, {})
+        rows.append((row, seeds, *(values[one].text(one) if one in values else EMPTY for one in columns)))
+    return rows
+
+
+def contrast_rows(differences: Sequence[Contrast]) -> list[tuple[str, ...]]:
+    """The table of differences to the baseline; the first row is the header."""
+    rows: list[tuple[str, ...]] = [("settings", "metric", "difference", "seeds", "p")]
+    for one in differences:
+        p_value = EMPTY if one.p_value is None else f"{one.p_value:.3f}"
+        rows.append((one.row, heading(one.column), one.spread.text(one.column, "+"), f"{one.spread.n}", p_value))
+    return rows
+
+
+def heading(column: str) -> str:
+    """A column's name for people."""
+    return "validation loss" if column == VALIDATION else column
+
+
+def runs_text(count: int) -> str:
+    """A number of runs: `1 run`, `2 runs`."""
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def notes(outcomes: Sequence[Outcome], baseline: str | None) -> list[str]:
+    """Sentences that explain the numbers, and the signatures of the metrics; `baseline` is None without contrasts."""
+    sentences = [
+        "Mean ± sample standard deviation over seeds. The validation loss is in nats a target, of what was exported."
+    ]
+    if baseline is not None:
+        sentences.append(
+            f"Differences are those to {baseline}, between runs of the same seed. p is that of sacreBLEU's paired "
+            "bootstrap test over the test sentences, which counts one tail, with the outputs of all these seeds one "
+            "behind the other. It covers the choice of sentences, not that of the seeds, and takes the outputs of "
+            "several seeds for one sentence as independent, which makes it rather too small; the deviation of the "
+            "difference says what the seed does."
+        )
+    columns: dict[str, dict[str, None]] = {}
+    for outcome in outcomes:
+        for text, scores in outcome.scores.items():
+            for score in scores:
+                columns.setdefault(score["signature"], {})[f"{text} {score['name']}"] = None
+    return [*sentences, *(f"{', '.join(names)}: {signature}" for signature, names in columns.items())]

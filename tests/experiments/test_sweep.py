@@ -11,9 +11,8 @@ from conftest import ROOT
 from sweeps import BASE, TEST, names, read, runs_of
 
 from kdcache.errors import DataError, UsageError
-from kdcache.experiments.sweep_file import ScoredText
-from kdcache.experiments.sweep_grid import command_line
-from kdcache.experiments.sweep_places import places
+from kdcache.experiments.run_sweep import divide
+from kdcache.experiments.sweep_file import ScoredText, command_line
 from kdcache.losses.objective_config import Ramp
 
 # The file
@@ -105,11 +104,15 @@ def test_the_grid_by_hand(tmp_path: Path) -> None:
         "bucket,alpha=1:0.5:20",
     ]
     last = runs[-1]
-    assert shlex.join(last.arguments) == (
+    assert shlex.join(last.options) == (
         "--cache cache --valid-source valid.src --valid-target valid.tgt --device cpu --max-tokens 200 "
         "--objective bucket --alpha 1:0.5:20 --seed 2"
     )
-    assert (last.seed, last.config.objective.alpha, last.config.objective.name) == (2, Ramp(1.0, 0.5, 20), "bucket")
+    assert (last.config.training.seed, last.config.objective.alpha, last.config.objective.name) == (
+        2,
+        Ramp(1.0, 0.5, 20),
+        "bucket",
+    )
     assert (last.config.cache, last.config.training.max_tokens, runs[0].config.training.max_tokens) == (
         "cache",
         200,
@@ -193,12 +196,12 @@ def test_a_machine_is_divided(
     expected: tuple[int, str, list[str] | None],
 ) -> None:
     """One run for each GPU, or as many as cores and threads allow; threads times runs are the cores."""
-    found = places(jobs, runs, gpus, cores, {"OMP_NUM_THREADS": given})
+    found = divide(jobs, runs, gpus, cores, {"OMP_NUM_THREADS": given})
     count, threads, devices = expected
     assert len(found.environments) == count
     assert {one["OMP_NUM_THREADS"] for one in found.environments} == {threads}
     assert [one.get("CUDA_VISIBLE_DEVICES") for one in found.environments] == (devices or [None] * count)
-    assert f"{count} at a time" in found.words
+    assert f"{count} at a time" in found.description
 
 
 def test_the_example_in_the_documents_is_a_sweep(tmp_path: Path) -> None:

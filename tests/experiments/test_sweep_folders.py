@@ -12,8 +12,8 @@ from caches import make_plan, write_cache
 from sweeps import BASE, TEST, read, results, runs_of, write_inputs
 
 from kdcache.experiments.run_sweep import run_sweep
-from kdcache.experiments.sweep_file import ScoredText, SweepConfig
-from kdcache.experiments.sweep_folders import Checker, Student, find_students
+from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig
+from kdcache.experiments.sweep_folders import Checker, find_folders
 from kdcache.experiments.sweep_report import write_report
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import Run, file_run, folder_run
@@ -51,12 +51,12 @@ def sweep_of(folder: Path, arms: Arms) -> SweepConfig:
 
 def find(folder: Path, arms: Arms) -> tuple[list[Student], int]:
     sweep = sweep_of(folder, arms)
-    return find_students(sweep, runs_of(sweep), Checker())
+    return find_folders(sweep, runs_of(sweep), Checker())
 
 
 def finish(student: Student) -> None:
     """Leave what student-train leaves, with weights that nobody opens."""
-    config = student.run.config
+    config = student.config
     run = folder_run(student.folder, "student-train", config, open_inputs(config)[2])
     (student.folder / WEIGHTS_FILE).write_bytes(b"weights")
     run.finish(FitResult(4, (4,), None, None, 2.0, 0.1).record())
@@ -68,7 +68,7 @@ def finished(folder: Path, arms: Arms) -> None:
 
 
 def folders(students: list[Student]) -> dict[str, str]:
-    return {one.run.name: one.folder.name for one in students}
+    return {one.name: one.folder.name for one in students}
 
 
 def test_a_run_with_another_cache_gets_another_folder(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_runs_are_told_apart_by_the_students_that_they_start_from(folder: Path) 
     def found(*arms: tuple[str, str]) -> tuple[list[Student], dict[str, str]]:
         parts = (f"[[arms]]\nname = {name!r}\nstart_from = {start!r}" for name, start in arms)
         sweep = read(folder, BASE, *parts)
-        students = find_students(sweep, runs_of(sweep), Checker())[0]
+        students = find_folders(sweep, runs_of(sweep), Checker())[0]
         return students, folders(students)
 
     for name in ("s", "t"):
@@ -134,10 +134,10 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
     base = BASE.replace("max_tokens", "micro_tokens = 100\nmax_tokens")
     arms = "[[arms]]\nname = 'a'\n[[arms]]\nname = 'b'\nmicro_tokens = 200"
     sweep = read(folder, base, arms)
-    for student in find_students(sweep, runs_of(sweep), Checker())[0]:
+    for student in find_folders(sweep, runs_of(sweep), Checker())[0]:
         finish(student)
     sweep = read(folder, base, "[[arms]]\nname = 'x'\nmicro_tokens = 200\n[[arms]]\nname = 'y'")
-    students, _ = find_students(sweep, runs_of(sweep), Checker())
+    students, _ = find_folders(sweep, runs_of(sweep), Checker())
     assert folders(students) == {"x": "b", "y": "a"}
 
 
@@ -163,7 +163,7 @@ def test_seeds_are_counted_without_any_number(folder: Path) -> None:
     for seeds, said in (("[1, 2]", "2"), ("[1, 2, 3]", "2 of 3")):
         sweep = read(folder, base, f"[grid]\nseed = {seeds}")
         checker = Checker()
-        students, others = find_students(sweep, runs_of(sweep), checker)
+        students, others = find_folders(sweep, runs_of(sweep), checker)
         for student in students[:2]:
             finish(student)
         table = write_report(sweep, students, others, checker, StopRequest())
@@ -181,7 +181,7 @@ def begin_writing(student: Student) -> Run:
     """Leave a text and the record of a `kdcache generate` that has not finished."""
     output = student.hypotheses(TEXT)
     inputs = {"source": text_sha256(read_sentences(Path(TEXT.source))), **student_prints(student.folder)}
-    run = file_run(output, "generate", student.search(TEXT), inputs)
+    run = file_run(output, "generate", student.generation(TEXT), inputs)
     output.write_text("".join(f"{line}\n" for line in LINES))
     return run
 
@@ -211,7 +211,7 @@ def test_an_edited_text_is_not_the_students(folder: Path) -> None:
 def test_scores_of_another_scorer_are_made_anew(folder: Path) -> None:
     """Kept scores are taken while nothing changed, and made anew where another version of a scorer made them."""
     sweep = read(folder, BASE, TEST)
-    (student,) = find_students(sweep, runs_of(sweep), Checker())[0]
+    (student,) = find_folders(sweep, runs_of(sweep), Checker())[0]
     finish(student)
     write(student)
     run_sweep(sweep, runs_of(sweep))

@@ -9,9 +9,7 @@ import pytest
 from sweeps import BASE, TEST, read, runs_of
 
 from kdcache.errors import UsageError
-from kdcache.experiments.run_sweep import CONSOLE, check_texts
-from kdcache.experiments.sweep_folders import Student
-from kdcache.experiments.sweep_forecast import time_of_all
+from kdcache.experiments.run_sweep import CONSOLE, check_texts, time_of_all
 from kdcache.files.run_records import LOG_FILE
 from kdcache.student.generate_config import GenerateConfig
 
@@ -79,5 +77,5 @@ def test_no_run_shares_the_log_of_the_sweep(tmp_path: Path) -> None:
     """An arm called like the sweep's own log has another name for its folder and its files; its row keeps the name."""
     (run,) = runs_of(read(tmp_path, BASE, "[[arms]]\nname = 'kdcache'"))
     assert run.row == "kdcache"
-    assert Student(run, tmp_path / run.name).beside(CONSOLE) != tmp_path / LOG_FILE
+    assert run.beside(CONSOLE).name != LOG_FILE
     assert run.name.startswith("kdcache~")

@@ -9,11 +9,12 @@ import unicodedata
 
 import pytest
 from pages import HOSTILE, Page, check_sound
-from sweeps import report_of
+from sweeps import page_of_sweep
 
-from kdcache.experiments.sweep_chart import Line, legend, mean_lines, palette, picture
-from kdcache.experiments.sweep_page import page
+from kdcache.experiments.sweep_file import Student
+from kdcache.experiments.sweep_report import legend, mean_curves, palette, picture
 from kdcache.experiments.sweep_results import Outcome
+from kdcache.pictures.curves import read_curves
 
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "main", "section", "h1", "h2", "p", "div", "pre", "ul", "li"),
@@ -31,21 +32,28 @@ def shown(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cn") else sign for sign in text)
 
 
-def renamed(one: Outcome, text: str) -> Outcome:
+def renamed(one: tuple[Student, Outcome], text: str) -> tuple[Student, Outcome]:
     """The same with `text` for the names of run and row, and as an argument of its command."""
-    run = dataclasses.replace(one.student.run, name=text, row=text, arguments=("--cache", text))
-    return dataclasses.replace(one, student=dataclasses.replace(one.student, run=run))
+    student, outcome = one
+    return (
+        dataclasses.replace(student, name=text, row=text, options=("--cache", text)),
+        dataclasses.replace(outcome, name=text, row=text),
+    )
 
 
-def test_the_page_has_everything(outcomes: list[Outcome]) -> None:
+def curves_of(students: list[Student]) -> dict[str, list[tuple[int, float]]]:
+    """The mean curves of the students' rows."""
+    return mean_curves([(one.row, dict(read_curves([one.folder], "valid_nll")[0].known)) for one in students])
+
+
+def test_the_page_has_everything(students: list[Student], outcomes: list[Outcome]) -> None:
     """The page needs nothing from elsewhere, runs no code, and has each run, its command and each row's curve."""
-    students = [one.student for one in outcomes]
-    found = check_sound(page(report_of(outcomes), students, outcomes[:-1], others=3), scripts=())
+    found = check_sound(page_of_sweep(students, outcomes[:-1], "<i>.toml", others=3), scripts=())
     assert {tag for tag, _ in found.elements} == TAGS
     text = texts_of(found)
-    for one in outcomes:
-        assert one.student.run.name in text
-        assert shlex.join(["kdcache", *one.student.arguments]) in found.texts["pre"]
+    for one in students:
+        assert one.name in text
+        assert shlex.join(["kdcache", *one.arguments]) in found.texts["pre"]
     assert found.texts["h1"] == ["<i>.toml"]
     assert "4 of 5 runs are finished" in text
     assert "not finished" in text
@@ -57,10 +65,10 @@ def test_the_page_has_everything(outcomes: list[Outcome]) -> None:
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<script>\x1b[31m</script>\x00"])
-def test_hostile_names_stay_text(outcomes: list[Outcome], text: str) -> None:
+def test_hostile_names_stay_text(finished: list[tuple[Student, Outcome]], text: str) -> None:
     """Markup and control characters in the names of file, runs and rows are shown wherever they stand, not obeyed."""
-    enemies = [*outcomes[:3], *(renamed(one, text) for one in outcomes[3:])]
-    written = page(report_of(enemies, text, text), [one.student for one in enemies], enemies[:-1], others=0)
+    enemies = [*finished[:3], *(renamed(one, text) for one in finished[3:])]
+    written = page_of_sweep([student for student, _ in enemies], [outcome for _, outcome in enemies][:-1], text)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe]", written)
     found = check_sound(written, scripts=())
     assert {tag for tag, _ in found.elements} == TAGS
@@ -74,19 +82,19 @@ def test_hostile_names_stay_text(outcomes: list[Outcome], text: str) -> None:
     assert safe in str(found.all("svg")[0]["aria-label"])
 
 
-def test_curves_are_means_at_common_steps(outcomes: list[Outcome]) -> None:
+def test_curves_are_means_at_common_steps(students: list[Student]) -> None:
     """A row's curve is the mean of its runs at the steps that all of them have."""
-    (outcomes[0].student.folder / "metrics.jsonl").write_text(
+    (students[0].folder / "metrics.jsonl").write_text(
         '{"step": 20, "valid_nll": 1.0}\n{"step": 30, "valid_nll": 1.0}\n'
     )
-    plain, odd = mean_lines([one.student for one in outcomes])
-    assert plain.points == ((20, pytest.approx((1.0 + 2.7 + 9.5) / 3)),)
-    assert odd.points == ((10, 2.5), (20, 2.0), (40, 1.75))
+    plain, odd = curves_of(students).values()
+    assert plain == [(20, pytest.approx((1.0 + 2.7 + 9.5) / 3))]
+    assert odd == [(10, 2.5), (20, 2.0), (40, 1.75)]
 
 
 def test_curves_lie_where_the_axes_say() -> None:
     """A value lies on the grid line with its name, a step above its mark; what is cut off lies above the picture."""
-    found = Page(picture([Line("a", ((0, 90.0), (10, 2.4), (20, 2.0), (40, 1.8)))]))
+    found = Page(picture({"a": [(0, 90.0), (10, 2.4), (20, 2.0), (40, 1.8)]}))
     (curve,) = found.all("polyline")
     places = [[float(one) for one in point.split(",")] for point in str(curve["points"]).split()]
     names = dict(zip(found.texts["text"], found.all("text"), strict=True))
@@ -102,13 +110,14 @@ def test_curves_lie_where_the_axes_say() -> None:
     assert group["clip-path"] == f"url(#{found.all('clippath')[0]['id']})"
 
 
-def test_many_curves_are_told_apart(outcomes: list[Outcome]) -> None:
+def test_many_curves_are_told_apart(students: list[Student]) -> None:
     """32 lines differ in colour or dashes, the legend has the same, and each has a rule for light and for dark."""
-    (line,) = mean_lines([outcomes[3].student])
-    kinds = [one["class"] for one in Page(picture([line] * 33)).all("polyline")]
+    (line,) = curves_of(students[3:4]).values()
+    lines = {f"row {number}": line for number in range(33)}
+    kinds = [one["class"] for one in Page(picture(lines)).all("polyline")]
     assert len(set(kinds)) == 32
     assert kinds[32] == kinds[0]
-    keys = [one["class"] for one in Page("".join(drawn for drawn, _ in legend([line] * 33))).all("line")]
+    keys = [one["class"] for one in Page("".join(drawn for drawn, _ in legend(lines))).all("line")]
     assert keys == kinds
     style = palette()
     classes = {one for kind in kinds for one in str(kind).split()} - {"curve", "d0"}

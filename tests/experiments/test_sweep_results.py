@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from sweeps import ODD, REFERENCE, TEXT, WORSE, report_of
+from sweeps import ODD, REFERENCE, SWEEP, WORSE
 
-from kdcache.experiments.sweep_results import Outcome, Spread, contrasts
-from kdcache.experiments.sweep_table import contrast_cells, markdown, value_cells
+from kdcache.experiments.sweep_file import Student
+from kdcache.experiments.sweep_report import markdown_page
+from kdcache.experiments.sweep_results import Outcome, Spread, contrast_rows, contrasts, notes, value_rows
 from kdcache.process.signals import StopRequest
 from kdcache.scoring.score_corpus import compare
 
@@ -19,9 +20,9 @@ def test_mean_and_deviation_by_hand() -> None:
     assert Spread.of([4.0]) == Spread(4.0, None, 1)
 
 
-def test_rows_are_means_over_seeds(outcomes: list[Outcome]) -> None:
+def test_rows_are_means_over_seeds(students: list[Student], outcomes: list[Outcome]) -> None:
     """Each row has mean, deviation and number of its seeds, written with the digits of its kind."""
-    rows = value_cells(report_of(outcomes))
+    rows = value_rows([*students, students[-1], students[-1]], outcomes)
     assert rows[0] == ("settings", "seeds", "validation loss", "t bleu")
     deviation = statistics.stdev([10.0, 14.0, 99.0])
     assert rows[1] == ("plain", "3", "4.4000 ± 3.9850", f"41.00 ± {deviation:.2f}")
@@ -30,25 +31,26 @@ def test_rows_are_means_over_seeds(outcomes: list[Outcome]) -> None:
 
 def test_differences_pair_seeds_and_pool_outputs(outcomes: list[Outcome]) -> None:
     """Differences are between equal seeds only, and p is that of the test on the lines of both seeds together."""
-    loss, bleu = contrasts(outcomes, "plain", [TEXT], StopRequest())
+    loss, bleu = contrasts(outcomes, SWEEP, StopRequest())
     assert (bleu.row, bleu.column, bleu.spread) == (ODD, "t bleu", Spread(2.0, pytest.approx(2**0.5), 2))
     whole = compare([*REFERENCE, *WORSE], [*WORSE, *WORSE], [REFERENCE * 2], "bleu")
     assert bleu.p_value == whole.p_value
     assert whole.p_value < 0.2
     assert loss.spread == Spread(pytest.approx(-0.6), pytest.approx(0.2 / 2**0.5), 2)
     assert loss.p_value is None
-    _, one_seed = contrasts([outcomes[0], *outcomes[2:]], "plain", [TEXT], StopRequest())
+    _, one_seed = contrasts([outcomes[0], *outcomes[2:]], SWEEP, StopRequest())
     assert one_seed.spread == Spread(3.0, None, 1)
-    cells = contrast_cells(report_of(outcomes))
+    cells = contrast_rows([loss, bleu])
     assert cells[1:] == [
         (ODD, "validation loss", "-0.6000 ± 0.1414", "2", "–"),
         (ODD, "t bleu", "+2.00 ± 1.41", "2", f"{bleu.p_value:.3f}"),
     ]
 
 
-def test_markdown_is_escaped(outcomes: list[Outcome]) -> None:
+def test_markdown_is_escaped(students: list[Student], outcomes: list[Outcome]) -> None:
     """Every line of a table has its number of cells, and no tag and no code of a name gets through."""
-    text = markdown(report_of(outcomes))
+    compared = contrast_rows(contrasts(outcomes, SWEEP, StopRequest()))
+    text = markdown_page("<i>.toml", "plain", value_rows(students, outcomes), compared, notes(outcomes, "plain"))
     assert "<b>" not in text
     assert "&lt;b&gt;&amp;'\"\\|\\`" in text
     table = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]

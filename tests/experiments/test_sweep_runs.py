@@ -52,7 +52,7 @@ def test_a_failing_run_stops_no_other(first: tuple[Path, SweepResult]) -> None:
     folder, result = first
     (failure,) = result.failures
     assert failure.name == "broken"
-    assert failure.words == "student-train, exit code 2"
+    assert failure.reason == "student-train, exit code 2"
     assert "--topk must be between 1 and the 4 that the cache holds, not 99" in failure.lines[-1]
     found = results(folder)
     assert found["unfinished"] == ["broken"]

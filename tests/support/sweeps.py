@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from typing import Any
 from caches import LINES, make_plan, write_cache
 
 from kdcache.cli.sweep import read_student, student_options
-from kdcache.experiments.sweep_file import ScoredText, SweepConfig, read_sweep
-from kdcache.experiments.sweep_folders import Student
-from kdcache.experiments.sweep_grid import Run, expand
-from kdcache.experiments.sweep_results import Outcome, contrasts, spreads
-from kdcache.experiments.sweep_table import Report
+from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig, expand, read_sweep
+from kdcache.experiments.sweep_report import sweep_page
+from kdcache.experiments.sweep_results import Outcome, contrast_rows, contrasts, notes, value_rows
 from kdcache.process.signals import StopRequest
 
 BASE = """
@@ -54,7 +51,7 @@ def read(folder: Path, *parts: str) -> SweepConfig:
     return read_sweep(write_file(folder, *parts), student_options())
 
 
-def runs_of(sweep: SweepConfig) -> list[Run]:
+def runs_of(sweep: SweepConfig) -> list[Student]:
     """The runs of a sweep."""
     return expand(sweep, read_student)
 
@@ -67,7 +64,7 @@ def results(folder: Path) -> dict[str, Any]:
     return content
 
 
-def names(runs: Sequence[Run]) -> list[str]:
+def names(runs: Sequence[Student]) -> list[str]:
     """Names of the runs' folders."""
     return [run.name for run in runs]
 
@@ -80,22 +77,32 @@ WORSE = [line.replace("lazy", "old") if number % 2 else line for number, line in
 ODD = "<b>&'\"|`"
 
 
-def outcome(folder: Path, row: str, seed: int, bleu: float, loss: float, written: Sequence[str]) -> Outcome:
+SWEEP = SweepConfig(Path("<i>.toml"), ".", {}, {}, {}, (TEXT,), "plain")
+
+
+def student_of(folder: Path, row: str, seed: int) -> Student:
+    """A student of a row, in a folder called like its run but for the odd row."""
+    arguments = ("--cache", "c", "--seed", str(seed), "--device", "cpu")
+    place = folder / f"{'odd' if row == ODD else row},seed={seed}"
+    return Student(f"{row},seed={seed}", row, {"seed": seed}, arguments, read_student(arguments), place)
+
+
+def outcome(student: Student, bleu: float, loss: float, written: Sequence[str]) -> Outcome:
     """A finished run with this validation loss and this score of what it has written."""
-    config = read_student(["--cache", "c", "--seed", str(seed), "--device", "cpu"])
-    run = Run(f"{row},seed={seed}", row, {"seed": seed}, ("--cache", "c", "--seed", str(seed)), config)
-    student = Student(run, folder / f"{'odd' if row == ODD else row},seed={seed}")
     student.folder.mkdir()
     student.hypotheses(TEXT).write_text("".join(f"{line}\n" for line in written))
     lines = (f'{{"step": {step}, "valid_nll": {loss + 10 / step}}}\n' for step in (10, 20, 40))
     (student.folder / "metrics.jsonl").write_text("".join(lines))
     scores = {"t": [{"name": "bleu", "value": bleu, "signature": "nrefs:1|x"}]}
-    return Outcome(student, (40,), 61.0, "root", "ab" * 32, {"valid_nll": loss, "t bleu": bleu}, scores)
+    name, row, seed = student.name, student.row, student.config.training.seed
+    command = ["kdcache", *student.arguments]
+    files = ("root", "ab" * 32, 61.0)
+    return Outcome(name, row, seed, student.settings, student.folder.name, command, [40], loss, scores, *files)
 
 
-def report_of(outcomes: Sequence[Outcome], odd: str = ODD, title: str = "<i>.toml") -> Report:
-    """The report on two rows, of which `odd` lacks two of its four seeds."""
-    found = contrasts(outcomes, "plain", [TEXT], StopRequest())
-    planned, finished = {"plain": 3, odd: 4}, dict(Counter(one.student.run.row for one in outcomes))
-    values, metrics = spreads(outcomes), {"t bleu": "nrefs:1|x"}
-    return Report(title, ["plain", odd], planned, finished, values, found, "plain", metrics)
+def page_of_sweep(students: Sequence[Student], outcomes: Sequence[Outcome], title: str, others: int = 0) -> str:
+    """The page on these students, of which some are finished."""
+    compared = contrasts(outcomes, SWEEP, StopRequest())
+    values = value_rows(students, outcomes)
+    said = notes(outcomes, "plain")
+    return sweep_page(title, "plain", values, contrast_rows(compared), said, students, outcomes, others)
