@@ -30,15 +30,14 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
       kdcache sweep sweep.toml --jobs 2
     """
     from kdcache.experiments.run_sweep import forecast_sweep, run_sweep
-    from kdcache.experiments.sweep_file import expand, read_sweep
+    from kdcache.experiments.sweep_file import read_sweep
 
-    config = read_sweep(Path(file), student_options())
-    students = expand(config, read_student)
+    config = read_sweep(Path(file), student_options(), read_student)
     quiet_transformers()
     if dry_run:
-        click.echo(tables.table(forecast_sweep(config, students, jobs)))
+        click.echo(tables.table(forecast_sweep(config, jobs)))
         return
-    result = run_sweep(config, students, jobs)
+    result = run_sweep(config, jobs)
     click.echo(result.table)
     result.check()
 

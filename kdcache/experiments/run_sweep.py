@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import kdcache
 from kdcache.console.progress import Progress, duration
 from kdcache.errors import TrainingError, UsageError
-from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig
+from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, find_folders, locked
 from kdcache.experiments.sweep_report import write_report
 from kdcache.experiments.sweep_results import runs_text
@@ -43,12 +43,10 @@ class Division:
 
     Attributes:
         environments: variables that say what a run may use, one dictionary for each run at a time.
-        threads: of each run.
         description: the same for people.
     """
 
     environments: tuple[dict[str, str], ...]
-    threads: int
     description: str
 
 
@@ -78,7 +76,7 @@ class SweepResult:
             )
 
 
-def run_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | None = None) -> SweepResult:
+def run_sweep(sweep: Sweep, jobs: int | None = None) -> SweepResult:
     """Train, generate and score what is not finished, and write tables and page; a run that fails stops no other.
 
     Meanwhile the working directory is the folder of the sweep's file.
@@ -89,24 +87,23 @@ def run_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | None 
         OutputError: another sweep works in the output folder.
         StoppedError: a signal asked to stop; the runs have saved what they had.
     """
-    division = _divide_this_machine(students, jobs)
+    division = _divide_this_machine(sweep, jobs)
     with contextlib.chdir(sweep.file.parent), stop_on_signals() as stop:
         check_texts(sweep.tests)
-        output = Path(sweep.output)
-        with locked(output, stop) as handle:
-            write_log_to(output / LOG_FILE)
+        with locked(sweep.output, stop) as handle:
+            write_log_to(sweep.output / LOG_FILE)
             checker = Checker()
-            placed, others = find_folders(sweep, students, checker)
-            failures = _train_all(placed, sweep.tests, division, handle, stop, checker)
-            table = write_report(sweep, placed, others, checker, stop)
+            sweep, others = find_folders(sweep, checker)
+            failures = _train_all(sweep, division, handle, stop, checker)
+            table = write_report(sweep, others, checker, stop)
         for failure in failures:
             lines = "".join(f"\n    {line}" for line in failure.lines)
-            console = output / f"{failure.name}.{CONSOLE}"
+            console = sweep.output / f"{failure.name}.{CONSOLE}"
             log.warning("%s failed: %s; %s ends with:%s", failure.name, failure.reason, console, lines)
-    return SweepResult(table, len(students), failures)
+    return SweepResult(table, len(sweep.students), failures)
 
 
-def forecast_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | None) -> list[tuple[str, ...]]:
+def forecast_sweep(sweep: Sweep, jobs: int | None) -> list[tuple[str, ...]]:
     """Names, steps and times of all runs, a header before them and the time of all behind; nothing is written.
 
     Some steps are taken for each row, whose seeds take the same time, with as many threads as a run would have. Not
@@ -119,9 +116,9 @@ def forecast_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | 
 
     from kdcache.student.training_forecast import Forecast, forecast
 
-    division = _divide_this_machine(students, jobs)
+    division = _divide_this_machine(sweep, jobs)
     before = torch.get_num_threads()
-    torch.set_num_threads(division.threads)
+    torch.set_num_threads(int(division.environments[0][THREADS]))
     by_row: dict[str, Forecast] = {}
     rows: list[tuple[str, ...]] = [("run", "steps", "time")]
     seconds = []
@@ -129,7 +126,7 @@ def forecast_sweep(sweep: SweepConfig, students: Sequence[Student], jobs: int | 
         with contextlib.chdir(sweep.file.parent):
             check_texts(sweep.tests)
             checker = Checker()
-            for student in find_folders(sweep, students, checker)[0]:
+            for student in find_folders(sweep, checker)[0].students:
                 if checker.trained(student):
                     rows.append((student.name, "", "trained"))
                     continue
@@ -151,11 +148,11 @@ def time_of_all(seconds: Sequence[float], n_at_a_time: int) -> float:
     return max(ends)
 
 
-def _divide_this_machine(students: Sequence[Student], jobs: int | None) -> Division:
+def _divide_this_machine(sweep: Sweep, jobs: int | None) -> Division:
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {jobs}.")
-    gpus = _visible_gpus() if any(student.config.training.device != "cpu" for student in students) else []
-    return divide(jobs, len(students), gpus, len(os.sched_getaffinity(0)), os.environ)
+    gpus = _visible_gpus() if any(student.config.training.device != "cpu" for student in sweep.students) else []
+    return divide(jobs, len(sweep.students), gpus, len(os.sched_getaffinity(0)), os.environ)
 
 
 def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, environment: Mapping[str, str]) -> Division:
@@ -181,7 +178,7 @@ def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, envir
         variables[DEVICES] = gpus[number % len(gpus)]
     where = f"on {min(jobs, len(gpus))} of {len(gpus)} GPUs" if gpus else "on the CPU"
     plural = "" if threads == 1 else "s"
-    return Division(tuple(environments), threads, f"{jobs} at a time {where}, {threads} thread{plural} each")
+    return Division(tuple(environments), f"{jobs} at a time {where}, {threads} thread{plural} each")
 
 
 def _visible_gpus() -> list[str]:
@@ -207,121 +204,95 @@ def check_texts(texts: Sequence[ScoredText]) -> None:
         check_counts(source, [read_sentences(Path(path)) for path in text.references])
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A student whose commands run one after the other, in an environment of the division."""
-
-    student: Student
-    commands: Iterator[list[str]]
-    environment: dict[str, str]
-    command: str = ""
-    process: subprocess.Popen[bytes] | None = None
-    failure: Failure | None = None
-
-    def goes_on(self, handle: int, stop: StopRequest) -> bool:
-        """Start the next command once the one before has succeeded; return whether one is running."""
-        if self.process is not None:
-            code = self.process.poll()
-            if code is None:
-                return True
-            self._close()
-            if code != 0:
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                written = _tail(self.student.beside(CONSOLE)).decode("utf-8", "replace")
-                lines = [line.rstrip() for line in written.splitlines() if line.strip()]
-                self.failure = Failure(self.student.folder.name, f"{self.command}, {how}", lines[-_LOG_LINES:])
-        arguments = None if self.failure or stop.number is not None else next(self.commands, None)
-        if arguments is None:
-            return False
-        self.command = arguments[0]
-        self.process = _start(arguments, self.environment, self.student.beside(CONSOLE), handle)
-        return True
-
-    def end(self) -> None:
-        """Ask the running command to stop and wait; kill it if it takes too long."""
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(_KILL_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self._close()
-
-    def _close(self) -> None:
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-
-    @property
-    def steps(self) -> tuple[int, int | None]:
-        """The last step that the student's metrics name, 0 if there is none, and the number of all steps if known."""
-        lines = _tail(self.student.folder / METRICS_FILE).split(b"\n")[:-1]
-        try:
-            return int(json.loads(lines[-1])["step"]), self.student.config.training.max_steps
-        except (IndexError, KeyError, TypeError, ValueError):
-            return 0, self.student.config.training.max_steps
-
-    @property
-    def share(self) -> float:
-        """Which part of the run is done, by its steps."""
-        step, total = self.steps
-        return _TRAINING_SHARE * step / total if total else 0.0
-
-    def progress(self) -> str:
-        """How far the run is, for people."""
-        step, total = self.steps
-        if self.command != "student-train":
-            return f"{self.student.name} {self.command}"
-        done = f"step {step:,}" + (f"/{total:,}" if total else "")
-        return f"{self.student.name} {done if step else 'starting'}"
-
-
-def _train_all(
-    students: Sequence[Student],
-    texts: Sequence[ScoredText],
-    division: Division,
-    handle: int,
-    stop: StopRequest,
-    checker: Checker,
-) -> list[Failure]:
+def _train_all(sweep: Sweep, division: Division, handle: int, stop: StopRequest, checker: Checker) -> list[Failure]:
     """Run what is not finished, as many runs at a time as there are environments; return those that failed.
 
     Raises:
         StoppedError: a signal asked to stop.
     """
-    waiting = deque(student for student in students if next(_commands(student, texts, checker), None) is not None)
-    done = len(students) - len(waiting)
-    log.info("%s, %s of them finished; %s.", runs_text(len(students)), done, division.description)
+    n_runs = len(sweep.students)
+    waiting = deque(one for one in sweep.students if next(_commands(one, sweep.tests, checker), None) is not None)
+    done = n_runs - len(waiting)
+    log.info("%s, %s of them finished; %s.", runs_text(n_runs), done, division.description)
     free = list(reversed(division.environments))
-    jobs: list[_Job] = []
+    jobs: list[tuple[Student, dict[str, str], Generator[str, None, Failure | None]]] = []
     failures: list[Failure] = []
-    asked = False
     try:
-        with Progress("sweep", len(students), "runs", done) as progress:
-            while (waiting and stop.number is None) or jobs:
-                while waiting and free and stop.number is None:
-                    student = waiting.popleft()
-                    jobs.append(_Job(student, _commands(student, texts, checker), free.pop()))
-                    progress.inherit(jobs[-1].share)
-                ended = [job for job in jobs if not job.goes_on(handle, stop)]
-                jobs = [job for job in jobs if job not in ended]
-                free.extend(job.environment for job in ended)
-                failures.extend(job.failure for job in ended if job.failure)
+        with Progress("sweep", n_runs, "runs", done) as progress:
+            while waiting or jobs:
+                while waiting and free:
+                    student, environment = waiting.popleft(), free.pop()
+                    jobs.append((student, environment, _run(student, sweep.tests, environment, handle, stop, checker)))
+                    progress.inherit(_share_done(student))
                 notes = [f"{len(failures)} failed"] if failures else []
-                notes.extend(job.progress() for job in jobs)
-                progress.advance(len(ended), "; ".join(notes), sum(job.share for job in jobs))
-                if stop.number is not None and not asked:
-                    asked = True
-                    log.info("Stopping %s; each saves a checkpoint.", runs_text(len(jobs)))
-                    for job in jobs:
-                        if job.process is not None:
-                            job.process.terminate()
+                running = []
+                for job in jobs:
+                    try:
+                        notes.append(next(job[2]))
+                        running.append(job)
+                    except StopIteration as end:
+                        free.append(job[1])
+                        failures.extend(filter(None, [end.value]))
+                ended, jobs = len(jobs) - len(running), running
+                progress.advance(ended, "; ".join(notes), sum(_share_done(student) for student, *_ in jobs))
+                if stop.number is not None:
+                    waiting.clear()
                 time.sleep(_POLL_SECONDS if jobs else 0)
     finally:
-        for job in jobs:
-            job.end()
+        for *_, run in jobs:
+            run.close()
     stop.check()
     return failures
+
+
+def _run(
+    student: Student,
+    texts: Sequence[ScoredText],
+    environment: Mapping[str, str],
+    handle: int,
+    stop: StopRequest,
+    checker: Checker,
+) -> Generator[str, None, Failure | None]:
+    """Run a student's commands one after the other; yield how far it is, return the failure that ended it, if any."""
+    console = student.beside(CONSOLE)
+    for arguments in _commands(student, texts, checker):
+        asked = False
+        process = _start(arguments, environment, console, handle)
+        try:
+            while process.poll() is None:
+                if stop.number is not None and not asked:
+                    log.info("Stopping %s; it saves a checkpoint.", student.name)
+                    process.terminate()
+                    asked = True
+                step, total = _last_step(student), student.config.training.max_steps
+                steps = f"step {step:,}" + (f"/{total:,}" if total else "") if step else "starting"
+                yield f"{student.name} {steps if arguments[0] == 'student-train' else arguments[0]}"
+        finally:
+            _end(process)
+        code = process.returncode
+        if code != 0:
+            written = _tail(console).decode("utf-8", "replace")
+            lines = [line.rstrip() for line in written.splitlines() if line.strip()]
+            reason = f"{arguments[0]}, " + (f"signal {-code}" if code < 0 else f"exit code {code}")
+            return Failure(student.folder.name, reason, lines[-_LOG_LINES:])
+        if stop.number is not None:
+            break
+    return None
+
+
+def _last_step(student: Student) -> int:
+    """The last step in the student's metrics, 0 if there is none."""
+    lines = _tail(student.folder / METRICS_FILE).split(b"\n")[:-1]
+    try:
+        return int(json.loads(lines[-1])["step"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def _share_done(student: Student) -> float:
+    """Which part of a run is done, by the steps that its training has taken."""
+    total = student.config.training.max_steps
+    return _TRAINING_SHARE * _last_step(student) / total if total else 0.0
 
 
 def _commands(student: Student, texts: Sequence[ScoredText], checker: Checker) -> Iterator[list[str]]:
@@ -360,6 +331,18 @@ def _start(
             pass_fds=(handle,),
             process_group=0,
         )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to stop and wait for its end; kill it if it takes too long."""
+    process.terminate()
+    try:
+        process.wait(_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _tail(file: Path) -> bytes:

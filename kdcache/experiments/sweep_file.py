@@ -65,29 +65,6 @@ class ScoredText:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepConfig:
-    """A sweep's file. Paths in it are relative to its folder, in which everything runs.
-
-    Attributes:
-        file: the file itself.
-        output: the folder of the runs, as written in the file.
-        base: options of every run.
-        grid: values of each option that varies; every combination is a run.
-        arms: named settings, each combined with the whole grid; empty where there are none.
-        tests: the texts that are scored.
-        baseline: name of the row that the others are compared with, or None.
-    """
-
-    file: Path
-    output: str
-    base: Settings
-    grid: dict[str, tuple[Value, ...]]
-    arms: dict[str, Settings]
-    tests: tuple[ScoredText, ...]
-    baseline: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Student:
     """One run of a sweep: a student that is trained and then writes the texts.
 
@@ -126,12 +103,42 @@ class Student:
         return GenerateConfig(str(self.folder), text.source, text.beam_size, text.length_penalty, device=device)
 
 
-def read_sweep(file: Path, options: Mapping[str, bool]) -> SweepConfig:
-    """Read a sweep's file; `options` are those of student-train by name, and whether each is a flag.
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep. Paths in its file are relative to the file's folder, in which everything runs.
+
+    Attributes:
+        file: the file itself.
+        output: the folder of the runs.
+        baseline: name of the row that the others are compared with, or None.
+        tests: the texts that are scored.
+        students: one for every combination of the grid, for every arm; the last key of the grid changes fastest.
+    """
+
+    file: Path
+    output: Path
+    baseline: str | None
+    tests: tuple[ScoredText, ...]
+    students: tuple[Student, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        """The rows of the table, in the order of the students."""
+        return list(dict.fromkeys(student.row for student in self.students))
+
+
+def read_sweep(file: Path, options: Mapping[str, bool], read: ReadOptions) -> Sweep:
+    """Read a sweep's file.
+
+    Args:
+        file: TOML.
+        options: those of student-train by name, and whether each is a flag.
+        read: makes a configuration of options.
 
     Raises:
         DataError: the file cannot be read, or is not TOML.
-        UsageError: it has a key that means nothing, or a value of the wrong kind.
+        UsageError: a key means nothing, a value is of the wrong kind, student-train or generate would refuse a
+            setting, two runs are the same, or the baseline is none of the rows.
     """
     try:
         content = tomllib.loads(file.read_bytes().decode("utf-8"))
@@ -152,9 +159,11 @@ def read_sweep(file: Path, options: Mapping[str, bool]) -> SweepConfig:
     tests = tuple(_scored_text(name, table, f"{file}: [test.{name}]") for name, table in content["test"].items())
     output, baseline = _text(content.get("output", "sweep"), f"{file}: output"), content.get("baseline")
     check_local(output)
-    if baseline is not None:
-        _text(baseline, f"{file}: baseline")
-    return SweepConfig(file, output, base, grid, arms, tests, baseline)
+    students = _expand(file, Path(output), base, grid, arms, read)
+    sweep = Sweep(file, Path(output), baseline, tests, students)
+    if baseline is not None and _text(baseline, f"{file}: baseline") not in sweep.rows:
+        raise UsageError(f"{file}: baseline {baseline!r} is none of the rows. Write one of {'; '.join(sweep.rows)}.")
+    return sweep
 
 
 def _check_known(key: str, names: Sequence[str], place: str) -> None:
@@ -233,41 +242,33 @@ def _scored_text(name: str, table: Any, place: str) -> ScoredText:
     return text
 
 
-def expand(sweep: SweepConfig, read: ReadOptions) -> list[Student]:
-    """The students of all arms and all combinations of the grid; the last key of the grid changes fastest.
-
-    Raises:
-        UsageError: settings are refused, two runs are the same, or the baseline is none of the rows.
-    """
+def _expand(
+    file: Path,
+    output: Path,
+    base: Settings,
+    grid: Mapping[str, tuple[Value, ...]],
+    arms: Mapping[str, Settings],
+    read: ReadOptions,
+) -> tuple[Student, ...]:
+    """The students of all arms and all combinations of the grid."""
     students: dict[StudentConfig, Student] = {}
-    arms: list[tuple[str | None, Settings]] = [*sweep.arms.items()] or [(None, {})]
-    for (arm, settings_of_arm), values in itertools.product(arms, itertools.product(*sweep.grid.values())):
-        varied = dict(zip(sweep.grid, values, strict=True))
-        settings = {**sweep.base, **settings_of_arm, **varied}
+    for (arm, settings_of_arm), values in itertools.product(
+        arms.items() or [("", {})], itertools.product(*grid.values())
+    ):
+        varied = dict(zip(grid, values, strict=True))
+        settings = {**base, **settings_of_arm, **varied}
         shown = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in varied.items()}
         row = ",".join([*filter(None, [arm]), *(f"{key}={value}" for key, value in shown.items() if key != SEED)])
         name, row, options = _folder_name(arm, varied, shown), row or ONLY_RUN, command_line(settings)
         try:
             config = read(options)
         except UsageError as error:
-            raise UsageError(f"{sweep.file}: the run {row} would be refused: {error}") from error
+            raise UsageError(f"{file}: the run {row} would be refused: {error}") from error
         if config in students:
-            raise UsageError(
-                f"{sweep.file}: the runs {students[config].name} and {name} have the same settings. Leave one of them "
-                "out."
-            )
-        students[config] = Student(name, row, settings, options, config, Path(sweep.output) / name)
-    rows = rows_of([*students.values()])
-    if sweep.baseline is not None and sweep.baseline not in rows:
-        raise UsageError(
-            f"{sweep.file}: baseline {sweep.baseline!r} is none of the rows. Write one of {'; '.join(rows)}."
-        )
-    return [*students.values()]
-
-
-def rows_of(students: Sequence[Student]) -> list[str]:
-    """The rows of the table, in the order of the students."""
-    return list(dict.fromkeys(student.row for student in students))
+            both = f"{students[config].name} and {name}"
+            raise UsageError(f"{file}: the runs {both} have the same settings. Leave one of them out.")
+        students[config] = Student(name, row, settings, options, config, output / name)
+    return tuple(students.values())
 
 
 def command_line(settings: Settings) -> tuple[str, ...]:
@@ -280,8 +281,8 @@ def command_line(settings: Settings) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def _folder_name(arm: str | None, varied: Settings, shown: Mapping[str, str]) -> str:
-    parts = [] if arm is None else [_sanitised(arm)]
+def _folder_name(arm: str, varied: Settings, shown: Mapping[str, str]) -> str:
+    parts = [_sanitised(arm)] if arm else []
     for key, value in varied.items():
         parts.append(f"{key}={_sanitised(shown[key]) if isinstance(value, str) else shown[key]}")
     name = ",".join(parts) or ONLY_RUN

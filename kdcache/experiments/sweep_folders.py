@@ -6,13 +6,13 @@ import dataclasses
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError
-from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig
+from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.files.atomic import storage_errors
 from kdcache.files.run_records import RUN_FILE, fixed_settings, log, recorded
 from kdcache.files.strict_json import read_json
@@ -26,19 +26,18 @@ _LOCK_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
-def find_folders(sweep: SweepConfig, students: Sequence[Student], checker: Checker) -> tuple[list[Student], int]:
+def find_folders(sweep: Sweep, checker: Checker) -> tuple[Sweep, int]:
     """Give each student its folder: the one with its name, or one that holds a run with its settings and inputs.
 
     Thus a run is found again after the file was changed in a way that changed names. The number of folders that hold
     a student of no run is returned as well.
     """
-    output = Path(sweep.output)
-    records = {path.parent.name: read_record(path) for path in sorted(output.glob(f"*/{RUN_FILE}"))}
+    records = {path.parent.name: read_record(path) for path in sorted(sweep.output.glob(f"*/{RUN_FILE}"))}
     trained = {name: record for name, record in records.items() if record.get("command") == "student-train"}
-    named = {student.name for student in students}
+    named = {student.name for student in sweep.students}
     free = {name: record for name, record in trained.items() if name not in named}
     placed = []
-    for student in students:
+    for student in sweep.students:
         name = student.name
         if name not in trained:
             wanted = recorded(student.config)
@@ -46,8 +45,8 @@ def find_folders(sweep: SweepConfig, students: Sequence[Student], checker: Check
             # Of several runs that could be continued, the one whose record differs in nothing is taken.
             name = next((other for other in fitting if free[other]["config"] == wanted), next(iter(fitting), name))
             free.pop(name, None)
-        placed.append(dataclasses.replace(student, folder=output / name))
-    return placed, len(free)
+        placed.append(dataclasses.replace(student, folder=sweep.output / name))
+    return dataclasses.replace(sweep, students=tuple(placed)), len(free)
 
 
 def read_record(path: Path) -> dict[str, Any]:

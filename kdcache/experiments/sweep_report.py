@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.resources
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from kdcache.console import markdown, tables
 from kdcache.console.progress import duration
 from kdcache.errors import DataError, UsageError
-from kdcache.experiments.sweep_file import Student, SweepConfig
+from kdcache.experiments.sweep_file import Student, Sweep
 from kdcache.experiments.sweep_folders import Checker
 from kdcache.experiments.sweep_results import (
+    Contrast,
     Outcome,
+    Rows,
     collect,
     contrast_rows,
     contrasts,
@@ -43,96 +46,107 @@ _SETTLED = 0.25
 # How many colours and patterns of dashes the style sheet has.
 COLOURS, DASHES = 8, 4
 
-Rows = Sequence[tuple[str, ...]]
 # Mean curves by row: step and value of each point.
 Lines = dict[str, list[tuple[int, float]]]
 
 
-def write_report(
-    sweep: SweepConfig, students: Sequence[Student], others: int, checker: Checker, stop: StopRequest
-) -> str:
-    """Score what is finished, write `results.json`, `table.md` and `index.html`, and return the tables as text.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The results of a sweep as terminal, Markdown and page show them.
 
-    `others` is the number of folders in the output that belong to no run.
+    Attributes:
+        sweep: with the folders of its students.
+        outcomes: the finished runs.
+        contrasts: differences to the baseline.
+        others: folders in the output that belong to no run.
+    """
+
+    sweep: Sweep
+    outcomes: list[Outcome]
+    contrasts: list[Contrast]
+    others: int = 0
+
+    @property
+    def tables(self) -> list[tuple[str | None, Rows]]:
+        """The tables with their headings; the first row of each is its header."""
+        tables: list[tuple[str | None, Rows]] = [(None, value_rows(self.sweep, self.outcomes))]
+        if self.contrasts:
+            tables.append((f"Against {self.sweep.baseline}", contrast_rows(self.contrasts)))
+        return tables
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that explain the numbers, and how the scores were made."""
+        return notes(self.outcomes, self.sweep.baseline if self.contrasts else None)
+
+    def text(self) -> str:
+        """The tables for a terminal."""
+        return "\n\n".join(tables.table(rows) for _, rows in self.tables)
+
+    def markdown(self) -> str:
+        """Tables and notes in Markdown."""
+        parts = [f"# {markdown.escape(self.sweep.file.name)}"]
+        for heading, rows in self.tables:
+            parts.extend([f"## {markdown.escape(heading)}"] if heading else [])
+            parts.append(markdown.table([[*map(markdown.escape, row)] for row in rows], numbers=True))
+        return "\n\n".join([*parts, *map(markdown.escape, self.notes)]) + "\n"
+
+    def page(self) -> str:
+        """Tables, notes, learning curves, and each run with the command that repeats it, as HTML."""
+        finished = {outcome.name: outcome for outcome in self.outcomes}
+        students = self.sweep.students
+        lines = mean_curves([(student.row, _validation_losses(student.folder)) for student in students])
+        commands = [shlex.join(["kdcache", *student.arguments]) for student in students]
+        facts = [_facts(student, finished.get(student.name)) for student in students]
+        values = {
+            "title": self.sweep.file.name,
+            "finished": len(self.outcomes),
+            "planned": runs_text(len(students)),
+            "tables": self.tables,
+            "baseline": self.sweep.baseline,
+            "notes": self.notes,
+            "curves": picture(lines) if lines else None,
+            "legend": legend(lines),
+            "runs": list(zip(facts, commands, strict=True)),
+            "others": self.others,
+        }
+        return Pages("kdcache.experiments", "sweep", ("palette.css", "sweep.css")).render("sweep.html", values)
+
+    def json(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        finished = {outcome.name for outcome in self.outcomes}
+        return {
+            "file": self.sweep.file.name,
+            "versions": versions(),
+            "baseline": self.sweep.baseline,
+            "rows": [
+                {"row": row, "values": {column: asdict(spread) for column, spread in columns.items()}}
+                for row, columns in spreads(self.outcomes).items()
+            ],
+            "differences": [asdict(contrast) for contrast in self.contrasts],
+            "runs": [asdict(outcome) for outcome in self.outcomes],
+            "unfinished": [student.name for student in self.sweep.students if student.name not in finished],
+            "not_listed": self.others,
+        }
+
+
+def write_report(sweep: Sweep, others: int, checker: Checker, stop: StopRequest) -> str:
+    """Score what is finished, write `results.json`, `table.md` and `index.html`, and return the tables as text.
 
     Raises:
         StoppedError: a signal asked to stop.
         CorruptError: a run's record lacks its result.
     """
-    outcomes = collect(students, sweep.tests, checker, stop)
-    output, title, by_row = Path(sweep.output), sweep.file.name, spreads(outcomes)
-    differences = contrasts(outcomes, sweep, stop)
-    values, compared = value_rows(students, outcomes), contrast_rows(differences)
-    sentences = notes(outcomes, sweep.baseline if differences else None)
-    finished = {outcome.name for outcome in outcomes}
-    results = {
-        "file": title,
-        "versions": versions(),
-        "baseline": sweep.baseline,
-        "rows": [
-            {"row": row, "values": {column: dataclasses.asdict(spread) for column, spread in columns.items()}}
-            for row, columns in by_row.items()
-        ],
-        "differences": [dataclasses.asdict(difference) for difference in differences],
-        "runs": [dataclasses.asdict(outcome) for outcome in outcomes],
-        "unfinished": [student.name for student in students if student.name not in finished],
-        "not_listed": others,
-    }
-    replace_file(output / RESULTS_FILE, readable_json(results))
-    replace_file(output / TABLE_FILE, markdown_page(title, sweep.baseline, values, compared, sentences).encode())
-    page = sweep_page(title, sweep.baseline, values, compared, sentences, students, outcomes, others)
-    replace_file(output / PAGE_FILE, page.encode())
+    outcomes = collect(sweep, checker, stop)
+    report = Report(sweep, outcomes, contrasts(outcomes, sweep, stop), others)
+    replace_file(sweep.output / RESULTS_FILE, readable_json(report.json()))
+    replace_file(sweep.output / TABLE_FILE, report.markdown().encode())
+    replace_file(sweep.output / PAGE_FILE, report.page().encode())
     if others:
-        log.info("%s: %s that the file does not list are left alone and not in the table.", output, runs_text(others))
-    log.info("%s: the table as a page; %s and %s lie beside it.", output / PAGE_FILE, TABLE_FILE, RESULTS_FILE)
-    return "\n\n".join(tables.table(rows) for rows in (values, compared) if len(rows) > 1)
-
-
-def markdown_page(
-    title: str,
-    baseline: str | None,
-    values: Sequence[tuple[str, ...]],
-    compared: Sequence[tuple[str, ...]],
-    sentences: Sequence[str],
-) -> str:
-    """Both tables and the notes in Markdown."""
-    tables_of = [[[markdown.escape(cell) for cell in row] for row in rows] for rows in (values, compared)]
-    parts = [f"# {markdown.escape(title)}", markdown.table(tables_of[0], numbers=True)]
-    if len(compared) > 1:
-        parts.extend((f"## Against {markdown.escape(str(baseline))}", markdown.table(tables_of[1], numbers=True)))
-    return "\n\n".join([*parts, *map(markdown.escape, sentences)]) + "\n"
-
-
-def sweep_page(
-    title: str,
-    baseline: str | None,
-    values: Rows,
-    compared: Rows,
-    sentences: Sequence[str],
-    students: Sequence[Student],
-    outcomes: Sequence[Outcome],
-    others: int,
-) -> str:
-    """Tables, learning curves, and each run with the command that repeats it, as HTML."""
-    finished = {outcome.name: outcome for outcome in outcomes}
-    lines = mean_curves([(student.row, _validation_losses(student.folder)) for student in students])
-    content = {
-        "title": title,
-        "finished": len(outcomes),
-        "planned": runs_text(len(students)),
-        "values": values,
-        "baseline": baseline,
-        "contrasts": compared if len(compared) > 1 else None,
-        "notes": sentences,
-        "curves": picture(lines) if lines else None,
-        "legend": legend(lines),
-        "runs": [
-            (_facts(student, finished.get(student.name)), shlex.join(["kdcache", *student.arguments]))
-            for student in students
-        ],
-        "others": others,
-    }
-    return Pages("kdcache.experiments", "sweep", ("palette.css", "sweep.css")).render("sweep.html", content)
+        lie = "is" if others == 1 else "are"
+        log.info("%s: %s not in the file %s left alone and not in the table.", sweep.output, runs_text(others), lie)
+    log.info("%s: the table as a page; %s and %s lie beside it.", sweep.output / PAGE_FILE, TABLE_FILE, RESULTS_FILE)
+    return report.text()
 
 
 def _facts(student: Student, outcome: Outcome | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.experiments.sweep_file import ScoredText, Settings, Student, SweepConfig, rows_of
+from kdcache.experiments.sweep_file import ScoredText, Settings, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, read_record
 from kdcache.files.atomic import file_sha256, replace_file
 from kdcache.files.run_records import RUN_FILE, versions
@@ -21,6 +21,8 @@ from kdcache.scoring.score_corpus import compare, score_corpus
 from kdcache.scoring.scorers import RESAMPLES, bootstrap_seed
 from kdcache.student.fingerprints import WEIGHTS_FILE
 from kdcache.text.lines import read_sentences
+
+Rows = list[tuple[str, ...]]
 
 VALIDATION = "valid_nll"
 EMPTY = "–"
@@ -101,9 +103,7 @@ class Contrast:
     p_value: float | None
 
 
-def collect(
-    students: Sequence[Student], texts: Sequence[ScoredText], checker: Checker, stop: StopRequest
-) -> list[Outcome]:
+def collect(sweep: Sweep, checker: Checker, stop: StopRequest) -> list[Outcome]:
     """The finished runs; the texts of those that have no scores yet are scored.
 
     Raises:
@@ -111,10 +111,10 @@ def collect(
         CorruptError: a run's record lacks its result.
     """
     outcomes = []
-    for student in students:
+    for student in sweep.students:
         stop.check()
-        if checker.trained(student) and all(checker.generated(student, text) for text in texts):
-            outcomes.append(_outcome(student, texts))
+        if checker.trained(student) and all(checker.generated(student, text) for text in sweep.tests):
+            outcomes.append(_outcome(student, sweep.tests))
     return outcomes
 
 
@@ -174,7 +174,7 @@ def spreads(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Spread]]:
     return {row: {column: Spread.of(values) for column, values in columns.items()} for row, columns in table.items()}
 
 
-def contrasts(outcomes: Sequence[Outcome], sweep: SweepConfig, stop: StopRequest) -> list[Contrast]:
+def contrasts(outcomes: Sequence[Outcome], sweep: Sweep, stop: StopRequest) -> list[Contrast]:
     """Every row against the baseline, seed by seed; seeds that only one of the two has are left out.
 
     Raises:
@@ -193,14 +193,13 @@ def contrasts(outcomes: Sequence[Outcome], sweep: SweepConfig, stop: StopRequest
     return found
 
 
-def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], sweep: SweepConfig) -> float | None:
+def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], sweep: Sweep) -> float | None:
     name, _, metric = column.partition(" ")
     text = next((text for text in sweep.tests if text.name == name and metric), None)
     if text is None:
         return None
-    output = Path(sweep.output)
     new, old = (
-        [line for one in side for line in read_sentences(output / f"{one.folder}.{text.name}.txt")]
+        [line for one in side for line in read_sentences(sweep.output / f"{one.folder}.{text.name}.txt")]
         for side in zip(*pairs, strict=True)
     )
     references = [read_sentences(Path(path)) * len(pairs) for path in text.references]
@@ -210,22 +209,22 @@ def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], sweep: Sweep
         return None  # a metric without such a test
 
 
-def value_rows(students: Sequence[Student], outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+def value_rows(sweep: Sweep, outcomes: Sequence[Outcome]) -> Rows:
     """The table of means and standard deviations; the first row is the header."""
     table = spreads(outcomes)
     columns = list(dict.fromkeys(column for values in table.values() for column in values))
-    planned, finished = (Counter(one.row for one in runs) for runs in (students, outcomes))
-    rows = [("settings", "seeds", *map(heading, columns))]
-    for row in rows_of(students):
+    planned, finished = (Counter(one.row for one in runs) for runs in (sweep.students, outcomes))
+    rows: Rows = [("settings", "seeds", *map(heading, columns))]
+    for row in sweep.rows:
         seeds = f"{planned[row]}" if finished[row] == planned[row] else f"{finished[row]} of {planned[row]}"
         values = table.get(row, {})
         rows.append((row, seeds, *(values[one].text(one) if one in values else EMPTY for one in columns)))
     return rows
 
 
-def contrast_rows(differences: Sequence[Contrast]) -> list[tuple[str, ...]]:
+def contrast_rows(differences: Sequence[Contrast]) -> Rows:
     """The table of differences to the baseline; the first row is the header."""
-    rows: list[tuple[str, ...]] = [("settings", "metric", "difference", "seeds", "p")]
+    rows: Rows = [("settings", "metric", "difference", "seeds", "p")]
     for one in differences:
         p_value = EMPTY if one.p_value is None else f"{one.p_value:.3f}"
         rows.append((one.row, heading(one.column), one.spread.text(one.column, "+"), f"{one.spread.n}", p_value))

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from sweeps import BASE, TEST, names, read, runs_of
+from sweeps import BASE, TEST, names, read
 
+from kdcache.cli.sweep import read_student
 from kdcache.errors import DataError, UsageError
 from kdcache.experiments.run_sweep import divide
-from kdcache.experiments.sweep_file import ScoredText, command_line
+from kdcache.experiments.sweep_file import ScoredText, command_line, read_sweep
 from kdcache.losses.objective_config import Ramp
 
 # The file
 
 
 def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
-    """Sections become settings, grid, arms and tests; what is not written has its default."""
+    """Sections become the students' settings and tests; what is not written has its default."""
     sweep = read(tmp_path, BASE, "[grid]\nseed = [1, 2]\n[[arms]]\nname = 'a'\nskip_bad = true", TEST)
-    assert (sweep.output, sweep.baseline) == ("sweep", None)
-    assert sweep.base["max_tokens"] == 300
-    assert sweep.grid == {"seed": (1, 2)}
-    assert sweep.arms == {"a": {"skip_bad": True}}
+    assert (sweep.output, sweep.baseline) == (Path("sweep"), None)
+    base = tomllib.loads(BASE)["base"]
+    assert [one.settings for one in sweep.students] == [{**base, "skip_bad": True, "seed": seed} for seed in (1, 2)]
     assert sweep.tests == (ScoredText("t", "test.src", ("test.tgt",), ("bleu", "chrf")),)
     assert (sweep.tests[0].beam_size, sweep.tests[0].lowercase) == (4, False)
 
@@ -68,15 +68,9 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "a = = 1")
     (tmp_path / "sweep.toml").write_bytes(b"\xff")
     with pytest.raises(DataError, match="not TOML"):
-        read_bytes(tmp_path / "sweep.toml")
+        read_sweep(tmp_path / "sweep.toml", {}, read_student)
     with pytest.raises(DataError, match="cannot be read: No such file"):
-        read_bytes(tmp_path / "none.toml")
-
-
-def read_bytes(file: Path) -> None:
-    from kdcache.experiments.sweep_file import read_sweep
-
-    read_sweep(file, {})
+        read_sweep(tmp_path / "none.toml", {}, read_student)
 
 
 # The grid
@@ -86,8 +80,9 @@ def test_the_grid_by_hand(tmp_path: Path) -> None:
     """Two arms, two values of alpha and two seeds are eight runs, with these names, rows, commands and settings."""
     grid = "[grid]\nalpha = [1.0, '1:0.5:20']\nseed = [1, 2]"
     arms = "[[arms]]\nname = 'plain'\n[[arms]]\nname = 'bucket'\nobjective = 'bucket'\nmax_tokens = 200"
-    runs = runs_of(read(tmp_path, BASE, grid, arms))
-    assert names(runs) == [
+    sweep = read(tmp_path, BASE, grid, arms)
+    runs = sweep.students
+    assert names(sweep) == [
         "plain,alpha=1.0,seed=1",
         "plain,alpha=1.0,seed=2",
         "plain,alpha=1~0.5~20,seed=1",
@@ -129,9 +124,9 @@ def test_names_are_safe_and_different(tmp_path: Path) -> None:
     """Whatever an arm is called, its folder is one plain part of a path, without a dot, and no other arm's."""
     odd = ["<b>", "(b)", "..", "../x", "a/b", "a b", "-x", "ä", "table.md", "x" * 300, "x" * 299 + "y"]
     arms = "".join(f"[[arms]]\nname = {name!r}\nalpha = {number / 100}\n" for number, name in enumerate(odd))
-    runs = runs_of(read(tmp_path, BASE, arms))
-    found = names(runs)
-    assert [run.row for run in runs] == odd
+    sweep = read(tmp_path, BASE, arms)
+    found = names(sweep)
+    assert sweep.rows == odd
     assert len(set(found)) == len(odd)
     for name in found:
         assert len(name) <= 120
@@ -141,7 +136,7 @@ def test_names_are_safe_and_different(tmp_path: Path) -> None:
 
 def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
     """Without grid and arms there is one run."""
-    assert names(runs_of(read(tmp_path, BASE))) == ["run"]
+    assert names(read(tmp_path, BASE)) == ["run"]
 
 
 @pytest.mark.parametrize(
@@ -159,14 +154,14 @@ def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
 def test_settings_are_checked_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:
     """What student-train would refuse is refused at once, naming the run; so are runs that are the same."""
     with pytest.raises(UsageError) as refused:
-        runs_of(read(tmp_path, BASE, text))
+        read(tmp_path, BASE, text)
     assert message in str(refused.value)
 
 
 def test_the_baseline_must_be_a_row(tmp_path: Path) -> None:
     """A baseline that is no row is refused, and the message lists the rows."""
     with pytest.raises(UsageError, match=r"baseline 'alpha=1' is none of the rows. Write one of alpha=1.0; alpha=0.5"):
-        runs_of(read(tmp_path, "baseline = 'alpha=1'", BASE, "[grid]\nalpha = [1.0, 0.5]"))
+        read(tmp_path, "baseline = 'alpha=1'", BASE, "[grid]\nalpha = [1.0, 0.5]")
 
 
 # The machine
@@ -209,6 +204,6 @@ def test_the_example_in_the_documents_is_a_sweep(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     example = text.partition("```toml\n")[2].partition("```")[0]
     assert tomllib.loads(example)["baseline"]
-    runs = runs_of(read(tmp_path, example))
+    runs = read(tmp_path, example).students
     assert f"{len(runs)} runs" in text
     assert runs[0].name in text

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from caches import make_plan, write_cache
-from sweeps import BASE, TEST, read, results, runs_of, write_inputs
+from sweeps import BASE, TEST, read, results, write_inputs
 
 from kdcache.experiments.run_sweep import run_sweep
-from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig
+from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, find_folders
 from kdcache.experiments.sweep_report import write_report
 from kdcache.files.atomic import sha256
@@ -44,14 +44,19 @@ def folder(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def sweep_of(folder: Path, arms: Arms) -> SweepConfig:
+def sweep_of(folder: Path, arms: Arms) -> Sweep:
     base = BASE.replace('cache = "cache"\n', "")
     return read(folder, base, *(f"[[arms]]\nname = {name!r}\ncache = {cache!r}" for name, cache in arms))
 
 
-def find(folder: Path, arms: Arms) -> tuple[list[Student], int]:
-    sweep = sweep_of(folder, arms)
-    return find_folders(sweep, runs_of(sweep), Checker())
+def place(sweep: Sweep) -> tuple[Student, ...]:
+    """The students of a sweep in their folders."""
+    return find_folders(sweep, Checker())[0].students
+
+
+def find(folder: Path, arms: Arms) -> tuple[tuple[Student, ...], int]:
+    sweep, others = find_folders(sweep_of(folder, arms), Checker())
+    return sweep.students, others
 
 
 def finish(student: Student) -> None:
@@ -67,7 +72,7 @@ def finished(folder: Path, arms: Arms) -> None:
         finish(student)
 
 
-def folders(students: list[Student]) -> dict[str, str]:
+def folders(students: tuple[Student, ...]) -> dict[str, str]:
     return {one.name: one.folder.name for one in students}
 
 
@@ -108,10 +113,10 @@ def test_a_cache_out_of_reach_is_known_by_its_name(folder: Path) -> None:
 def test_runs_are_told_apart_by_the_students_that_they_start_from(folder: Path) -> None:
     """Arms that differ in the student they start from alone are found again by its weights, or by its name."""
 
-    def found(*arms: tuple[str, str]) -> tuple[list[Student], dict[str, str]]:
+    def found(*arms: tuple[str, str]) -> tuple[tuple[Student, ...], dict[str, str]]:
         parts = (f"[[arms]]\nname = {name!r}\nstart_from = {start!r}" for name, start in arms)
         sweep = read(folder, BASE, *parts)
-        students = find_folders(sweep, runs_of(sweep), Checker())[0]
+        students = place(sweep)
         return students, folders(students)
 
     for name in ("s", "t"):
@@ -134,10 +139,10 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
     base = BASE.replace("max_tokens", "micro_tokens = 100\nmax_tokens")
     arms = "[[arms]]\nname = 'a'\n[[arms]]\nname = 'b'\nmicro_tokens = 200"
     sweep = read(folder, base, arms)
-    for student in find_folders(sweep, runs_of(sweep), Checker())[0]:
+    for student in place(sweep):
         finish(student)
     sweep = read(folder, base, "[[arms]]\nname = 'x'\nmicro_tokens = 200\n[[arms]]\nname = 'y'")
-    students, _ = find_folders(sweep, runs_of(sweep), Checker())
+    students = place(sweep)
     assert folders(students) == {"x": "b", "y": "a"}
 
 
@@ -146,12 +151,12 @@ def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog:
     arms = [("one", "cache"), ("two", "other")]
     finished(folder, arms)
     sweep = sweep_of(folder, arms)
-    run_sweep(sweep, runs_of(sweep), jobs=1)
+    run_sweep(sweep, jobs=1)
     expected = results(folder)
     assert [one["name"] for one in expected["runs"]] == ["one", "two"]
     assert "could not be compared" not in caplog.text
     (folder / "cache").rename(folder / "away")
-    assert run_sweep(sweep, runs_of(sweep), jobs=1).failures == []
+    assert run_sweep(sweep, jobs=1).failures == []
     assert results(folder) == expected
     assert caplog.text.count("could not be compared") == 1
     assert not Checker().trained(find(folder, [("one", "elsewhere")])[0][0])
@@ -163,10 +168,10 @@ def test_seeds_are_counted_without_any_number(folder: Path) -> None:
     for seeds, said in (("[1, 2]", "2"), ("[1, 2, 3]", "2 of 3")):
         sweep = read(folder, base, f"[grid]\nseed = {seeds}")
         checker = Checker()
-        students, others = find_folders(sweep, runs_of(sweep), checker)
-        for student in students[:2]:
+        sweep, others = find_folders(sweep, checker)
+        for student in sweep.students[:2]:
             finish(student)
-        table = write_report(sweep, students, others, checker, StopRequest())
+        table = write_report(sweep, others, checker, StopRequest())
         assert table.splitlines()[-1].split(maxsplit=1) == ["run", said]
 
 
@@ -211,19 +216,19 @@ def test_an_edited_text_is_not_the_students(folder: Path) -> None:
 def test_scores_of_another_scorer_are_made_anew(folder: Path) -> None:
     """Kept scores are taken while nothing changed, and made anew where another version of a scorer made them."""
     sweep = read(folder, BASE, TEST)
-    (student,) = find_folders(sweep, runs_of(sweep), Checker())[0]
+    (student,) = place(sweep)
     finish(student)
     write(student)
-    run_sweep(sweep, runs_of(sweep))
+    run_sweep(sweep)
     expected = results(folder)
     kept = student.beside("t.json")
     content = json.loads(kept.read_text())
     content["scores"][0]["value"] = 99.5
     kept.write_text(json.dumps(content))
-    run_sweep(sweep, runs_of(sweep))
+    run_sweep(sweep)
     assert results(folder)["runs"][0]["scores"]["t"][0]["value"] == 99.5
     versions = content["made_of"].pop("versions", {})
     for more in ({}, {"versions": {**versions, "sacrebleu": "0.1"}}):
         kept.write_text(json.dumps({**content, "made_of": {**content["made_of"], **more}}))
-        run_sweep(sweep, runs_of(sweep))
+        run_sweep(sweep)
         assert results(folder) == expected

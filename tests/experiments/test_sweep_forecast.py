@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from sweeps import BASE, TEST, read, runs_of
+from sweeps import BASE, TEST, read
 
 from kdcache.errors import UsageError
 from kdcache.experiments.run_sweep import CONSOLE, check_texts, time_of_all
@@ -75,7 +75,7 @@ def test_the_seed_of_the_bootstrap_is_looked_at_first(tmp_path: Path, monkeypatc
 
 def test_no_run_shares_the_log_of_the_sweep(tmp_path: Path) -> None:
     """An arm called like the sweep's own log has another name for its folder and its files; its row keeps the name."""
-    (run,) = runs_of(read(tmp_path, BASE, "[[arms]]\nname = 'kdcache'"))
+    (run,) = read(tmp_path, BASE, "[[arms]]\nname = 'kdcache'").students
     assert run.row == "kdcache"
     assert run.beside(CONSOLE).name != LOG_FILE
     assert run.name.startswith("kdcache~")

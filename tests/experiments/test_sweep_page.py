@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 from pages import HOSTILE, Page, check_sound
-from sweeps import page_of_sweep
+from sweeps import report_of
 
 from kdcache.experiments.sweep_file import Student
 from kdcache.experiments.sweep_report import legend, mean_curves, palette, picture
@@ -48,7 +48,7 @@ def curves_of(students: list[Student]) -> dict[str, list[tuple[int, float]]]:
 
 def test_the_page_has_everything(students: list[Student], outcomes: list[Outcome]) -> None:
     """The page needs nothing from elsewhere, runs no code, and has each run, its command and each row's curve."""
-    found = check_sound(page_of_sweep(students, outcomes[:-1], "<i>.toml", others=3), scripts=())
+    found = check_sound(report_of(students, outcomes[:-1]).page(), scripts=())
     assert {tag for tag, _ in found.elements} == TAGS
     text = texts_of(found)
     for one in students:
@@ -68,13 +68,14 @@ def test_the_page_has_everything(students: list[Student], outcomes: list[Outcome
 def test_hostile_names_stay_text(finished: list[tuple[Student, Outcome]], text: str) -> None:
     """Markup and control characters in the names of file, runs and rows are shown wherever they stand, not obeyed."""
     enemies = [*finished[:3], *(renamed(one, text) for one in finished[3:])]
-    written = page_of_sweep([student for student, _ in enemies], [outcome for _, outcome in enemies][:-1], text)
+    file = text.replace("/", "|")  # no file has such a name otherwise
+    written = report_of([student for student, _ in enemies], [outcome for _, outcome in enemies][:-1], file).page()
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe]", written)
     found = check_sound(written, scripts=())
     assert {tag for tag, _ in found.elements} == TAGS
     safe = shown(text)
-    assert found.texts["h1"] == [safe]
-    assert found.texts["title"] == [safe, "plain", safe]  # of the page, and of the two curves
+    assert found.texts["h1"] == [shown(file)]
+    assert found.texts["title"] == [shown(file), "plain", safe]  # of the page, and of the two curves
     assert found.texts["li"] == ["plain", safe]
     assert found.texts["th"].count(safe) == 3
     assert [one.startswith(f"{safe} (in odd,seed=") for one in found.texts["summary"]] == [False] * 3 + [True] * 2

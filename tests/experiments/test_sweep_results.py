@@ -5,12 +5,10 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from sweeps import ODD, REFERENCE, SWEEP, WORSE
+from sweeps import ODD, REFERENCE, WORSE, report_of
 
 from kdcache.experiments.sweep_file import Student
-from kdcache.experiments.sweep_report import markdown_page
-from kdcache.experiments.sweep_results import Outcome, Spread, contrast_rows, contrasts, notes, value_rows
-from kdcache.process.signals import StopRequest
+from kdcache.experiments.sweep_results import Outcome, Spread
 from kdcache.scoring.score_corpus import compare
 
 
@@ -22,26 +20,26 @@ def test_mean_and_deviation_by_hand() -> None:
 
 def test_rows_are_means_over_seeds(students: list[Student], outcomes: list[Outcome]) -> None:
     """Each row has mean, deviation and number of its seeds, written with the digits of its kind."""
-    rows = value_rows([*students, students[-1], students[-1]], outcomes)
+    _, rows = report_of([*students, students[-1], students[-1]], outcomes).tables[0]
     assert rows[0] == ("settings", "seeds", "validation loss", "t bleu")
     deviation = statistics.stdev([10.0, 14.0, 99.0])
     assert rows[1] == ("plain", "3", "4.4000 ± 3.9850", f"41.00 ± {deviation:.2f}")
     assert rows[2] == (ODD, "2 of 4", "1.5000 ± 0.0000", "14.00 ± 1.41")
 
 
-def test_differences_pair_seeds_and_pool_outputs(outcomes: list[Outcome]) -> None:
+def test_differences_pair_seeds_and_pool_outputs(students: list[Student], outcomes: list[Outcome]) -> None:
     """Differences are between equal seeds only, and p is that of the test on the lines of both seeds together."""
-    loss, bleu = contrasts(outcomes, SWEEP, StopRequest())
+    report = report_of(students, outcomes)
+    loss, bleu = report.contrasts
     assert (bleu.row, bleu.column, bleu.spread) == (ODD, "t bleu", Spread(2.0, pytest.approx(2**0.5), 2))
     whole = compare([*REFERENCE, *WORSE], [*WORSE, *WORSE], [REFERENCE * 2], "bleu")
     assert bleu.p_value == whole.p_value
     assert whole.p_value < 0.2
     assert loss.spread == Spread(pytest.approx(-0.6), pytest.approx(0.2 / 2**0.5), 2)
     assert loss.p_value is None
-    _, one_seed = contrasts([outcomes[0], *outcomes[2:]], SWEEP, StopRequest())
+    _, one_seed = report_of(students, [outcomes[0], *outcomes[2:]]).contrasts
     assert one_seed.spread == Spread(3.0, None, 1)
-    cells = contrast_rows([loss, bleu])
-    assert cells[1:] == [
+    assert report.tables[1][1][1:] == [
         (ODD, "validation loss", "-0.6000 ± 0.1414", "2", "–"),
         (ODD, "t bleu", "+2.00 ± 1.41", "2", f"{bleu.p_value:.3f}"),
     ]
@@ -49,8 +47,7 @@ def test_differences_pair_seeds_and_pool_outputs(outcomes: list[Outcome]) -> Non
 
 def test_markdown_is_escaped(students: list[Student], outcomes: list[Outcome]) -> None:
     """Every line of a table has its number of cells, and no tag and no code of a name gets through."""
-    compared = contrast_rows(contrasts(outcomes, SWEEP, StopRequest()))
-    text = markdown_page("<i>.toml", "plain", value_rows(students, outcomes), compared, notes(outcomes, "plain"))
+    text = report_of(students, outcomes).markdown()
     assert "<b>" not in text
     assert "&lt;b&gt;&amp;'\"\\|\\`" in text
     table = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]

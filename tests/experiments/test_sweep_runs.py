@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, run_cli
-from sweeps import BASE, TEST, read, results, runs_of, write_file, write_inputs
+from sweeps import BASE, TEST, read, results, write_file, write_inputs
 
 from kdcache.experiments.run_sweep import SweepResult, run_sweep
 from kdcache.files.run_records import recorded
@@ -35,8 +35,7 @@ def state(folder: Path) -> dict[Path, int]:
 
 def sweep_here(folder: Path, *parts: str) -> SweepResult:
     """Run a sweep whose runs are processes of their own, one at a time."""
-    sweep = read(folder, *parts)
-    return run_sweep(sweep, runs_of(sweep), jobs=1)
+    return run_sweep(read(folder, *parts), jobs=1)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_a_run_is_what_its_command_makes(first: tuple[Path, SweepResult]) -> Non
     (entry,) = results(folder)["runs"]
     record = json.loads((folder / "sweep" / entry["folder"] / "run.json").read_text())
     assert ["kdcache", *record["argv"]] == entry["command"]
-    (run, _) = runs_of(read(folder, BASE, FAST, ARMS, BROKEN, TEST))
+    (run, _) = read(folder, BASE, FAST, ARMS, BROKEN, TEST).students
     assert record["config"] == recorded(run.config)
     assert entry["valid_nll"] == record["result"]["valid_nll"]
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import run_cli
 
 from kdcache.cli import main
+from kdcache.cli.sweep import read_student
 from kdcache.errors import UsageError
 from kdcache.experiments.sweep_file import read_sweep
 
@@ -46,7 +47,7 @@ def test_a_sweep_s_output_neither(tmp_path: Path) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(f'output = "{URL}"\n')
     with pytest.raises(UsageError, match="kdcache writes on this machine only"):
-        read_sweep(file, {})
+        read_sweep(file, {}, read_student)
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from caches import LINES, make_plan, write_cache
 
 from kdcache.cli.sweep import read_student, student_options
-from kdcache.experiments.sweep_file import ScoredText, Student, SweepConfig, expand, read_sweep
-from kdcache.experiments.sweep_report import sweep_page
-from kdcache.experiments.sweep_results import Outcome, contrast_rows, contrasts, notes, value_rows
+from kdcache.experiments.sweep_file import ScoredText, Student, Sweep, read_sweep
+from kdcache.experiments.sweep_report import Report
+from kdcache.experiments.sweep_results import Outcome, contrasts
 from kdcache.process.signals import StopRequest
 
 BASE = """
@@ -46,14 +46,9 @@ def write_file(folder: Path, *parts: str) -> Path:
     return file
 
 
-def read(folder: Path, *parts: str) -> SweepConfig:
+def read(folder: Path, *parts: str) -> Sweep:
     """What a file of these parts says."""
-    return read_sweep(write_file(folder, *parts), student_options())
-
-
-def runs_of(sweep: SweepConfig) -> list[Student]:
-    """The runs of a sweep."""
-    return expand(sweep, read_student)
+    return read_sweep(write_file(folder, *parts), student_options(), read_student)
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -64,9 +59,9 @@ def results(folder: Path) -> dict[str, Any]:
     return content
 
 
-def names(runs: Sequence[Student]) -> list[str]:
-    """Names of the runs' folders."""
-    return [run.name for run in runs]
+def names(sweep: Sweep) -> list[str]:
+    """Names of the students' folders."""
+    return [student.name for student in sweep.students]
 
 
 # What came of one that never ran
@@ -75,9 +70,6 @@ TEXT = ScoredText("t", "test.src", ("test.tgt",), ("bleu",))
 REFERENCE = [f"the quick brown fox number {number} jumps over the lazy dog" for number in range(12)]
 WORSE = [line.replace("lazy", "old") if number % 2 else line for number, line in enumerate(REFERENCE)]
 ODD = "<b>&'\"|`"
-
-
-SWEEP = SweepConfig(Path("<i>.toml"), ".", {}, {}, {}, (TEXT,), "plain")
 
 
 def student_of(folder: Path, row: str, seed: int) -> Student:
@@ -100,9 +92,7 @@ def outcome(student: Student, bleu: float, loss: float, written: Sequence[str]) 
     return Outcome(name, row, seed, student.settings, student.folder.name, command, [40], loss, scores, *files)
 
 
-def page_of_sweep(students: Sequence[Student], outcomes: Sequence[Outcome], title: str, others: int = 0) -> str:
-    """The page on these students, of which some are finished."""
-    compared = contrasts(outcomes, SWEEP, StopRequest())
-    values = value_rows(students, outcomes)
-    said = notes(outcomes, "plain")
-    return sweep_page(title, "plain", values, contrast_rows(compared), said, students, outcomes, others)
+def report_of(students: Sequence[Student], outcomes: Sequence[Outcome], title: str = "<i>.toml") -> Report:
+    """The report on a sweep of these students, of which some are finished."""
+    sweep = Sweep(Path(title), Path(), "plain", (TEXT,), tuple(students))
+    return Report(sweep, list(outcomes), contrasts(outcomes, sweep, StopRequest()), others=3)
