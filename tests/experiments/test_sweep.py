@@ -1,4 +1,4 @@
-"""A sweep on paper: its file, its grid, and the division of a machine."""
+"""A sweep before it runs: its file, its students, the division of a machine, and the time that all would take."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from sweeps import BASE, TEST, names, read
 
 from kdcache.cli.sweep import read_student
 from kdcache.errors import DataError, UsageError
-from kdcache.experiments.run_sweep import divide
+from kdcache.experiments.run_sweep import CONSOLE, check_texts, divide, time_of_all
 from kdcache.experiments.sweep_file import ScoredText, command_line, read_sweep
+from kdcache.files.run_records import LOG_FILE
 from kdcache.losses.objective_config import Ramp
 
 # The file
@@ -50,6 +51,10 @@ MISTAKES = [
     ("[test.t]\nsource = 's'\nreference = 'r'\nmetrics = 'blue'", "[test.t]: metrics: 'blue' is not known"),
     ("[test.t]\nsource = 's'\nreference = 'r'\nlowercase = 1", "lowercase takes a value such as true, not 1"),
     ("[test.'1']\nsource = 's'\nreference = 'r'", "a test set is a table whose name begins with a letter"),
+    (f"{TEST}\nbeam_size = 0", "[test.t]: generation would be refused: --beam-size must be at least 1, not 0"),
+    (f"{TEST}\nlength_penalty = nan", "would be refused: --length-penalty must be a finite number, not nan"),
+    (f"{TEST}\nlength_penalty = -inf", "would be refused: --length-penalty must be a finite number, not -inf"),
+    (f"{TEST}\nlength_penalty = 1{'0' * 400}", "would be refused: --length-penalty must be a finite number"),
 ]
 
 
@@ -60,6 +65,12 @@ def test_what_means_nothing_is_refused(tmp_path: Path, text: str, message: str) 
         read(tmp_path, text)
     assert message in str(refused.value)
     assert str(tmp_path / "sweep.toml") in str(refused.value)
+
+
+@pytest.mark.parametrize("line", ["beam_size = 1", "length_penalty = -0.5", "length_penalty = 0"])
+def test_every_finite_search_is_allowed(tmp_path: Path, line: str) -> None:
+    """Greedy search and penalties of any sign are not refused."""
+    read(tmp_path, BASE, TEST, line)
 
 
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
@@ -121,13 +132,17 @@ def test_flags_are_written_without_a_value() -> None:
 
 
 def test_names_are_safe_and_different(tmp_path: Path) -> None:
-    """Whatever an arm is called, its folder is one plain part of a path, without a dot, and no other arm's."""
-    odd = ["<b>", "(b)", "..", "../x", "a/b", "a b", "-x", "ä", "table.md", "x" * 300, "x" * 299 + "y"]
+    """Whatever an arm is called, its folder is one plain part of a path, without a dot, and no other arm's.
+
+    Nor is what it writes to the terminal kept in the log of the sweep itself.
+    """
+    odd = ["<b>", "(b)", "..", "../x", "a/b", "a b", "-x", "ä", "table.md", "kdcache", "x" * 300, "x" * 299 + "y"]
     arms = "".join(f"[[arms]]\nname = {name!r}\nalpha = {number / 100}\n" for number, name in enumerate(odd))
     sweep = read(tmp_path, BASE, arms)
     found = names(sweep)
     assert sweep.rows == odd
     assert len(set(found)) == len(odd)
+    assert LOG_FILE not in [student.beside(CONSOLE).name for student in sweep.students]
     for name in found:
         assert len(name) <= 120
         assert all(sign.isascii() and (sign.isalnum() or sign in "_+-~") for sign in name), name
@@ -197,6 +212,36 @@ def test_a_machine_is_divided(
     assert {one["OMP_NUM_THREADS"] for one in found.environments} == {threads}
     assert [one.get("CUDA_VISIBLE_DEVICES") for one in found.environments] == (devices or [None] * count)
     assert f"{count} at a time" in found.description
+
+
+@pytest.mark.parametrize(
+    ("hours", "at_a_time", "expected"),
+    [
+        ([1.0, 1.0, 1.0], 8, 1.0),
+        ([1.0, 1.0, 1.0], 2, 2.0),
+        # Two begin, the shorter one's place takes the third, which ends after 1 + 3; then 2 + 2 = 4 as well.
+        ([2.0, 1.0, 3.0, 2.0], 2, 4.0),
+        # In the order of the file: the long one begins last and is waited for.
+        ([1.0, 1.0, 5.0], 2, 6.0),
+        ([], 3, 0.0),
+    ],
+)
+def test_the_time_of_all_is_that_of_the_run_that_ends_last(hours: list[float], at_a_time: int, expected: float) -> None:
+    """Runs begin in their order, each as soon as one before it has ended; the time of all is when the last ends."""
+    assert time_of_all(hours, at_a_time) == expected
+
+
+def test_the_seed_of_the_bootstrap_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SACREBLEU_SEED that scoring would refuse is refused before anything runs, if there is a text to score."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("test.src", "test.tgt"):
+        Path(name).write_text("a b\n")
+    tests = read(tmp_path, BASE, TEST).tests
+    check_texts(tests)
+    monkeypatch.setenv("SACREBLEU_SEED", "none")
+    with pytest.raises(UsageError, match="SACREBLEU_SEED must be a whole number"):
+        check_texts(tests)
+    check_texts([])
 
 
 def test_the_example_in_the_documents_is_a_sweep(tmp_path: Path) -> None:

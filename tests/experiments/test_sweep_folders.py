@@ -25,6 +25,7 @@ from kdcache.training.result import FitResult
 
 # Names and caches of arms that differ in nothing else.
 Arms = list[tuple[str, str]]
+BOTH = [("one", "cache"), ("two", "other")]
 
 
 @pytest.fixture(scope="module")
@@ -67,47 +68,41 @@ def finish(student: Student) -> None:
     run.finish(FitResult(4, (4,), None, None, 2.0, 0.1).record())
 
 
-def finished(folder: Path, arms: Arms) -> None:
-    for student in find(folder, arms)[0]:
-        finish(student)
-
-
 def folders(students: tuple[Student, ...]) -> dict[str, str]:
     return {one.name: one.folder.name for one in students}
 
 
-def test_a_run_with_another_cache_gets_another_folder(folder: Path) -> None:
-    """An arm in place of another that had the same settings and another cache does not get its folder."""
-    finished(folder, [("masked", "cache")])
-    students, others = find(folder, [("ltr", "other")])
-    assert (folders(students), others) == ({"ltr": "ltr"}, 1)
-    assert not Checker().trained(students[0])
-
-
-def test_renamed_arms_keep_the_folders_of_their_caches(folder: Path) -> None:
-    """Two arms that differ in their cache alone are found again after both were renamed and put in another order."""
-    finished(folder, [("one", "cache"), ("two", "other")])
-    students, others = find(folder, [("second", "other"), ("first", "cache")])
-    assert (folders(students), others) == ({"second": "two", "first": "one"}, 0)
-    assert all(Checker().trained(one) for one in students)
-
-
-def test_a_cache_that_was_moved_is_the_same(folder: Path) -> None:
-    """A cache is known by its content: runs from it are found under its new name."""
-    finished(folder, [("one", "cache")])
-    (folder / "cache").rename(folder / "moved")
-    students, _ = find(folder, [("first", "moved")])
-    assert folders(students) == {"first": "one"}
-    assert Checker().trained(students[0])
-
-
-def test_a_cache_out_of_reach_is_known_by_its_name(folder: Path) -> None:
-    """Where no cache can be opened, the run whose record names the same one is found, and no other."""
-    finished(folder, [("one", "cache"), ("two", "other")])
-    for name in ("cache", "other"):
-        (folder / name).rename(folder / f"away-{name}")
-    students, _ = find(folder, [("second", "other"), ("third", "unknown"), ("first", "cache")])
-    assert folders(students) == {"second": "two", "third": "third", "first": "one"}
+@pytest.mark.parametrize(
+    ("first", "moves", "second", "expected"),
+    [
+        # An arm in place of another that had the same settings and another cache does not get its folder.
+        ([("masked", "cache")], {}, [("ltr", "other")], {"ltr": "ltr"}),
+        # Two arms that differ in their cache alone are found after both were renamed and put in another order.
+        (BOTH, {}, [("second", "other"), ("first", "cache")], {"second": "two", "first": "one"}),
+        # A cache is known by its content, also under a new name.
+        ([("one", "cache")], {"cache": "moved"}, [("first", "moved")], {"first": "one"}),
+        # Caches that cannot be opened are known by their names.
+        (
+            BOTH,
+            {"cache": "away", "other": "away too"},
+            [("second", "other"), ("third", "unknown"), ("first", "cache")],
+            {"second": "two", "third": "third", "first": "one"},
+        ),
+    ],
+)
+def test_runs_are_found_by_their_caches(
+    folder: Path, first: Arms, moves: dict[str, str], second: Arms, expected: dict[str, str]
+) -> None:
+    """After arms or caches were renamed, a run has the folder that was made from its cache, or else a new one."""
+    for student in place(sweep_of(folder, first)):
+        finish(student)
+    for name, target in moves.items():
+        (folder / name).rename(folder / target)
+    students, others = find(folder, second)
+    assert folders(students) == expected
+    kept = [name for name, place in expected.items() if place != name]
+    assert others == len(first) - len(kept)
+    assert [one.name for one in students if Checker().trained(one)] == kept
 
 
 def test_runs_are_told_apart_by_the_students_that_they_start_from(folder: Path) -> None:
@@ -148,9 +143,9 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
 
 def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A sweep repeated where its cache is out of reach writes the same results, and warns once."""
-    arms = [("one", "cache"), ("two", "other")]
-    finished(folder, arms)
-    sweep = sweep_of(folder, arms)
+    sweep = sweep_of(folder, BOTH)
+    for student in place(sweep):
+        finish(student)
     run_sweep(sweep, jobs=1)
     expected = results(folder)
     assert [one["name"] for one in expected["runs"]] == ["one", "two"]
