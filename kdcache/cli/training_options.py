@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from kdcache.cli.options import Decorator, default_of, device, gathered, precision
-from kdcache.training.training_config import SCHEDULES, TrainingConfig
+from kdcache.training.training_config import SCHEDULES, TRACKERS, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class TrainingOptions:
     seed: int
     device: str
     precision: str
+    report_to: tuple[str, ...]
 
     def config(self, *, learning_rate: float, epochs: int, beta2: float) -> TrainingConfig:
         """The configuration, with defaults for what was not given."""
@@ -45,6 +46,7 @@ class TrainingOptions:
             valid_every=self.valid_every,
             patience=self.patience,
             average=self.average,
+            report_to=self.report_to,
         )
 
 
@@ -96,4 +98,10 @@ def training(*, epochs: int, max_tokens: int, rate_help: str) -> Decorator:
         ),
         device,
         precision,
+        click.option(
+            "--report-to",
+            type=click.Choice(TRACKERS),
+            multiple=True,
+            help="Report the metrics to this tracker too; may be given several times.",
+        ),
     )

@@ -22,9 +22,9 @@ RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
 METRICS_FILE = "metrics.jsonl"
 
-# What may differ when a run is continued: where it runs, what is only looked at, and where a cache and a first student
-# lie, whose content is compared by fingerprints among the inputs; not what it computes.
-_FREE = frozenset({"device", "micro_tokens", "compared", "cache", "store", "start_from"})
+# What may differ when a run is continued: where it runs, who is told of it, what is only looked at, and where a cache
+# and a first student lie, whose content is compared by fingerprints among the inputs; not what it computes.
+_FREE = frozenset({"device", "micro_tokens", "report_to", "compared", "cache", "store", "start_from"})
 
 log = logging.getLogger("kdcache")
 

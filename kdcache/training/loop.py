@@ -102,7 +102,7 @@ class _Loop(Generic[B]):
         self.checkpoints = output / checkpoint.FOLDER
         self.total = count_steps(sections, config, stop.check)
         self.position = self._restore()
-        self.metrics = Metrics(output / METRICS_FILE if group.leads else None, self.position)
+        self.metrics = Metrics(output / METRICS_FILE if group.leads else None, self.position, config.report_to)
         self.reports: deque[Report] = deque()
         self.bad_steps = 0
         self.asked: int | None = None

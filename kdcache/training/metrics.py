@@ -1,10 +1,11 @@
-"""The record of a training run: one JSON object a line, and events for TensorBoard where that is installed."""
+"""The record of a training run: one JSON object a line, which experiment trackers can get too."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from kdcache.files.atomic import replace_file, storage_errors
 from kdcache.training.checkpoint import Position, Tally
-from kdcache.training.tensorboard import Events
+from kdcache.training.trackers import start_reporters
 
 _LOG_EVERY = 20
 
@@ -22,10 +23,11 @@ _LOG_EVERY = 20
 class Metrics:
     """The JSON-lines record of a run, continued at `position`, and the note beside its progress bar.
 
-    Without a path (in processes that do not lead) nothing is written. Leaving its block closes what it has open.
+    Every line goes to the trackers `report_to` too. Without a path (in processes that do not lead) nothing is written
+    or reported. Leaving its block ends the trackers.
     """
 
-    def __init__(self, path: Path | None, position: Position) -> None:
+    def __init__(self, path: Path | None, position: Position, report_to: Sequence[str] = ()) -> None:
         self._path = path
         self.note = ""
         self._steps: list[tuple[tuple[str, ...], Tensor]] = []
@@ -35,7 +37,7 @@ class Metrics:
         if path is not None and path.exists():
             lines = [line for line in path.read_text().splitlines() if _happened(line, position)]
             replace_file(path, "".join(f"{line}\n" for line in lines).encode())
-        self._events = None if path is None else Events(path.parent, position.step, position.validated)
+        self._reporters = [] if path is None else start_reporters(report_to, path.parent, position)
 
     def add(self, step: int, names: tuple[str, ...], sums: Tensor, rate: float, norm: Tensor, waited: float) -> None:
         """Count one step by its named sums [names], zeros if it was skipped; now and then write the means since then.
@@ -74,13 +76,14 @@ class Metrics:
 
     def write(self, values: dict[str, float]) -> None:
         """Append one line; JSON knows no infinity, so what is not finite becomes null."""
-        if self._path is None or self._events is None:
+        if self._path is None:
             return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps(known) + "\n"
         with storage_errors(self._path, len(line)), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
-        self._events.write(known)
+        for reporter in self._reporters:
+            reporter.write({name: value for name, value in known.items() if value is not None})
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +91,8 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._events is not None:
-            self._events.close()
+        for reporter in self._reporters:
+            reporter.close()
 
 
 def _happened(line: str, position: Position) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from kdcache.errors import UsageError
 
 SCHEDULES = ("noam", "linear")
 PRECISIONS = ("auto", "float32", "bfloat16")
+# Trackers that training can report to; each is the name of its package.
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 NOAM_SMALLEST = 0.01
 
 
@@ -32,6 +35,7 @@ class TrainingConfig:
         valid_every: steps between validations; None: once an epoch.
         save_seconds: time between checkpoints.
         patience: validations in a row without a lower loss that end training; None: none do.
+        report_to: trackers, of TRACKERS, that get the lines of metrics.jsonl too.
         average: how many of the last validated checkpoints are averaged; None: the best one is taken.
     """
 
@@ -52,6 +56,7 @@ class TrainingConfig:
     save_seconds: float = 120.0
     patience: int | None = None
     average: int | None = None
+    report_to: tuple[str, ...] = ()
 
     @property
     def most_tokens(self) -> int:
@@ -73,6 +78,8 @@ class TrainingConfig:
         ):
             if value is not None and value < 1:
                 raise UsageError(f"{option} must be at least 1, not {value}.")
+        for name in self.report_to:
+            _check_tracker(name)
         if self.warmup is not None and self.warmup < 0:
             raise UsageError(f"--warmup must be at least 0 steps, not {self.warmup}.")
         if not 0 < self.learning_rate < math.inf:
@@ -88,3 +95,15 @@ class TrainingConfig:
                 f"--learning-rate {self.learning_rate} with --schedule linear is the highest rate itself, usually "
                 "below 0.01. For a factor use --schedule noam."
             )
+
+
+def _check_tracker(name: str) -> None:
+    """Raise UsageError unless `name` is a tracker that can be imported."""
+    if name not in TRACKERS:
+        raise UsageError(f"--report-to must be one of {', '.join(TRACKERS)}, not {name}.")
+    missing = [package for package in dict.fromkeys(("accelerate", name)) if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UsageError(
+            f"--report-to {name}: {' and '.join(missing)} cannot be imported. Install it, for TensorBoard with "
+            "'kdcache[trackers]', or leave the option out: metrics.jsonl has all values."
+        )

@@ -45,10 +45,13 @@ def test_torchrun_trains_a_teacher(tmp_path: Path, small_bert: Path, small_text:
     source, target = small_text.paths()
     command = ["--source", source, "--target", target, "--bert", small_bert, "--max-steps", 3, "--device", "cpu"]
     command += ["--valid-source", source, "--valid-target", target, "--max-tokens", 400, "--micro-tokens", 1]
+    command += ["--report-to", "tensorboard"]
     for name, launcher in (("one", ()), ("two", TORCHRUN)):
         done = run_python(*launcher, ROOT / "cli.py", "teacher-train", *command, "--output", tmp_path / name)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("is saved") == 1
+        # The first process alone reports.
+        assert len(list((tmp_path / name / "tensorboard").glob("*/events.*"))) == 2
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [line["step"] for line in one] == [line["step"] for line in two]
     for a, b in zip(one, two, strict=True):
