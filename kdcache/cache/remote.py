@@ -22,13 +22,17 @@ from kdcache.errors import CacheError, CorruptError, UsageError
 from kdcache.files.locations import StoreConfig, is_web, redacted, url_of
 from kdcache.files.run_records import log
 from kdcache.files.strict_json import BYTES_MAX, parse_json
-from kdcache.process.prefetch import Ahead
+from kdcache.process.prefetch import Prefetch
 from kdcache.text.tokenizer import FILES
 
 ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 0.5
 # A connection that says nothing for so long is given up.
 SILENCE_SECONDS = 30.0
+# Most of fetching a small file is waiting for its first byte, so several are fetched at a time.
+THREADS = 4
+# A thread that waits for a silent server is waited for so long when its results are no longer wanted.
+_LEAVE_SECONDS = 1.0
 # So many small shards are fetched ahead, as many as a window of pairs takes, and never more bytes.
 AHEAD_SHARDS = 8
 AHEAD_BYTES = 64 << 20
@@ -100,9 +104,9 @@ class RemoteFiles(CacheFiles):
     def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
         """The shards in order, fetched ahead while those before are used; errors as of `shard`."""
         depth = max(1, min(AHEAD_SHARDS, AHEAD_BYTES // max((record.bytes for record in records), default=1)))
-        with Ahead(self.shard, records, depth) as ahead:
+        with Prefetch(self.shard, records, depth, threads=THREADS, leave_seconds=_LEAVE_SECONDS) as fetched:
             for _ in records:
-                yield ahead.take(give_up)
+                yield fetched.take(give_up)
 
     def fetch(
         self, name: str, most: int, use: Callable[[bytes], T], pause: Pause = time.sleep, missing: str = "missing."

@@ -1,35 +1,48 @@
-"""Work done ahead of whoever takes its results, in threads that end with the block that uses them."""
+"""Work that threads do ahead of use; they end with the block that uses its results."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-# Several, since most of fetching a small file is waiting for its first byte.
-THREADS = 4
-THREAD_NAME = "kdcache-fetch"
+THREAD_NAME = "kdcache-prefetch"
 _POLL_SECONDS = 0.1
-# A thread that waits for a server that says nothing cannot be ended; then it ends itself, later.
-_JOIN_SECONDS = 1.0
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Ahead(Generic[T, R]):
-    """Does `work` on the next `depth` items ahead of whoever takes the results, which come in the items' order.
+class Prefetch(Generic[T, R]):
+    """Does `work` on the next `depth` items in threads, ahead of the results' use; results come in the items' order.
 
-    `work` gets the item and a function that waits some seconds; when the block is left, that function raises.
+    `work` gets an item and a function that waits some seconds, which raises `CancelledError` once the block is left.
+    Leaving the block waits for the threads, at most `leave_seconds` where given: a thread that waits for a silent
+    server cannot be ended, and ends by itself later.
+
+    Attributes:
+        waited: seconds for which results have been waited for.
     """
 
-    def __init__(self, work: Callable[[T, Callable[[float], None]], R], items: Iterable[T], depth: int) -> None:
-        self._work, self._items = work, iter(items)
+    def __init__(
+        self,
+        work: Callable[[T, Callable[[float], None]], R],
+        items: Iterable[T],
+        depth: int,
+        *,
+        threads: int = 1,
+        name: str = THREAD_NAME,
+        prepare: Callable[[], None] = lambda: None,
+        leave_seconds: float | None = None,
+    ) -> None:
+        self.waited = 0.0
+        self._work, self._items, self._prepare = work, iter(items), prepare
+        self._leave_seconds = leave_seconds
         self._leaving = threading.Event()
         self._jobs: SimpleQueue[tuple[T, Future[R]] | None] = SimpleQueue()
         self._results: deque[Future[R]] = deque()
@@ -37,19 +50,34 @@ class Ahead(Generic[T, R]):
             self._submit()
         # They must not keep a process alive that was asked to stop.
         self._threads = [
-            threading.Thread(target=self._serve, name=f"{THREAD_NAME}-{number}", daemon=True)
-            for number in range(min(depth, THREADS))
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
+            for number in range(min(depth, threads))
         ]
         for thread in self._threads:
             thread.start()
 
-    def take(self, give_up: Callable[[], None]) -> R:
-        """The next item's result, or what `work` raised; while it is waited for, `give_up` is called now and then."""
-        future = self._results.popleft()
-        while not wait([future], timeout=_POLL_SECONDS).done:
+    def ready(self, seconds: float) -> bool:
+        """Wait for the next result, at most `seconds`; return whether it, or what was raised in its place, is there."""
+        start = time.perf_counter()
+        done = wait([self._results[0]], timeout=seconds).done
+        self.waited += time.perf_counter() - start
+        return bool(done)
+
+    def take(self, give_up: Callable[[], None] = lambda: None) -> R:
+        """The next result, or what `work` raised; while it is waited for, `give_up` is called now and then."""
+        while not self.ready(_POLL_SECONDS):
             give_up()
+        future = self._results.popleft()
         self._submit()
         return future.result()
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        if not self._results:
+            raise StopIteration
+        return self.take()
 
     def _submit(self) -> None:
         for item in self._items:
@@ -59,6 +87,7 @@ class Ahead(Generic[T, R]):
             return
 
     def _serve(self) -> None:
+        self._prepare()
         while (job := self._jobs.get()) is not None:
             item, future = job
             if future.set_running_or_notify_cancel():
@@ -84,6 +113,6 @@ class Ahead(Generic[T, R]):
             future.cancel()
         for _ in self._threads:
             self._jobs.put(None)
-        latest = time.monotonic() + _JOIN_SECONDS
+        latest = None if self._leave_seconds is None else time.monotonic() + self._leave_seconds
         for thread in self._threads:
-            thread.join(max(0.0, latest - time.monotonic()))
+            thread.join(None if latest is None else max(0.0, latest - time.monotonic()))

@@ -17,7 +17,7 @@ from kdcache.student.student_config import StudentConfig
 from kdcache.student.train_student import make_task
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
-from kdcache.training.loader import Prefetch, step_batches
+from kdcache.training.loader import Loader, step_batches
 from kdcache.training.loop import count_steps
 from kdcache.training.step import Stepper, Wishes
 
@@ -56,7 +56,7 @@ def forecast(config: StudentConfig) -> Forecast:
     stepper = Stepper(model, training, device, Group())
     times = []
     batches_of = partial(step_batches, task, sections, training, Position(), Group(), device)
-    with Prefetch(batches_of, device) as stream:
+    with Loader(batches_of, device) as stream:
         # A pilot longer than an epoch goes on with the next.
         steps = (one for one in stream if one is not None)
         for step, batches in enumerate(islice(steps, _WARM_STEPS + _PILOT_STEPS), 1):

@@ -6,19 +6,18 @@ not consumed. The thread draws nothing from PyTorch's random streams.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from kdcache.compute.device import use
 from kdcache.errors import TrainingError
+from kdcache.process.prefetch import Prefetch
 from kdcache.training.batches import Sections, epoch_order, micro_bounds
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
@@ -84,50 +83,21 @@ def step_batches(
         epoch, consumed = epoch + 1, 0
 
 
-class Prefetch(Generic[T]):
-    """Takes items out of a generator ahead of whoever asks for them; what it raises reaches whoever asks.
+class Loader(Prefetch[None, T]):
+    """Takes items out of a generator in one thread, ahead of their use; what it raises comes in an item's place.
 
-    The generator is what `items` returns for a function that it calls where it waits long. Leaving the block makes
-    that function raise, and ends the thread.
-
-    Attributes:
-        waited: seconds that askers have waited.
+    `items` makes the generator from a function that the generator calls where it waits long. Leaving the block makes
+    that function raise, waits for the thread and closes the generator.
     """
 
     def __init__(self, items: Callable[[Callable[[], None]], Generator[T, None, None]], device: torch.device) -> None:
-        self.waited = 0.0
-        self._leaving = threading.Event()
-        self._items = items(self._give_up)
-        self._pool = ThreadPoolExecutor(1, THREAD_NAME, initializer=use, initargs=(device,))
-        self._ahead: deque[Future[T]] = deque(self._pool.submit(next, self._items) for _ in range(DEPTH))
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def ready(self, seconds: float) -> bool:
-        """Whether the next item is there, or what was raised in its place; waits for it so long."""
-        start = time.perf_counter()
-        done = wait([self._ahead[0]], timeout=seconds).done
-        self.waited += time.perf_counter() - start
-        return bool(done)
-
-    def __next__(self) -> T:
-        start = time.perf_counter()
-        item = self._ahead.popleft().result()
-        self.waited += time.perf_counter() - start
-        self._ahead.append(self._pool.submit(next, self._items))
-        return item
-
-    def __enter__(self) -> Self:
-        return self
+        self._generator = items(lambda: self._pause(0.0))
+        super().__init__(
+            lambda _item, _pause: next(self._generator), repeat(None), DEPTH, prepare=partial(use, device), name=THREAD_NAME
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leaving.set()
-        self._pool.shutdown(cancel_futures=True)
-        self._items.close()
-
-    def _give_up(self) -> None:
-        if self._leaving.is_set():
-            raise CancelledError
+        super().__exit__(kind, error, trace)
+        self._generator.close()

@@ -25,7 +25,7 @@ from kdcache.training import checkpoint
 from kdcache.training.batches import Sections, epoch_order
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
-from kdcache.training.loader import Prefetch, StepBatches, step_batches
+from kdcache.training.loader import Loader, StepBatches, step_batches
 from kdcache.training.metrics import Metrics
 from kdcache.training.result import FitResult
 from kdcache.training.schedule import learning_rate
@@ -127,7 +127,7 @@ class _Loop(Generic[B]):
         shown = self.group.leads
         with (
             Progress("training", self.total, "steps", self.position.step, shown=shown) as progress,
-            Prefetch(stream, self.device) as steps,
+            Loader(stream, self.device) as steps,
         ):
             while self.position.step < self.total and not self._exhausted():
                 while not steps.ready(_PATIENCE_SECONDS):

@@ -27,7 +27,7 @@ from kdcache.training import batches
 from kdcache.training.batches import Section, Sections, Selection, micro_bounds
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
-from kdcache.training.loader import DEPTH, THREAD_NAME, Prefetch, step_batches
+from kdcache.training.loader import DEPTH, THREAD_NAME, Loader, step_batches
 
 CPU = torch.device("cpu")
 
@@ -121,7 +121,7 @@ def test_the_loader_stays_within_its_depth() -> None:
             made.append(len(made))
             yield len(made)
 
-    with Prefetch(lambda _: numbers(), CPU) as ahead:
+    with Loader(lambda _: numbers(), CPU) as ahead:
         time.sleep(0.3)
         assert len(made) == DEPTH
         assert [next(ahead) for _ in range(5)] == [1, 2, 3, 4, 5]
