@@ -19,9 +19,9 @@ _GRACE_SECONDS = 5.0
 
 def main() -> None:
     """Watch the pipe and run the command."""
-    signals.grace_seconds = _GRACE_SECONDS
-    threading.Thread(target=watch, daemon=True).start()
-    runpy.run_module("kdcache", run_name="__main__")
+    with signals.stop_on_signals(grace_seconds=_GRACE_SECONDS):
+        threading.Thread(target=watch, daemon=True).start()
+        runpy.run_module("kdcache", run_name="__main__")
 
 
 def watch() -> None:

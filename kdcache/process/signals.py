@@ -10,16 +10,20 @@ from types import FrameType
 
 from kdcache.errors import StoppedError
 
-# Seconds after a request to stop in which another one is taken for the same. What a sweep has started sets it: a
-# scheduler may signal every process of a job, and the sweep hands the signal on.
-grace_seconds = 0.0
-
 
 class StopRequest:
-    """Whether a signal asked to stop."""
+    """Whether a signal asked to stop.
 
-    def __init__(self) -> None:
+    Attributes:
+        number: the signal that asked first, or None.
+        asked_at: when it did, by the monotonic clock.
+        grace_seconds: how long after the first signal another one is taken for the same request.
+    """
+
+    def __init__(self, grace_seconds: float = 0.0) -> None:
         self.number: int | None = None
+        self.asked_at = 0.0
+        self.grace_seconds = grace_seconds
 
     def check(self) -> None:
         """Raise `StoppedError` if a signal asked to stop."""
@@ -27,30 +31,35 @@ class StopRequest:
             raise StoppedError(self.number)
 
 
+# Those of the blocks that the program is in, the innermost last: signals are the whole process's.
 _requests: list[StopRequest] = []
 
 
 def stop_asked() -> bool:
     """Whether a signal has asked the work that is in progress to stop."""
-    return any(one.number is not None for one in _requests)
+    return any(request.number is not None for request in _requests)
 
 
 @contextmanager
-def stop_on_signals(*, repeated: bool = False) -> Iterator[StopRequest]:
+def stop_on_signals(*, repeated: bool = False, grace_seconds: float = 0.0) -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM inside the block; a second signal of either kind stops at once.
 
-    Not so where signals come `repeated`: torchrun hands on to its processes what the terminal has sent them already,
-    and kills them if they take too long. Nor within `grace_seconds` of the first.
+    A second signal does not where signals come `repeated`: torchrun hands on to its processes what the terminal has
+    sent them already, and kills them if they take too long. Nor does it within `grace_seconds` of the first: a
+    scheduler may signal every process of a job, and a sweep hands the signal on. A block inside another begins with the
+    request and the seconds of grace of the outer one.
     """
-    request = StopRequest()
-    asked_at = 0.0
+    request = StopRequest(grace_seconds)
+    if _requests:
+        outer = _requests[-1]
+        request.number, request.asked_at = outer.number, outer.asked_at
+        request.grace_seconds = max(grace_seconds, outer.grace_seconds)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked_at
         now = time.monotonic()
         if request.number is None:
-            request.number, asked_at = number, now
-        elif not repeated and now - asked_at >= grace_seconds:
+            request.number, request.asked_at = number, now
+        elif not repeated and now - request.asked_at >= request.grace_seconds:
             raise StoppedError(number)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

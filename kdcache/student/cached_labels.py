@@ -1,4 +1,4 @@
-"""The soft labels that an objective needs, out of what a cache holds."""
+"""What a student's training takes out of a cache, and whether the cache is the right one for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
+
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.errors import UsageError
+from kdcache.errors import MismatchError, UsageError
 from kdcache.losses.objective_config import BUCKETED, ObjectiveConfig, Ramp
+from kdcache.text.corpus import Corpus
+from kdcache.text.encoded_pairs import EncodedPairs
+from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.batches import Section, Sections
+
+_OTHER_TEXT = "Train on the text that the cache was made from, or dump this text into a cache of its own."
 
 
 class CacheSections(Sections):
@@ -90,3 +97,36 @@ def check_objective(objective: ObjectiveConfig, plan: Plan) -> None:
             f"temperature {stored} only. Choose one of these, make a cache with dump-logits --normalizers "
             f"{temperature:g}, or use --objective chen2020 or hinton."
         )
+
+
+def check_text(reader: CacheReader, corpus: Corpus) -> None:
+    """Compare a text with the words in a cache, pair by pair, as the cache's tokenizer sees them.
+
+    Pairs that the cache skipped are not compared.
+
+    Raises:
+        MismatchError: the number of pairs or a pair differs; the message names the first.
+        CorruptError: a shard is damaged.
+    """
+    plan = reader.plan
+    if corpus.fingerprint == plan.corpus:
+        return
+    if corpus.n_pairs != plan.n_pairs:
+        raise MismatchError(corpus.name, "number of pairs", plan.n_pairs, corpus.n_pairs, _OTHER_TEXT)
+    tokenizer = reader.tokenizer()
+    for index in range(plan.n_shards):
+        first, stop = plan.bounds(index)
+        given, stored = tokenizer.encode_pairs(list(corpus.read(first, stop))), reader.shard(index).pairs
+        used = np.flatnonzero(stored.target_lengths > 0)
+        different = stored.take(used).first_difference(given.take(used))
+        if different is not None:
+            row = int(used[different])
+            place = f"{corpus.name}, line {first + row + 1}"
+            raise MismatchError(
+                place, "pair", _text(stored, row, tokenizer), _text(given, row, tokenizer), remedy=_OTHER_TEXT
+            )
+
+
+def _text(pairs: EncodedPairs, row: int, tokenizer: Tokenizer) -> str:
+    sides = (pairs.source_ids, pairs.source_offsets), (pairs.target_ids, pairs.target_offsets)
+    return " ⇒ ".join(tokenizer.decode(ids[start[row] : start[row + 1]].tolist()) for ids, start in sides)

@@ -15,17 +15,175 @@ decoder starts from the mean of the encoder's states. The library has no such mo
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 
-from kdcache.student.rnn_layers import DecoderState, RnnConfig, RnnDecoder, RnnEncoder
 from kdcache.student.student_config import RnnSize
 from kdcache.text.encoded_pairs import SpecialIds
 from kdcache.training.batches import Batch
+
+
+class RnnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """Dimensions of an `RnnForConditionalGeneration`.
+
+    Attributes:
+        vocab_size: words.
+        d_model: width of embeddings and of the decoder's states; each direction of the encoder has half of it.
+        num_hidden_layers: LSTM layers on each side.
+        dropout: of embeddings, between layers, and of the attentional vector.
+    """
+
+    model_type = "kdcache-rnn"
+    vocab_size: int = 8_000
+    d_model: int = 512
+    num_hidden_layers: int = 2
+    dropout: float = 0.1
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+
+
+@dataclass
+class DecoderState:
+    """What the decoder remembers, for each row of a batch.
+
+    *Shape:* hidden and cell `[layers, rows, width]`, attentional `[rows, width]`.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    attentional: Tensor
+    length: int = 0
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Keep the given rows, in that order: what beam search asks of a cache."""
+        self.hidden, self.cell = self.hidden.index_select(1, rows), self.cell.index_select(1, rows)
+        self.attentional = self.attentional.index_select(0, rows)
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        """Words that were read."""
+        return self.length
+
+
+def scaled(embedding: nn.Embedding, input_ids: Tensor) -> Tensor:
+    """Embeddings times √width: the output layer, which shares them, needs them as small as they are initialised."""
+    embedded: Tensor = embedding(input_ids)
+    return embedded * math.sqrt(embedding.embedding_dim)
+
+
+def _padded_states(lstm: nn.LSTM, embed: Callable[[Tensor], Tensor], input_ids: Tensor, mask: Tensor) -> Tensor:
+    """States `[rows, S, width]` of the words `[rows, S]` that `mask` (0 is padding, wherever it stands) leaves; else 0.
+
+    Each row must have a word. `lstm` has `batch_first`, and sees a row's words alone, one behind the other.
+    """
+    present = mask != 0
+    at_right = (present[:, 1:] <= present[:, :-1]).all(dim=1)
+    # As PyTorch itself would sort them: their order decides what dropout drops between the layers.
+    lengths, rows = torch.sort(present.sum(dim=1), descending=True)
+    # One transfer has all that the host needs: more of them would keep a GPU waiting.
+    lengths, padded_at_right = torch.stack([lengths, at_right.long()]).cpu()
+    if padded_at_right.all():
+        return _sorted_states(lstm, embed(input_ids), lengths, rows)
+    order = torch.argsort(present.long(), dim=1, descending=True, stable=True)
+    states = _sorted_states(lstm, embed(input_ids.gather(1, order)), lengths, rows)
+    return states.gather(1, order.argsort(dim=1)[:, :, None].expand_as(states))
+
+
+def _sorted_states(lstm: nn.LSTM, embedded: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+    """The backward direction begins at the last word, not at padding. `rows`, the longest first, have `lengths`."""
+    # On a GPU autocast would run the LSTM in float16, whatever precision was asked for, and gradients overflow.
+    with torch.autocast(embedded.device.type, enabled=False):
+        # Sorted here, since packing would send the order to the GPU and fetch it back, and the host waits both times.
+        packed = pack_padded_sequence(embedded.index_select(0, rows), lengths, batch_first=True)
+        states, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=embedded.shape[1])
+    return states.index_select(0, rows.argsort())
+
+
+class RnnEncoder(nn.Module):
+    """Embeddings and a bidirectional LSTM."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: RnnConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        self.embed_tokens = embed_tokens
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(
+            config.d_model,
+            config.d_model // 2,
+            config.num_hidden_layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+        )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_ignored: Any) -> BaseModelOutput:
+        """States of both directions side by side: `[rows, S]` to `[rows, S, width]`; padding, anywhere, becomes 0."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = _padded_states(self.lstm, self._embed, input_ids, mask)
+        return BaseModelOutput(last_hidden_state=states)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        embedded: Tensor = self.dropout(scaled(self.embed_tokens, input_ids))
+        return embedded
+
+
+class RnnDecoder(nn.Module):
+    """LSTM cells, attention over the encoder's states, and the attentional vectors that they give."""
+
+    def __init__(self, config: RnnConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        width = config.d_model
+        self.embed_tokens = embed_tokens
+        self.dropout = nn.Dropout(config.dropout)
+        inputs = [2 * width, *[width] * (config.num_hidden_layers - 1)]
+        self.cells = nn.ModuleList(nn.LSTMCell(size, width) for size in inputs)
+        self.bridge = nn.Linear(width, 2 * width * config.num_hidden_layers)
+        self.score = nn.Linear(width, width, bias=False)
+        self.combine = nn.Linear(2 * width, width, bias=False)
+
+    def start(self, states: Tensor, mask: Tensor) -> DecoderState:
+        """The state before the first word, from the mean of the encoder's states."""
+        weights = mask.to(states.dtype)
+        mean = (states * weights[:, :, None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+        hidden, cell = self.bridge(mean).to(states.dtype).unflatten(1, (2, len(self.cells), -1)).permute(1, 2, 0, 3)
+        return DecoderState(torch.tanh(hidden), cell, torch.zeros_like(mean))
+
+    def forward(
+        self, input_ids: Tensor, states: Tensor, mask: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState]:
+        """Attentional vectors after each word `[rows, N]`: `[rows, N, width]`, and the state after the last."""
+        keys = self.score(states)
+        padding = torch.zeros(mask.shape, device=keys.device).masked_fill(mask == 0, -torch.inf)
+        embedded = self.dropout(scaled(self.embed_tokens, input_ids))
+        hidden, cell = list(state.hidden), list(state.cell)
+        attentional, found = state.attentional, []
+        for step in range(input_ids.shape[1]):
+            below = torch.cat([embedded[:, step], attentional], dim=-1)
+            # In bfloat16 a GPU would keep the states, and add up the weights' gradients over the words, too roughly.
+            with torch.autocast(below.device.type, enabled=False):
+                for layer, lstm in enumerate(self.cells):
+                    hidden[layer], cell[layer] = lstm(below, (hidden[layer], cell[layer]))
+                    below = self.dropout(hidden[layer])
+            scores = torch.bmm(keys, below[:, :, None])[:, :, 0]
+            weights = functional.softmax(scores + padding, dim=-1, dtype=torch.float32).to(states.dtype)
+            context = torch.bmm(weights[:, None], states)[:, 0]
+            attentional = self.dropout(torch.tanh(self.combine(torch.cat([context, below], dim=-1))))
+            found.append(attentional)
+        length = state.length + input_ids.shape[1]
+        return torch.stack(found, dim=1), DecoderState(torch.stack(hidden), torch.stack(cell), attentional, length)
 
 
 class RnnModel(nn.Module):

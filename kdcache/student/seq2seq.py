@@ -14,11 +14,11 @@ from kdcache.files.atomic import replace_file
 from kdcache.files.strict_json import read_json
 from kdcache.losses.projection import OutputLayer
 from kdcache.student import rnn, transformer
-from kdcache.student.rnn_layers import RnnConfig
+from kdcache.student.rnn import RnnConfig
 from kdcache.student.student_config import POSITIONS, RNN_SIZES, SIZES
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.batches import Batch
-from kdcache.training.export import save_model
+from kdcache.training.checkpoint import save_model
 
 MAX_TARGET = 256
 _TYPES = (transformer.MODEL_TYPE, RnnConfig.model_type)

@@ -11,20 +11,21 @@ import torch
 from torch import nn
 
 from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.errors import ModelError, TrainingError
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
 from kdcache.losses.objective_config import PLAIN, ObjectiveConfig
 from kdcache.losses.projection import LossSums, projected_loss
-from kdcache.student.cached_labels import cache_sections
-from kdcache.student.seq2seq import Student, build_student
+from kdcache.student.cached_labels import cache_sections, check_text
+from kdcache.student.fingerprints import WEIGHTS_FILE, weights_print
+from kdcache.student.seq2seq import Student, build_student, load_student
 from kdcache.student.student_config import POSITIONS, StudentConfig
-from kdcache.student.text_match import check_text
-from kdcache.student.warm_start import start_from, start_print
 from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import concatenate
 from kdcache.training.batches import Batch, Selection, collate, micro_bounds, valid_selections
+from kdcache.training.checkpoint import copy_parameters
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
@@ -119,8 +120,41 @@ def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict
     """
     reader = open_cache(config.cache, config.store)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    start = {} if config.start_from is None else {"start": start_print(Path(config.start_from))}
+    start = {} if config.start_from is None else {"start": first_weights(Path(config.start_from))}
     return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid), **start}
+
+
+def first_weights(folder: Path) -> str:
+    """SHA-256 of the weights in `folder`, hexadecimal.
+
+    Raises:
+        ModelError: no student is there.
+    """
+    weights = weights_print(folder)
+    if weights is None:
+        raise ModelError(f"{folder}: no student here (no {WEIGHTS_FILE}). Make one with kdcache student-train.")
+    return weights
+
+
+def start_from(student: Student, folder: Path) -> None:
+    """Give `student` the parameters of the one in `folder`.
+
+    Raises:
+        ModelError: the folder holds no student, or one with another tokenizer, architecture or size.
+    """
+    other = load_student(folder)
+    if other.tokenizer.fingerprint != student.tokenizer.fingerprint:
+        raise ModelError(
+            f"{folder}: this student has another tokenizer than the cache; its words have other numbers. Start from "
+            "one that learned from this cache, or from another cache of the same teacher."
+        )
+    try:
+        copy_parameters(student.module, dict(other.module.named_parameters()), folder)
+    except TrainingError as error:
+        raise ModelError(
+            f"{folder}: this student has another shape than the new one. Give the --arch and --size with which it was "
+            "trained."
+        ) from error
 
 
 def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:

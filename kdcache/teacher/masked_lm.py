@@ -18,7 +18,7 @@ from kdcache.losses.projection import OutputLayer
 from kdcache.teacher.masking import MaskedViews
 from kdcache.teacher.reduction import Predictions, Reduction
 from kdcache.text.tokenizer import Tokenizer
-from kdcache.training.export import save_model
+from kdcache.training.checkpoint import save_model
 
 # Parts of a configuration that say where a model comes from or how it is used, not what it computes.
 _NOT_COMPUTED = frozenset(
@@ -47,7 +47,6 @@ class Teacher:
         self.positions = _positions(model)
         self.segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
         self._fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
-        self._masked: Tensor | None = None
         self._decoder = model.get_output_embeddings()
         if not isinstance(self._decoder, nn.Linear):
             raise ModelError(f"{type(model).__name__} has no linear output layer; kdcache cannot use it as a teacher.")
@@ -96,8 +95,7 @@ class Teacher:
         inputs = {"input_ids": to_device(views.input_ids, device), "attention_mask": self.attention(views, device)}
         if self.segments:
             inputs["token_type_ids"] = to_device(views.segment_ids, device)
-        self._masked = to_device(views.masked, device)
-        with self._head_on_masked_only():
+        with _HeadOnMasked(self.model.base_model, self._decoder, to_device(views.masked, device)):
             output = self.model(**inputs)
         hidden: Tensor = output.logits[0]
         return hidden
@@ -136,9 +134,6 @@ class Teacher:
             digest.update(tensor.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _head_on_masked_only(self) -> _Intercept:
-        return _Intercept(self.model.base_model, self._decoder, self._masked)
-
     @torch.inference_mode()
     def _check_output_layer(self) -> None:
         """Compare our way through the head with the model's own, once, on a few tokens."""
@@ -160,20 +155,20 @@ class Teacher:
             )
 
 
-class _Intercept:
-    """While active, the encoder hands on only the masked positions, and the last layer hands on its input.
+class _HeadOnMasked:
+    """While active, the encoder returns the states at `masked` positions only, and the last layer returns its input.
 
     So the head's own transformation runs on few positions, and the product with the vocabulary matrix is left to
     us: in float32, or inside the loss. Any masked language model of the library whose head ends in a linear layer
     can be used without knowing how its modules are called.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, masked: Tensor | None) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, masked: Tensor) -> None:
         self._encoder, self._decoder, self._masked = encoder, decoder, masked
 
     def __enter__(self) -> None:
         self._hook = self._encoder.register_forward_hook(self._select)
-        self._decoder.forward = _hand_on
+        self._decoder.forward = _unchanged
 
     def __exit__(self, *_error: object) -> None:
         self._hook.remove()
@@ -185,7 +180,7 @@ class _Intercept:
         return output
 
 
-def _hand_on(hidden: Tensor) -> Tensor:
+def _unchanged(hidden: Tensor) -> Tensor:
     return hidden
 
 

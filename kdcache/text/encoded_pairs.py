@@ -74,6 +74,20 @@ class EncodedPairs:
             ragged.offsets_of(self.target_lengths[rows]),
         )
 
+    def first_difference(self, other: EncodedPairs) -> int | None:
+        """The first pair whose words are not those of the same pair of `other`, from 0; None if there is none."""
+        places = []
+        for ids, offsets, other_ids, other_offsets in (
+            (self.source_ids, self.source_offsets, other.source_ids, other.source_offsets),
+            (self.target_ids, self.target_offsets, other.target_ids, other.target_offsets),
+        ):
+            # Up to the first pair that differs in length, all words lie at the same places.
+            most = min(len(ids), len(other_ids))
+            ends, words = np.flatnonzero(offsets != other_offsets), np.flatnonzero(ids[:most] != other_ids[:most])
+            places += (ends[:1] - 1).tolist()
+            places += (np.searchsorted(offsets, words[:1], side="right") - 1).tolist()
+        return min(places, default=None)
+
     def without(self, skipped: npt.NDArray[np.bool_]) -> EncodedPairs:
         """The same pairs with those marked in `skipped` [n] emptied; indices stay."""
         kept = self.take(np.flatnonzero(~skipped))

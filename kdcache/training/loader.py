@@ -6,28 +6,62 @@ not consumed. The thread draws nothing from PyTorch's random streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from kdcache.compute.device import use
 from kdcache.errors import TrainingError
+from kdcache.losses.projection import LossSums
 from kdcache.process.prefetch import Prefetch
-from kdcache.training.batches import Sections, epoch_order, micro_bounds
+from kdcache.training.batches import Sections, Selection, epoch_order, micro_bounds
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
-from kdcache.training.task import B, Task
 from kdcache.training.training_config import TrainingConfig
 
 DEPTH = 2
 THREAD_NAME = "kdcache-loader"
 
 T = TypeVar("T")
+B = TypeVar("B")
+
+
+class Task(Protocol[B]):
+    """A model and its losses; `B` is what one forward pass reads."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose parameters are trained."""
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states, for the schedule."""
+
+    @property
+    def valid(self) -> Sequence[B] | None:
+        """The validation text in batches; None if there is no such text."""
+
+    def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[B]:
+        """Micro-batches of the rows start … stop (exclusive) of a step's selection, one for each of `bounds`.
+
+        Whatever is drawn at random is a function of the seed and the whole selection, not of `bounds`. Called in the
+        loader's thread.
+        """
+
+    def move(self, batch: B, device: torch.device) -> B:
+        """A batch on the device, or what needs no moving yet. Called in the loader's thread."""
+
+    def loss(self, batch: B, step: int) -> LossSums:
+        """Loss sums of one micro-batch of optimizer step `step`, counted from 1."""
+
+    def valid_loss(self, batch: B) -> LossSums:
+        """Plain loss of a batch of `valid`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +127,11 @@ class Loader(Prefetch[None, T]):
     def __init__(self, items: Callable[[Callable[[], None]], Generator[T, None, None]], device: torch.device) -> None:
         self._generator = items(lambda: self._pause(0.0))
         super().__init__(
-            lambda _item, _pause: next(self._generator), repeat(None), DEPTH, prepare=partial(use, device), name=THREAD_NAME
+            lambda _item, _pause: next(self._generator),
+            repeat(None),
+            DEPTH,
+            prepare=partial(use, device),
+            name=THREAD_NAME,
         )
 
     def __exit__(

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic
@@ -25,12 +25,9 @@ from kdcache.training import checkpoint
 from kdcache.training.batches import Sections, epoch_order
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
-from kdcache.training.loader import Loader, StepBatches, step_batches
+from kdcache.training.loader import B, Loader, StepBatches, Task, step_batches
 from kdcache.training.metrics import Metrics
-from kdcache.training.result import FitResult
-from kdcache.training.schedule import learning_rate
-from kdcache.training.step import Report, Stepper, Wishes
-from kdcache.training.task import B, Task
+from kdcache.training.step import Report, Stepper, Wishes, learning_rate
 from kdcache.training.training_config import TrainingConfig
 
 _BAD_STEPS_MAX = 10
@@ -38,6 +35,44 @@ _BAD_STEPS_MAX = 10
 _LATE = {"cpu": 0, "cuda": 1}
 # For a batch, before a signal to stop is obeyed without it.
 _PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        steps: optimizer steps taken.
+        exported_steps: the steps whose parameters, or their mean, the model now has.
+        best_loss: mean of -log P(word) over the validation targets at the best validation, in nats, or None.
+        averaged_loss: the same of the mean of the last checkpoints, or None if none was asked for.
+        seconds, loader_wait: of this process in training, and of these spent waiting for batches; an interrupted
+            run's earlier part is not counted.
+    """
+
+    steps: int
+    exported_steps: tuple[int, ...]
+    best_loss: float | None
+    averaged_loss: float | None
+    seconds: float = field(compare=False)
+    loader_wait: float = field(compare=False)
+
+    @property
+    def exported(self) -> str:
+        """The steps in words: one, or the mean of several."""
+        words = ", ".join(f"{step:,}" for step in self.exported_steps)
+        return words if len(self.exported_steps) == 1 else f"{words} (the mean)"
+
+    def record(self) -> dict[str, object]:
+        """For `run.json`."""
+        return {
+            "steps": self.steps,
+            "exported_steps": list(self.exported_steps),
+            "valid_nll": self.best_loss,
+            "averaged_valid_nll": self.averaged_loss,
+            "seconds": round(self.seconds, 3),
+            "loader_wait_share": round(self.loader_wait / max(self.seconds, 1e-9), 6),
+        }
 
 
 def count_steps(sections: Sections, config: TrainingConfig, give_up: Callable[[], None] = lambda: None) -> int:

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from kdcache.compute.device import autocast, resolve_precision
 from kdcache.losses.projection import LossSums
 from kdcache.training.group import Group
-from kdcache.training.loader import Micro
-from kdcache.training.task import B, Task
+from kdcache.training.loader import B, Micro, Task
 from kdcache.training.training_config import TrainingConfig
 
 # Behind the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
 _TAIL = 16
 _ALIGNMENT = 16
 _N_TOKENS, _LOSS, _SIGINT, _SIGTERM, _SAVE, _PARTS = range(6)
+
+# Steps that the learning rate rises at most, where no --warmup is given.
+WARMUP_MOST = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +188,23 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-9, fused=True)
+
+
+def noam(step: int, factor: float, width: int, warmup: int) -> float:
+    """Factor · width^-0.5 · min(step^-0.5, step · warmup^-1.5), steps from 1 (Vaswani et al. 2017, equation 3)."""
+    return float(factor * width**-0.5 * min(step**-0.5, step * max(1, warmup) ** -1.5))
+
+
+def linear(step: int, peak: float, warmup: int, total: int) -> float:
+    """From 0 up to `peak` at step `warmup`, then down to 0 after step `total`; steps from 1."""
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * max(0, total - step + 1) / max(1, total - warmup)
+
+
+def learning_rate(config: TrainingConfig, step: int, width: int, total: int) -> float:
+    """The learning rate of optimizer step `step` (from 1) of `total`; `width` is the model's."""
+    warmup = min(WARMUP_MOST, total // 10) if config.warmup is None else config.warmup
+    if config.schedule == "noam":
+        return noam(step, config.learning_rate, width, warmup)
+    return linear(step, config.learning_rate, warmup, total)

@@ -20,9 +20,9 @@ from kdcache.compute.device import autocast
 from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objective_config import GATES, OBJECTIVES, ObjectiveConfig
 from kdcache.losses.projection import OutputLayer, projected_loss
-from kdcache.student import padding
+from kdcache.student import rnn
 from kdcache.student.cached_labels import CacheSections
-from kdcache.student.rnn_layers import DecoderState, RnnDecoder
+from kdcache.student.rnn import DecoderState, RnnDecoder
 from kdcache.student.student_config import RNN_SIZES, RnnSize, StudentConfig
 from kdcache.student.train_student import StudentTask, make_task
 from kdcache.teacher.masked_lm import Teacher
@@ -82,8 +82,8 @@ def test_an_rnn_asks_for_the_lengths_alone(small_cache: Path, monkeypatch: pytes
         return None, SimpleNamespace(all=lambda: True)
 
     # Numbers would be needed to pack, and to sort first what is not sorted.
-    monkeypatch.setattr(padding, "pack_padded_sequence", lambda embedded, _lengths, *, batch_first: embedded)
-    monkeypatch.setattr(padding, "pad_packed_sequence", lambda states, **_: (states, None))
+    monkeypatch.setattr(rnn, "pack_padded_sequence", lambda embedded, _lengths, *, batch_first: embedded)
+    monkeypatch.setattr(rnn, "pad_packed_sequence", lambda states, **_: (states, None))
     decode, states = RnnDecoder.forward, []
 
     def watched(*arguments: Any) -> tuple[Tensor, DecoderState]:

@@ -21,7 +21,7 @@ from kdcache.process.signals import StopRequest
 from kdcache.student.fingerprints import WEIGHTS_FILE, student_prints, text_sha256
 from kdcache.student.train_student import open_inputs
 from kdcache.text.lines import read_sentences
-from kdcache.training.result import FitResult
+from kdcache.training.loop import FitResult
 
 # Names and caches of arms that differ in nothing else.
 Arms = list[tuple[str, str]]

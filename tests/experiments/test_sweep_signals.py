@@ -14,7 +14,6 @@ from models import wait_until
 from sweeps import write_inputs
 
 from kdcache.errors import StoppedError
-from kdcache.process import signals
 from kdcache.process.signals import stop_on_signals
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -47,17 +46,24 @@ def test_a_repeated_signal_does_not_keep_a_run_from_saving(tmp_path: Path) -> No
     assert list((tmp_path / "s" / "checkpoints").glob("step-*"))
 
 
-def test_only_what_comes_soon_is_a_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the seconds of grace a second signal is ignored; after them, and without grace, it stops at once."""
-    monkeypatch.setattr(signals, "grace_seconds", 60.0)
-    with pytest.raises(StoppedError) as caught, stop_on_signals() as stop:  # noqa: PT012 (the second signal is the claim)
+def test_only_what_comes_soon_is_a_repetition() -> None:
+    """Within the seconds of grace, which an inner block has too, a second signal is ignored; after them it stops."""
+    with pytest.raises(StoppedError) as caught, stop_on_signals(grace_seconds=60.0), stop_on_signals() as stop:  # noqa: PT012 (the last signal is the claim)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), number)
             assert stop.number == signal.SIGTERM
-        monkeypatch.setattr(signals, "grace_seconds", 0.0)
+        stop.grace_seconds = 0.0
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("not stopped")
     assert caught.value.exit_code == 128 + signal.SIGINT
+
+
+def test_an_inner_block_knows_what_was_asked_before_it() -> None:
+    """A signal that came before a block inside another is a request to stop there too."""
+    with stop_on_signals(grace_seconds=60.0):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with stop_on_signals() as stop, pytest.raises(StoppedError):
+            stop.check()
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, None])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kdcache.process.prefetch import Ahead
+from kdcache.process.prefetch import Prefetch
 
 
 def test_results_come_in_order_and_no_further_ahead() -> None:
@@ -19,7 +19,7 @@ def test_results_come_in_order_and_no_further_ahead() -> None:
         time.sleep(0.05 if item % 4 == 0 else 0)
         return item * item
 
-    with Ahead(work, range(20), 3) as ahead:
+    with Prefetch(work, range(20), 3, threads=3) as ahead:
         time.sleep(0.3)
         assert sorted(begun) == [0, 1, 2]
         assert [ahead.take(lambda: None) for _ in range(20)] == [item * item for item in range(20)]
@@ -28,7 +28,7 @@ def test_results_come_in_order_and_no_further_ahead() -> None:
 
 def test_errors_come_in_their_place() -> None:
     """What the work raised for an item reaches whoever takes that item, and those before it are not lost."""
-    with Ahead(lambda item, _pause: 12 // item, [3, 2, 0, 1], 4) as ahead:
+    with Prefetch(lambda item, _pause: 12 // item, [3, 2, 0, 1], 4, threads=4) as ahead:
         assert [ahead.take(lambda: None) for _ in range(2)] == [4, 6]
         with pytest.raises(ZeroDivisionError):
             ahead.take(lambda: None)
@@ -38,7 +38,7 @@ def test_leaving_wakes_those_that_pause() -> None:
     """Leaving the block ends pauses of any length at once, and all threads."""
     before = threading.active_count()
     start = time.monotonic()
-    with Ahead(lambda _item, pause: pause(1_000), range(9), 4):
+    with Prefetch(lambda _item, pause: pause(1_000), range(9), 4, threads=4):
         assert threading.active_count() == before + 4
     assert threading.active_count() == before
     assert time.monotonic() - start < 10

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from kdcache.cache.reader import CacheReader
 from kdcache.losses.objective_config import ObjectiveConfig
-from kdcache.student.rnn import RnnForConditionalGeneration
-from kdcache.student.rnn_layers import DecoderState, RnnConfig
+from kdcache.student.rnn import DecoderState, RnnConfig, RnnForConditionalGeneration
 from kdcache.student.seq2seq import Student, build_student, load_student
 from kdcache.student.student_config import RnnSize, StudentConfig
 from kdcache.student.train_student import make_task, train_student

@@ -14,8 +14,8 @@ from models import steps
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import MismatchError
 from kdcache.losses.objective_config import ObjectiveConfig
+from kdcache.student.cached_labels import check_text
 from kdcache.student.student_config import StudentConfig
-from kdcache.student.text_match import check_text
 from kdcache.student.train_student import train_student
 from kdcache.text.corpus import Corpus, TextFiles
 

@@ -25,9 +25,8 @@ from kdcache.student.train_student import StudentTask, make_task
 from kdcache.text.corpus import Corpus, TextFiles
 from kdcache.training.batches import Selection
 from kdcache.training.group import Group
-from kdcache.training.loop import fit
-from kdcache.training.result import FitResult
-from kdcache.training.task import Task
+from kdcache.training.loader import Task
+from kdcache.training.loop import FitResult, fit
 
 RUN = "run"
 EPOCHS = 2

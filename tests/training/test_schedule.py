@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdcache.errors import UsageError
-from kdcache.training.schedule import learning_rate, linear, noam
+from kdcache.training.step import learning_rate, linear, noam
 from kdcache.training.training_config import TrainingConfig
 
 

@@ -27,8 +27,7 @@ from kdcache.text.encode_corpus import encode_sections
 from kdcache.training import batches, loop
 from kdcache.training.batches import TextSections, epoch_order
 from kdcache.training.loader import THREAD_NAME
-from kdcache.training.loop import fit
-from kdcache.training.result import FitResult
+from kdcache.training.loop import FitResult, fit
 from kdcache.training.training_config import TrainingConfig
 
 

@@ -23,7 +23,6 @@ from kdcache.files.atomic import sha256
 from kdcache.files.run_records import log
 from kdcache.files.strict_json import canonical_json
 from kdcache.process.ranks import this_process
-from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.tokenizer import Tokenizer
 
 # What the sources of a merge must have in common.
@@ -108,7 +107,7 @@ class Merging(ShardMaker):
 
     def _check_words(self, parts: Sequence[ShardArrays], numbers: npt.NDArray[np.integer]) -> None:
         for part, reader in zip(parts[1:], self._readers[1:], strict=True):
-            pair = _first_difference(parts[0].pairs, part.pairs)
+            pair = parts[0].pairs.first_difference(part.pairs)
             if pair is not None:
                 raise CorruptError(
                     f"{reader.place}: the words of line {numbers[pair] + 1:,} are not those of "
@@ -124,21 +123,6 @@ class Merging(ShardMaker):
         """Where the mass is, over all shards."""
         total = MassBalance.total([self._mass_balances[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
-
-
-def _first_difference(one: EncodedPairs, other: EncodedPairs) -> int | None:
-    """The first pair whose words differ; None if there is none."""
-    places = []
-    for ids, offsets, other_ids, other_offsets in (
-        (one.source_ids, one.source_offsets, other.source_ids, other.source_offsets),
-        (one.target_ids, one.target_offsets, other.target_ids, other.target_offsets),
-    ):
-        most = min(len(ids), len(other_ids))
-        wrong = [offsets[1:] != other_offsets[1:], ids[:most] != other_ids[:most]]
-        ends, words = (np.flatnonzero(each) for each in wrong)
-        places += ends[:1].tolist()
-        places += (np.searchsorted(offsets, words[:1], side="right") - 1).tolist()
-    return min(places, default=None)
 
 
 def _check_sources(readers: Sequence[CacheReader]) -> None:
