@@ -9,6 +9,7 @@ time. Chunks that are not compressed are read by the library, which checks their
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from kdcache.errors import CorruptError
 # Levels above 4 save two per cent more and take three times as long.
 GZIP_LEVEL = 4
 CHUNK_ROWS = 65_536
+# HDF5 takes no larger chunks.
+_CHUNK_BYTES_MAX = (1 << 32) - 1
 FILTERS = {
     "gzip": (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32),
     "none": (h5py.h5z.FILTER_FLETCHER32,),
@@ -42,15 +45,34 @@ _GROUP_MESSAGES = frozenset({0, 2, 6, 10, 12, 16, 21})  # nil, link info, link, 
 _DATASET_MESSAGES = frozenset({0, 1, 3, 5, 8, 11, 16})  # nil, space, type, fill value, layout, filters, more
 
 
-def write_image(attributes: Mapping[str, str | int], arrays: Mapping[str, Array], filters: str) -> bytes:
-    """The bytes of a file with these attributes and arrays; equal input gives equal bytes."""
+def write_image(
+    attributes: Mapping[str, str | int], arrays: Mapping[str, Array], filters: str, least: int = 0
+) -> bytes:
+    """The bytes of a file with these attributes and arrays; equal input gives equal bytes.
+
+    If the file would have fewer than `least` bytes, the smallest arrays that have so many together are stored with
+    level 0 of the same filters, which compresses nothing.
+    """
+    image = _write(attributes, arrays, dict.fromkeys(arrays, GZIP_LEVEL if filters == "gzip" else None))
+    if len(image) >= least:
+        return image
+    levels: dict[str, int | None] = dict.fromkeys(arrays, GZIP_LEVEL)
+    names = sorted(arrays, key=lambda name: arrays[name].nbytes)
+    for count, name in enumerate(names):
+        if sum(arrays[smaller].nbytes for smaller in names[:count]) >= least:
+            break
+        levels[name] = 0
+    return _write(attributes, arrays, levels)
+
+
+def _write(attributes: Mapping[str, str | int], arrays: Mapping[str, Array], levels: Mapping[str, int | None]) -> bytes:
     with h5py.File(
         "memory", "w", driver="core", backing_store=False, libver=("v110", "v110"), track_order=False
     ) as file:
         for name, value in attributes.items():
             file.attrs[name] = _attribute(value)
         for name, data in arrays.items():
-            _create(file, name, data, compressed=filters == "gzip")
+            _create(file, name, data, levels[name])
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
@@ -62,25 +84,26 @@ def _attribute(value: str | int) -> Array:
     return np.array(value.encode("ascii") if isinstance(value, str) else value)
 
 
-def _create(file: h5py.File, name: str, data: Array, *, compressed: bool) -> None:
+def _create(file: h5py.File, name: str, data: Array, level: int | None) -> None:
     if data.size == 0:
         file.create_dataset(name, data=data, track_times=False)
         return
     file.create_dataset(
         name,
         data=data,
-        chunks=_chunk_shape(data.shape),
-        shuffle=compressed,
-        compression="gzip" if compressed else None,
-        compression_opts=GZIP_LEVEL if compressed else None,
+        chunks=_chunk_shape(data.shape, data.dtype),
+        shuffle=level is not None,
+        compression=None if level is None else "gzip",
+        compression_opts=level,
         fletcher32=True,
         track_times=False,
     )
 
 
-def _chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
     # HDF5 refuses chunks larger than the data, and stores the last one whole: equal parts leave little of it empty.
-    n_chunks = -(-shape[0] // CHUNK_ROWS)
+    rows = max(1, min(CHUNK_ROWS, _CHUNK_BYTES_MAX // (math.prod(shape[1:]) * dtype.itemsize)))
+    n_chunks = -(-shape[0] // rows)
     return (-(-shape[0] // n_chunks), *shape[1:])
 
 
@@ -169,7 +192,7 @@ class Image:
         require(layout == h5py.h5d.CHUNKED, self._place, f"{name} is not chunked")
         used = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
         require(used == FILTERS[filters], self._place, f"{name} has filters {used}, expected {FILTERS[filters]}")
-        chunk_shape = _chunk_shape(shape)
+        chunk_shape = _chunk_shape(shape, dtype)
         found = properties.get_chunk()
         require(found == chunk_shape, self._place, f"{name} has chunks of {found}, expected {chunk_shape}")
         starts = range(0, shape[0], chunk_shape[0])

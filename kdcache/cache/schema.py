@@ -26,8 +26,8 @@ SHARDS_FOLDER = "shards"
 # One manifest lists all shards, and their names have five digits.
 SHARDS_MAX = 100_000
 
-# A shard's file takes at most a little more than its arrays, and its arrays at most RATIO times its file and SLACK.
-# Honest shards stay far inside (their arrays take about twice their file); bytes made to fill the memory do not.
+# A shard's file takes at most a little more than its arrays, and its arrays at most RATIO times its file and SLACK:
+# bytes that are made to fill the memory are refused. The arrays of an ordinary shard take about twice its file.
 RATIO = 16
 SLACK = 64 << 20
 
@@ -85,22 +85,18 @@ def check_counts(plan: Plan, index: int, n_source: int, n_targets: int, size: in
     if not (0 <= n_source <= most and 0 <= n_targets <= most):
         raise CorruptError(f"{place}: {n_source} source and {n_targets} target tokens; the plan allows {most} of each.")
     arrays = _array_bytes(plan, stop - first, n_source, n_targets)
-    if not (0 < size <= _most_stored(arrays) and arrays <= RATIO * size + SLACK):
+    if not least_bytes(plan, index, n_source, n_targets) <= size <= _most_stored(arrays):
         raise CorruptError(f"{place}: {size:,} bytes cannot be a shard whose arrays take {arrays:,} bytes.")
 
 
-def check_drawn(plan: Plan, index: int, n_targets: int) -> None:
-    """Raise UsageError where drawn words may compress so well that the shard breaks the bound of `check_counts`.
+def least_bytes(plan: Plan, index: int, n_source: int, n_targets: int) -> int:
+    """No file of shard `index` with that many tokens is smaller.
 
-    A sure teacher draws one word, and what its other columns take is nothing. Up to SLACK that is within the bound.
+    Honest arrays may compress to less: a sure teacher draws one word, and all other columns are zeros. The writer then
+    leaves some of them uncompressed.
     """
-    width = np.dtype(plan.encoding.ids).itemsize + count_dtype(plan.draws).itemsize
-    size = n_targets * plan.topk * width
-    if plan.draws and size > SLACK:
-        raise UsageError(
-            f"--sample {plan.draws}: the words drawn in shard {index} take {size:,} bytes before they are compressed, "
-            f"at most {SLACK:,} are allowed. Choose a smaller --shard-pairs than {plan.shard_pairs:,}."
-        )
+    first, stop = plan.bounds(index)
+    return max(1, -(-(_array_bytes(plan, stop - first, n_source, n_targets) - SLACK) // RATIO))
 
 
 def most_bytes(plan: Plan, index: int) -> int:

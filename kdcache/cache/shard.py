@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kdcache.cache.hdf5 import open_image, require, write_image
 from kdcache.cache.plan import FORMAT, VERSION, Plan
-from kdcache.cache.schema import check_counts, datasets, values_name
+from kdcache.cache.schema import check_counts, datasets, least_bytes, values_name
 from kdcache.cache.shard_records import ShardRecord, Sums
 from kdcache.errors import CorruptError
 from kdcache.labels.soft_labels import LogProbs, SoftArrays, SoftLabels, from_counts, to_counts
@@ -77,7 +77,7 @@ def encode_shard(arrays: ShardArrays, plan: Plan, index: int) -> bytes:
     counts = (len(pairs.source_ids), pairs.n_targets)
     expected = datasets(plan, pairs.n_pairs, *counts)
     stored = {name: np.ascontiguousarray(values[name], dtype=dtype) for name, (dtype, _) in expected.items()}
-    data = write_image(_attributes(plan, index), stored, plan.encoding.filters)
+    data = write_image(_attributes(plan, index), stored, plan.encoding.filters, least_bytes(plan, index, *counts))
     # What could not be read again may not be written.
     check_counts(plan, index, *counts, len(data), f"shard {index}")
     return data

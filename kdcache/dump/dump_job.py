@@ -50,7 +50,6 @@ class Job:
 
         Raises:
             DataError: a pair cannot be used, or too many targets are the unknown token.
-            UsageError: the words that would be drawn for them are too many for one shard.
         """
         start, stop = self.plan.bounds(index)
         config, tokenizer = self.config, self.teacher.tokenizer
@@ -62,7 +61,6 @@ class Job:
                 f"unknown to the teacher's vocabulary, more than the share of {config.max_unknown} that is allowed. Is "
                 "this the text that the teacher was trained on? If so, raise --max-unknown."
             )
-        schema.check_drawn(self.plan, index, pairs.n_targets)
         return pairs
 
     def soft_labels(self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]) -> ShardArrays:

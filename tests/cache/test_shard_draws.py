@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache import schema
-from kdcache.cache.hdf5 import write_image
+from kdcache.cache.hdf5 import _chunk_shape, write_image
 from kdcache.cache.plan import Plan
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
-from kdcache.errors import CorruptError, UsageError
+from kdcache.errors import CorruptError
 from kdcache.labels.soft_labels import SoftLabels, from_counts
 
 TEMPERATURES = (0.5, 2.0, 10.0)
@@ -119,24 +119,37 @@ def test_drawn_words_have_one_order(columns: tuple[int, int], message: str) -> N
         decode_shard(image(plan, 0, drawn_arrays(plan), change), plan, 0, "here")
 
 
-def test_sure_draws_stay_within_the_bounds_of_a_shard() -> None:
-    """A teacher that always draws one word compresses to nothing; what a dump lets through can still be written."""
-    plan = dataclasses.replace(drawn_plan(1_000, 3_000, 5_000), positions=16)
-    most = schema.SLACK // (4 * plan.topk)
-    lengths = np.full(3_000, 5)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    n = int(offsets[-1])
-    assert n <= most
-    ids = np.zeros(n, dtype=np.uint16)
-    pairs = caches.EncodedPairs(ids, offsets, ids, offsets)
-    counts = np.zeros((n, plan.topk), dtype=np.uint16)
-    counts[:, 0] = 1_000
-    topk = from_counts(np.zeros((n, plan.topk), dtype=np.uint16), counts, 1_000)
-    data = encode_shard(ShardArrays(pairs, topk, np.zeros(n, dtype=np.float16)), plan, 0)
-    assert len(data) < 1 << 20
-    schema.check_drawn(plan, 0, most)
-    with pytest.raises(UsageError, match=r"--sample 1000: the words drawn in shard 0 .* smaller --shard-pairs"):
-        schema.check_drawn(plan, 0, most + 1)
+def sure(n_pairs: int, draws: int) -> tuple[Plan, ShardArrays]:
+    """Pairs of three equal words, of each of which a teacher that is sure always draws word 0."""
+    plan = dataclasses.replace(drawn_plan(draws, n_pairs, draws), positions=8)
+    offsets = 3 * np.arange(n_pairs + 1)
+    ids = np.zeros(3 * n_pairs, dtype=np.uint16)
+    counts = np.zeros((len(ids), plan.topk), dtype=np.uint8 if draws < 256 else np.uint16)
+    counts[:, 0] = draws
+    soft = from_counts(np.zeros((len(ids), plan.topk), dtype=np.uint16), counts, draws)
+    return plan, ShardArrays(caches.EncodedPairs(ids, offsets, ids, offsets), soft, np.zeros(len(ids), np.float16))
+
+
+@pytest.mark.parametrize(("n_pairs", "draws"), [(31_000, 255), (1, 40_000)])
+def test_sure_draws_can_be_read_again(n_pairs: int, draws: int) -> None:
+    """Where a teacher always draws one word, arrays of 71 MB compress to nothing; the file is as large as needed.
+
+    That is a sixteenth of what the arrays have beyond 64 MiB, so that the reader's guard accepts it; that of a single
+    pair, whose arrays are below 64 MiB, may be small.
+    """
+    plan, arrays = sure(n_pairs, draws)
+    data = encode_shard(arrays, plan, 0)
+    total = arrays.soft.token_ids.size * (2 + (1 if draws < 256 else 2))
+    assert len(data) > (total - (64 << 20)) / 16
+    assert len(data) < 10_000 or n_pairs > 1
+    assert caches.equal(decode_shard(data, plan, 0, "here"), arrays)
+
+
+def test_chunks_stay_below_what_hdf5_takes() -> None:
+    """Rows of 120 KB come in chunks of fewer rows, each below 4 GiB; ordinary rows in chunks of up to 65,536."""
+    assert _chunk_shape((65_536, 60_000), np.dtype("u2")) == (32_768, 60_000)
+    assert _chunk_shape((65_536, 32_767), np.dtype("u2")) == (65_536, 32_767)
+    assert _chunk_shape((65_537, 8), np.dtype("u2")) == (32_769, 8)
 
 
 @pytest.mark.parametrize("k", [1, 4, 40])

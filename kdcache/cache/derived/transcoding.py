@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcache.cache import schema
 from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.pair_ranges import PairRanges
@@ -87,10 +86,8 @@ class Transcoding(ShardMaker):
 
         Raises:
             CorruptError: a shard of the source is damaged.
-            UsageError: the shard would hold too many drawn words.
         """
         arrays = self._ranges.read(*self.plan.bounds(index))
-        schema.check_drawn(self.plan, index, arrays.pairs.n_targets)
         topk, encoding = arrays.soft.select(self.plan.topk), self.plan.encoding
         if not self.plan.draws:
             topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
