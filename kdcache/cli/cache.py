@@ -178,13 +178,12 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store
         _show_pair(cache, store, pair, as_json)
         return
     from kdcache.cache.reader import CacheReader, open_cache, open_files
-    from kdcache.inspection import cache_lineage
-    from kdcache.inspection.cache_summary import summarize
+    from kdcache.inspection.cache_summary import made_by, source_lines, summarize
 
     # Only the page needs shards, and so a store with room for them.
     reader = CacheReader(open_files(cache)) if html is None else open_cache(cache, store)
     found = summarize(reader)
-    items = [*_facts(found), ("made by", cache_lineage.made_by(reader.plan))]
+    items = [*_facts(found), ("made by", made_by(reader.plan))]
     if html is not None:
         from kdcache.inspection.inspect_page import write_page
 
@@ -193,7 +192,7 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: str | None, store
         click.echo(json.dumps(asdict(found), indent=2))
         return
     click.echo(tables.facts(items))
-    for line in cache_lineage.tree(reader.plan):
+    for line in source_lines(reader.plan):
         click.echo(f"  {line}")
 
 

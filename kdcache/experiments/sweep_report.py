@@ -35,7 +35,7 @@ from kdcache.files.strict_json import readable_json
 from kdcache.pictures import svg
 from kdcache.pictures.axes import ticks
 from kdcache.pictures.curves import VALIDATION_LOSS, read_curves
-from kdcache.pictures.html_page import Pages
+from kdcache.pictures.html_page import render_page
 from kdcache.process.signals import StopRequest
 
 RESULTS_FILE, TABLE_FILE, PAGE_FILE = "results.json", "table.md", "index.html"
@@ -110,7 +110,7 @@ class Report:
             "runs": list(zip(facts, commands, strict=True)),
             "others": self.others,
         }
-        return Pages("kdcache.experiments", "sweep", ("palette.css", "sweep.css")).render("sweep.html", values)
+        return render_page("kdcache.experiments", "sweep", "sweep.html", values, ("palette.css", "sweep.css"))
 
     def json(self) -> dict[str, Any]:
         """The content of `results.json`."""

@@ -1,20 +1,23 @@
-"""What a cache holds: the figures in its records, and single pairs with what the teacher says about them."""
+"""What a cache holds and how it was made: the figures in its records, single pairs, and the caches it came from."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.plan import Plan
+from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.errors import UsageError
 from kdcache.files.strict_json import readable_json
 from kdcache.text.tokenizer import Tokenizer
+
+_HASH_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +137,31 @@ def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tupl
     best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True) if value > -np.inf]
     written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
     return written, float(arrays.target_log_prob[position]), best
+
+
+def made_by(plan: Plan) -> str:
+    """The command that made a cache, and from how many others."""
+    if not plan.sources:
+        return "dump-logits, with a teacher"
+    return f"{plan.made_by}, from {len(plan.sources)} cache{'s' if len(plan.sources) > 1 else ''}"
+
+
+def source_lines(plan: Plan) -> list[str]:
+    """The caches that this one was made from, each with its own below it, indented; nothing if a teacher made it."""
+    return [f"{'  ' * depth}{_line(source)}" for depth, source in _walk(plan, 0)]
+
+
+def _walk(plan: Plan, depth: int) -> Iterator[tuple[int, SourceCache]]:
+    for source in plan.sources:
+        yield depth, source
+        yield from _walk(source.plan, depth + 1)
+
+
+def _line(source: SourceCache) -> str:
+    plan = source.plan
+    words = f"{plan.draws} draws" if plan.draws else f"k {plan.topk}"
+    name = "/".join((plan.encoding.log_probs, plan.encoding.filters))
+    return (
+        f"{source.root[:_HASH_DIGITS]}  {plan.made_by}, {words}, {name}, passes {plan.passes}, "
+        f"maskings {plan.maskings}, teacher {plan.teacher[:_HASH_DIGITS]}"
+    )

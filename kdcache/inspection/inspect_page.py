@@ -16,7 +16,7 @@ from kdcache.inspection.figures import figures
 from kdcache.inspection.picked_pairs import PickedPair, Sample, Worst
 from kdcache.inspection.sentences import LISTED, Sentences
 from kdcache.inspection.wording import LEVEL_NAMES, percent
-from kdcache.pictures.html_page import Pages, embedded_json, generator_mark
+from kdcache.pictures.html_page import embedded_json, generator_mark, render_page
 from kdcache.text.tokenizer import Tokenizer
 
 WORST_PAIRS = 50
@@ -102,7 +102,7 @@ def render(findings: Findings, tokenizer: Tokenizer, facts: Sequence[tuple[str, 
         "draws": findings.draws,
         "data": embedded_json(sentences.data),
     }
-    return Pages("kdcache.inspection", _COMMAND, ("inspect.css",), "inspect.js").render("inspect.html", values)
+    return render_page("kdcache.inspection", _COMMAND, "inspect.html", values, ("inspect.css",), "inspect.js")
 
 
 def _tiles(statistics: CacheStatistics, draws: int) -> list[tuple[str, str]]:

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kdcache.inspection.cache_statistics import level
 from kdcache.inspection.picked_pairs import PickedPair
-from kdcache.inspection.wording import Piece, Pieces, nats, percent, small
+from kdcache.inspection.wording import Pieces, nats, percent, small
 from kdcache.text.tokenizer import Tokenizer
 
 # Words of a distribution that are shown; the rest is summed up.
 LISTED = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A piece of the written text on the page: its text, the classes of its mark, its position and its probability."""
-
-    text: str
-    kind: str
-    position: int
-    probability: str
-
-
-@dataclass(frozen=True, slots=True)
-class Article:
-    """One pair on the page.
-
-    Attributes:
-        line: number of the pair in the corpus, from 1.
-        mean: mean surprise in nats, as text; `order`: the same as a number that JavaScript can sort by.
-        worst: the most surprising piece; `probability`: of that piece, as text.
-        best: the piece that the teacher puts first there; `share`: its probability, or its share of the draws.
-        source: the source as text.
-        number: the number of the pair in `Sentences.data`.
-        words: the pieces of each target word.
-    """
-
-    line: int
-    mean: str
-    order: str
-    worst: Piece
-    probability: str
-    best: Piece
-    share: str
-    source: str
-    number: int
-    words: list[list[Written]]
 
 
 class Sentences:
@@ -77,26 +40,31 @@ class Sentences:
             "pairs": self._positions,
         }
 
-    def article(self, pair: PickedPair) -> Article:
-        """One pair as the page shows it."""
-        worst, ids = pair.worst, pair.target_ids.tolist()
-        return Article(
-            line=pair.index + 1,
-            mean=nats(pair.mean),
-            order=f"{min(pair.mean, 1e9):.4f}",
-            worst=self._pieces.show(ids[worst]),
-            probability=small(math.exp(-float(pair.surprise[worst]))),
-            best=self._pieces.show(int(pair.soft.token_ids[worst, 0])),
-            share=percent(math.exp(float(pair.soft.log_probs[worst, 0]))),
-            source=self._tokenizer.decode(pair.source_ids.tolist()),
-            number=self._number(pair),
-            words=[[self._written(pair, i) for i in word] for word in self._pieces.words(ids)],
-        )
+    def article(self, pair: PickedPair) -> dict[str, Any]:
+        """One pair as the template shows it.
 
-    def _written(self, pair: PickedPair, position: int) -> Written:
+        `words` has the pieces of each target word: text, classes of the mark, position, and probability. `mean` is the
+        mean surprise as text, `order` the same as a number for JavaScript, which reads no `inf`; `worst` is the most
+        surprising piece with its `probability`, `best` the piece that the teacher puts first there with its `share`.
+        """
+        worst, ids = pair.worst, pair.target_ids.tolist()
+        return {
+            "line": pair.index + 1,
+            "mean": nats(pair.mean),
+            "order": f"{min(pair.mean, 1e9):.4f}",
+            "worst": self._pieces.show(ids[worst]),
+            "probability": small(math.exp(-float(pair.surprise[worst]))),
+            "best": self._pieces.show(int(pair.soft.token_ids[worst, 0])),
+            "share": percent(math.exp(float(pair.soft.log_probs[worst, 0]))),
+            "source": self._tokenizer.decode(pair.source_ids.tolist()),
+            "number": self._number(pair),
+            "words": [[self._written(pair, i) for i in word] for word in self._pieces.words(ids)],
+        }
+
+    def _written(self, pair: PickedPair, position: int) -> tuple[str, str, int, str]:
         piece = self._pieces.show(int(pair.target_ids[position]))
         p = math.exp(-float(pair.surprise[position]))
-        return Written(piece.text, f"s{int(level(p))}" + (" special" if piece.special else ""), position, small(p))
+        return piece.text, f"s{int(level(p))}" + (" special" if piece.special else ""), position, small(p)
 
     def _number(self, pair: PickedPair) -> int:
         """The number of a pair in `data`; a pair that the page shows twice stands there once."""

@@ -4,8 +4,8 @@ This room may import console, files and errors.
 """
 
 from kdcache.pictures.curves import Curve, read_curves
-from kdcache.pictures.html_page import Pages
+from kdcache.pictures.html_page import render_page
 from kdcache.pictures.png_plot import save_png
 from kdcache.pictures.terminal_plot import plot
 
-__all__ = ["Curve", "Pages", "plot", "read_curves", "save_png"]
+__all__ = ["Curve", "plot", "read_curves", "render_page", "save_png"]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -36,54 +36,40 @@ def generator_mark(command: str) -> str:
     return f'<meta name="generator" content="kdcache {command} '
 
 
-class Pages:
-    """The pages that one command writes.
+def render_page(
+    package: str, command: str, template: str, values: Mapping[str, object], styles: Sequence[str], script: str = ""
+) -> str:
+    """The page that a template makes of `values`; every value that is no `Markup` is escaped.
 
     Args:
-        package: the package whose folder `templates` holds the page's template, styles and script. The templates of
+        package: the package whose folder `templates` holds the template, its styles and its script. The templates of
             this package are found as well; `page.html` is the frame of every page.
-        command: the command that writes the page.
+        command: the command of kdcache that writes the page.
+        template: name of the template.
+        values: what it shows, by name.
         styles: names of style sheets, which follow the style sheet of all pages.
-        script: name of the script that runs once the body is there, or None.
-        filters: further Jinja filters by name.
+        script: name of the script that runs once the body is there, if there is one.
     """
-
-    def __init__(
-        self,
-        package: str,
-        command: str,
-        styles: tuple[str, ...],
-        script: str | None = None,
-        filters: Mapping[str, Callable[..., str]] | None = None,
-    ) -> None:
-        self._loader = ChoiceLoader([PackageLoader(package), PackageLoader("kdcache.pictures")])
-        self._environment = Environment(
-            autoescape=True,
-            finalize=printable,
-            loader=self._loader,
-            lstrip_blocks=True,
-            trim_blocks=True,
-            undefined=StrictUndefined,
-        )
-        self._environment.filters.update(filters or {})
-        style = "".join(map(self._source, ("style.css", *styles)))
-        code = "" if script is None else self._source(script)
-        self._environment.globals.update(
-            code=Markup(code),  # noqa: S704 (a file of this package)
-            code_digest=_digest(code),
-            command=command,
-            style=Markup(style),  # noqa: S704 (files of this package)
-            style_digest=_digest(style),
-            version=kdcache.__version__,
-        )
-
-    def _source(self, name: str) -> str:
-        """The text of a file among the templates."""
-        return self._loader.get_source(self._environment, name)[0]
-
-    def render(self, template: str, values: Mapping[str, object]) -> str:
-        """The page that a template makes of `values`; every value that is no `Markup` is escaped."""
-        return self._environment.get_template(template).render(values)
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("kdcache.pictures")])
+    environment = Environment(
+        autoescape=True,
+        finalize=printable,
+        loader=loader,
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    style = "".join(loader.get_source(environment, name)[0] for name in ("style.css", *styles))
+    code = loader.get_source(environment, script)[0] if script else ""
+    environment.globals.update(
+        code=Markup(code),  # noqa: S704 (a file of that package)
+        code_digest=_digest(code),
+        command=command,
+        style=Markup(style),  # noqa: S704 (files of that package)
+        style_digest=_digest(style),
+        version=kdcache.__version__,
+    )
+    return environment.get_template(template).render(values)
 
 
 def _digest(text: str) -> str:

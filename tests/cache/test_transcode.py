@@ -21,7 +21,7 @@ from kdcache.cache.pair_ranges import PairRanges, concatenate, take
 from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, MismatchError, UsageError
-from kdcache.inspection import cache_lineage
+from kdcache.inspection import cache_summary
 from kdcache.labels.soft_labels import from_counts
 
 WORLD = World()
@@ -255,13 +255,13 @@ def test_the_tree_of_sources(tmp_path: Path) -> None:
     assert merge(MergeConfig((str(small), str(two))), tmp_path / "average") is not None
     plan = CacheReader(tmp_path / "average").plan
     roots = {name: CacheReader(tmp_path / name).manifest.root[:12] for name in ("0", "1", "small")}
-    lines = cache_lineage.tree(plan)
+    lines = cache_summary.source_lines(plan)
     assert sorted(line.split()[0] for line in lines) == sorted(roots.values())
     place = next(i for i, line in enumerate(lines) if line.startswith(roots["small"]))
     assert lines[place].split("  ")[1].startswith("transcode, k 2, sqrt8/gzip, passes 7, maskings 1, teacher ")
     assert lines[place + 1].startswith(f"  {roots['0']}  dump-logits, k 6, float16/gzip")
-    assert cache_lineage.made_by(plan) == "merge, from 2 caches"
-    assert cache_lineage.made_by(CacheReader(one).plan) == "dump-logits, with a teacher"
+    assert cache_summary.made_by(plan) == "merge, from 2 caches"
+    assert cache_summary.made_by(CacheReader(one).plan) == "dump-logits, with a teacher"
     text = run_cli("inspect", tmp_path / "average").stdout
     assert all(line in text for line in lines)
     found = json.loads(run_cli("inspect", tmp_path / "average", "--json").stdout)

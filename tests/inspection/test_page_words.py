@@ -113,7 +113,7 @@ def test_words_of_probability_0_are_shown() -> None:
     )
     sentences = Sentences(caches.tokenizer())
     written = sentences.article(pair)
-    assert written.mean == "∞"
+    assert written["mean"] == "∞"
     assert "inf" not in f"{written}"
     assert [(p, surprise, len(listed)) for _, p, surprise, listed in sentences.data["pairs"][0]] == [(0, None, 4)] * n
     embedded_json(sentences.data)
