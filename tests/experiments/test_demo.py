@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Differe
 
 
 def test_all_stages_leave_their_results(result: tuple[Path, list[Difference]]) -> None:
-    """Teacher, a complete cache of all pairs, both students and what they wrote are there."""
+    """Teacher, a complete cache of all pairs, both students and what they wrote are there.
+
+    Both students have the same configuration and inputs, but for alpha.
+    """
     folder, differences = result
     assert (folder / "teacher" / "model.safetensors").is_file()
     assert CacheReader(folder / "cache").plan.n_pairs == CONFIG.pairs
@@ -32,13 +36,6 @@ def test_all_stages_leave_their_results(result: tuple[Path, list[Difference]]) -
         load_student(folder / name)
         assert len(read_sentences(folder / f"{name}.txt")) == 500
     assert [one.name for one in differences] == list(METRICS)
-
-
-def test_the_students_differ_in_alpha_only(result: tuple[Path, list[Difference]]) -> None:
-    """Both runs have the same configuration and inputs, but for alpha."""
-    import json
-
-    folder, _ = result
     soft, hard = (json.loads((folder / name / "run.json").read_text()) for name in (SOFT, HARD))
     assert soft["inputs"] == hard["inputs"]
     assert (soft["config"]["objective"].pop("alpha"), hard["config"]["objective"].pop("alpha")) == (0.5, 1.0)

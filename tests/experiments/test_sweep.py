@@ -126,11 +126,6 @@ def test_the_grid_by_hand(tmp_path: Path) -> None:
     )
 
 
-def test_flags_are_written_without_a_value() -> None:
-    """A flag that is true is written alone, one that is false not at all."""
-    assert command_line({"skip_bad": True, "alpha": 1, "x": False}) == ("--skip-bad", "--alpha", "1")
-
-
 def test_names_are_safe_and_different(tmp_path: Path) -> None:
     """Whatever an arm is called, its folder is one plain part of a path, without a dot, and no other arm's.
 
@@ -150,8 +145,9 @@ def test_names_are_safe_and_different(tmp_path: Path) -> None:
 
 
 def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
-    """Without grid and arms there is one run."""
+    """Without grid and arms there is one run; a flag that is true is written alone, one that is false not at all."""
     assert names(read(tmp_path, BASE)) == ["run"]
+    assert command_line({"skip_bad": True, "alpha": 1, "x": False}) == ("--skip-bad", "--alpha", "1")
 
 
 @pytest.mark.parametrize(
@@ -164,19 +160,14 @@ def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
             "the run topk=many would be refused: Invalid value for '--topk': 'many' is not a valid integer",
         ),
         ("[grid]\nsize = ['huge']", "the run size=huge would be refused: Invalid value for '--size'"),
+        ("[grid]\nalpha = [1.0, 0.5]", "baseline 'alpha=1' is none of the rows. Write one of alpha=1.0; alpha=0.5"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:
-    """What student-train would refuse is refused at once, naming the run; so are runs that are the same."""
+    """What student-train would refuse is refused at once, naming the run; so are equal runs and a foreign baseline."""
     with pytest.raises(UsageError) as refused:
-        read(tmp_path, BASE, text)
+        read(tmp_path, "baseline = 'alpha=1'", BASE, text)
     assert message in str(refused.value)
-
-
-def test_the_baseline_must_be_a_row(tmp_path: Path) -> None:
-    """A baseline that is no row is refused, and the message lists the rows."""
-    with pytest.raises(UsageError, match=r"baseline 'alpha=1' is none of the rows. Write one of alpha=1.0; alpha=0.5"):
-        read(tmp_path, "baseline = 'alpha=1'", BASE, "[grid]\nalpha = [1.0, 0.5]")
 
 
 # The machine

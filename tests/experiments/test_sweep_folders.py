@@ -23,9 +23,9 @@ from kdcache.student.train_student import open_inputs
 from kdcache.text.lines import read_sentences
 from kdcache.training.loop import FitResult
 
-# Names and caches of arms that differ in nothing else.
+# Names of arms, and the value of the one option in which they differ.
 Arms = list[tuple[str, str]]
-BOTH = [("one", "cache"), ("two", "other")]
+BOTH, STARTS = [("one", "cache"), ("two", "other")], [("one", "s"), ("two", "t")]
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +45,15 @@ def folder(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def sweep_of(folder: Path, arms: Arms) -> Sweep:
-    base = BASE.replace('cache = "cache"\n', "")
-    return read(folder, base, *(f"[[arms]]\nname = {name!r}\ncache = {cache!r}" for name, cache in arms))
+def sweep_of(folder: Path, arms: Arms, key: str = "cache") -> Sweep:
+    """A sweep of arms that differ in one option."""
+    base = BASE.replace('cache = "cache"\n', "") if key == "cache" else BASE
+    return read(folder, base, *(f"[[arms]]\nname = {name!r}\n{key} = {value!r}" for name, value in arms))
 
 
 def place(sweep: Sweep) -> tuple[Student, ...]:
     """The students of a sweep in their folders."""
     return find_folders(sweep, Checker())[0].students
-
-
-def find(folder: Path, arms: Arms) -> tuple[tuple[Student, ...], int]:
-    sweep, others = find_folders(sweep_of(folder, arms), Checker())
-    return sweep.students, others
 
 
 def finish(student: Student) -> None:
@@ -73,60 +69,49 @@ def folders(students: tuple[Student, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("first", "moves", "second", "expected"),
+    ("key", "first", "moves", "second", "expected", "trained"),
     [
         # An arm in place of another that had the same settings and another cache does not get its folder.
-        ([("masked", "cache")], {}, [("ltr", "other")], {"ltr": "ltr"}),
+        ("cache", [("masked", "cache")], {}, [("ltr", "other")], {"ltr": "ltr"}, []),
         # Two arms that differ in their cache alone are found after both were renamed and put in another order.
-        (BOTH, {}, [("second", "other"), ("first", "cache")], {"second": "two", "first": "one"}),
+        ("cache", BOTH, {}, [("b", "other"), ("a", "cache")], {"b": "two", "a": "one"}, ["b", "a"]),
         # A cache is known by its content, also under a new name.
-        ([("one", "cache")], {"cache": "moved"}, [("first", "moved")], {"first": "one"}),
+        ("cache", [("one", "cache")], {"cache": "moved"}, [("a", "moved")], {"a": "one"}, ["a"]),
         # Caches that cannot be opened are known by their names.
         (
+            "cache",
             BOTH,
             {"cache": "away", "other": "away too"},
-            [("second", "other"), ("third", "unknown"), ("first", "cache")],
-            {"second": "two", "third": "third", "first": "one"},
+            [("b", "other"), ("c", "unknown"), ("a", "cache")],
+            {"b": "two", "c": "c", "a": "one"},
+            ["b", "a"],
         ),
+        # The students that arms start from are known by their weights, or else by their names.
+        ("start_from", STARTS, {"s": "m"}, [("b", "t"), ("a", "m")], {"b": "two", "a": "one"}, ["b", "a"]),
+        ("start_from", STARTS, {"t": "away"}, [("one", "u"), ("b", "t")], {"one": "one", "b": "two"}, ["b"]),
     ],
 )
-def test_runs_are_found_by_their_caches(
-    folder: Path, first: Arms, moves: dict[str, str], second: Arms, expected: dict[str, str]
+def test_runs_are_found_by_what_they_were_made_from(
+    folder: Path,
+    key: str,
+    first: Arms,
+    moves: dict[str, str],
+    second: Arms,
+    expected: dict[str, str],
+    trained: list[str],
 ) -> None:
-    """After arms or caches were renamed, a run has the folder that was made from its cache, or else a new one."""
-    for student in place(sweep_of(folder, first)):
-        finish(student)
-    for name, target in moves.items():
-        (folder / name).rename(folder / target)
-    students, others = find(folder, second)
-    assert folders(students) == expected
-    kept = [name for name, place in expected.items() if place != name]
-    assert others == len(first) - len(kept)
-    assert [one.name for one in students if Checker().trained(one)] == kept
-
-
-def test_runs_are_told_apart_by_the_students_that_they_start_from(folder: Path) -> None:
-    """Arms that differ in the student they start from alone are found again by its weights, or by its name."""
-
-    def found(*arms: tuple[str, str]) -> tuple[tuple[Student, ...], dict[str, str]]:
-        parts = (f"[[arms]]\nname = {name!r}\nstart_from = {start!r}" for name, start in arms)
-        sweep = read(folder, BASE, *parts)
-        students = place(sweep)
-        return students, folders(students)
-
+    """After arms, caches or first students were renamed, a run has the folder made from its inputs, or a new one."""
     for name in ("s", "t"):
         (folder / name).mkdir()
         (folder / name / WEIGHTS_FILE).write_bytes(name.encode())
-    for student in found(("one", "s"), ("two", "t"))[0]:
+    for student in place(sweep_of(folder, first, key)):
         finish(student)
-    (folder / "s").rename(folder / "moved")
-    students, names_found = found(("second", "t"), ("first", "moved"))
-    assert names_found == {"second": "two", "first": "one"}
-    assert all(Checker().trained(one) for one in students)
-    (folder / "t").rename(folder / "away")
-    students, names_found = found(("one", "u"), ("second", "t"))
-    assert names_found == {"one": "one", "second": "two"}
-    assert [Checker().trained(one) for one in students] == [False, True]
+    for name, target in moves.items():
+        (folder / name).rename(folder / target)
+    sweep, others = find_folders(sweep_of(folder, second, key), Checker())
+    assert folders(sweep.students) == expected
+    assert others == len({name for name, _ in first} - set(expected.values()))
+    assert [one.name for one in sweep.students if Checker().trained(one)] == trained
 
 
 def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> None:
@@ -137,8 +122,7 @@ def test_runs_that_differ_in_what_is_free_keep_their_folders(folder: Path) -> No
     for student in place(sweep):
         finish(student)
     sweep = read(folder, base, "[[arms]]\nname = 'x'\nmicro_tokens = 200\n[[arms]]\nname = 'y'")
-    students = place(sweep)
-    assert folders(students) == {"x": "b", "y": "a"}
+    assert folders(place(sweep)) == {"x": "b", "y": "a"}
 
 
 def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -154,7 +138,7 @@ def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog:
     assert run_sweep(sweep, jobs=1).failures == []
     assert results(folder) == expected
     assert caplog.text.count("could not be compared") == 1
-    assert not Checker().trained(find(folder, [("one", "elsewhere")])[0][0])
+    assert not Checker().trained(place(sweep_of(folder, [("one", "elsewhere")]))[0])
 
 
 def test_seeds_are_counted_without_any_number(folder: Path) -> None:
@@ -193,7 +177,7 @@ def write(student: Student) -> None:
 
 def test_an_edited_text_is_not_the_students(folder: Path) -> None:
     """A text that was changed after `kdcache generate` wrote it, or is no longer text, does not count as generated."""
-    (student,) = find(folder, [("one", "cache")])[0]
+    (student,) = place(sweep_of(folder, [("one", "cache")]))
     finish(student)
     begin_writing(student)
     assert not Checker().generated(student, TEXT)

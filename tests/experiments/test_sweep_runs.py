@@ -47,7 +47,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
 
 
 def test_a_failing_run_stops_no_other(first: tuple[Path, SweepResult]) -> None:
-    """The run that fails is reported with its last lines; the other is trained, has written, and is scored."""
+    """The run that fails is reported with its last lines; the other is trained, has written, and is scored.
+
+    Its command in results.json is the one in its record, whose configuration is that of the sweep's run.
+    """
     folder, result = first
     (failure,) = result.failures
     assert failure.name == "broken"
@@ -63,17 +66,10 @@ def test_a_failing_run_stops_no_other(first: tuple[Path, SweepResult]) -> None:
     assert run["cache"] == manifest["root"]
     assert "<b>" in result.table
     assert "0 of 1" in result.table
-
-
-def test_a_run_is_what_its_command_makes(first: tuple[Path, SweepResult]) -> None:
-    """The command in results.json is the one in the run's record, whose configuration is that of the sweep's run."""
-    folder, _ = first
-    (entry,) = results(folder)["runs"]
-    record = json.loads((folder / "sweep" / entry["folder"] / "run.json").read_text())
-    assert ["kdcache", *record["argv"]] == entry["command"]
-    (run, _) = read(folder, BASE, FAST, ARMS, BROKEN, TEST).students
-    assert record["config"] == recorded(run.config)
-    assert entry["valid_nll"] == record["result"]["valid_nll"]
+    record = json.loads((folder / "sweep" / run["folder"] / "run.json").read_text())
+    assert ["kdcache", *record["argv"]] == run["command"]
+    assert record["config"] == recorded(read(folder, BASE, FAST, ARMS, BROKEN, TEST).students[0].config)
+    assert run["valid_nll"] == record["result"]["valid_nll"]
 
 
 def test_what_is_finished_is_not_repeated(first: tuple[Path, SweepResult]) -> None:
