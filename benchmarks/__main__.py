@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from kdcache.cli.console import quiet_transformers
+from kdcache.cli.screen import quiet_transformers
 
 NAMES = {
     "peers": "training steps beside other toolkits",

@@ -63,7 +63,7 @@ def main(folder: Path, work: str, rank: int, start: Path, text: TextFiles) -> No
     from benchmarks.job import PASSES, TOKENS, forward, pilot_job
     from kdcache.cache.commit_loop import write_shards
     from kdcache.cache.writer import CacheWriter
-    from kdcache.cli.console import quiet_transformers
+    from kdcache.cli.screen import quiet_transformers
     from kdcache.dump.dump_shards import Dumping
     from kdcache.process.signals import StopRequest
     from kdcache.teacher.masking import partition_batches

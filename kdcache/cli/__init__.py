@@ -1,36 +1,35 @@
-"""The command line: each command builds a configuration, makes one library call and prints."""
+"""The command line: each command has a file; it reads settings, makes one library call and prints.
+
+This room may import all others.
+"""
 
 from __future__ import annotations
 
 import click
 
 import kdcache
-from kdcache.cli.cache import dump_logits, inspect
-from kdcache.cli.console import Group
 from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
-from kdcache.cli.derive import merge, transcode
+from kdcache.cli.dump_logits import dump_logits
+from kdcache.cli.generate import generate
+from kdcache.cli.inspect import inspect
+from kdcache.cli.merge import merge
 from kdcache.cli.score import score
+from kdcache.cli.screen import HELP_NAMES, Group, verbosity
+from kdcache.cli.student_train import student_train
 from kdcache.cli.sweep import sweep
-from kdcache.cli.text import generate
-from kdcache.cli.train import student_train, teacher_train
+from kdcache.cli.teacher_train import teacher_train
+from kdcache.cli.transcode import transcode
 from kdcache.cli.verify import verify
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={**HELP_NAMES, "max_content_width": 100}, params=verbosity())
 @click.version_option(kdcache.__version__, prog_name="kdcache")
-def main() -> None:
-    """Distil what a BERT knows into a small text generator, through a cache.
-
-    \b
-    1. teacher-train   fine-tune a BERT as a conditional masked language model
-    2. dump-logits     run it once over every masked target position
-    3. student-train   train a student from the cache, as often as you like
-    4. score           measure the result
-    """
+def main(verbose: bool, quiet: bool) -> None:
+    """Distil what a BERT knows into a small text generator, through a cache of its predictions."""
 
 
-for command in (teacher_train, dump_logits, student_train, generate, score, sweep, curves):
-    main.add_command(command)
-for command in (inspect, verify, transcode, merge, demo):
-    main.add_command(command)
+main.add("The way from text to score", teacher_train, dump_logits, student_train, generate, score)
+main.add("Look and compare", inspect, verify, curves, sweep)
+main.add("Make caches from caches", transcode, merge)
+main.add("Try it first", demo)

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli import options
+from kdcache.cli.options import LOCAL
+from kdcache.cli.screen import Command
 
 
-@click.command("curves")
+@click.command("curves", cls=Command)
 @click.argument("folders", metavar="DIR …", nargs=-1, required=True)
 @click.option(
     "--metric",
     metavar="NAME",
-    help="What to draw: loss, nll, soft, correct, learning_rate, gradient_norm, valid_nll, valid_correct.  "
+    help="Metric to draw: loss, nll, soft, correct, learning_rate, gradient_norm, valid_nll or valid_correct.  "
     "[default: valid_nll where every run has it, else loss]",
 )
-@click.option("--output", metavar="FILE.png", callback=options.written, help="Draw a PNG as well; needs matplotlib.")
-@options.verbosity
-def curves(folders: tuple[str, ...], metric: str | None, output: str | None) -> None:
-    """Draw the training curves of students or teachers over each other.
+@click.option("--output", metavar="FILE.png", type=LOCAL, help="Draw a PNG as well; needs matplotlib.")
+def curves(folders: tuple[str, ...], metric: str | None, output: Path | None) -> None:
+    """Draw the training curves of several runs in one picture.
 
-    A run may still be training. Where curves meet, their marks take turns. Losses of different alpha do not compare
-    (alpha weighs the hard labels); nll, valid_nll and valid_correct do.
+    The runs are folders of students or teachers; they may still be training. Losses with different alpha do not
+    compare, since alpha weighs the hard labels; nll, valid_nll and valid_correct do.
 
     \b
     Example:
@@ -35,9 +35,9 @@ def curves(folders: tuple[str, ...], metric: str | None, output: str | None) -> 
 
     terminal_plot.check_count(folders)
     if output is not None:
-        png_plot.check_png(Path(output))
+        png_plot.check_png(output)
     found = read_curves([Path(folder) for folder in folders], metric)
     width = shutil.get_terminal_size().columns
     click.echo(f"{found[0].title}\n{terminal_plot.plot(found, width)}\n\n{terminal_plot.summary(found, width)}")
     if output is not None:
-        png_plot.save_png(found, Path(output))
+        png_plot.save_png(found, output)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli import options
-from kdcache.cli.console import quiet_transformers, set_up
+from kdcache.cli.options import LOCAL
+from kdcache.cli.screen import Command, quiet_transformers, set_up
 
 
-@click.command("demo")
-@click.argument("folder", metavar="[DIR]", default="demo-run", callback=options.written)
-@options.verbosity
-def demo(folder: str) -> None:
-    """Run the whole pipeline on a small embedded corpus, with and without soft labels, in a few minutes.
+@click.command("demo", cls=Command)
+@click.argument("folder", metavar="[DIR]", default="demo-run", type=LOCAL)
+def demo(folder: Path) -> None:
+    """Run everything on a small built-in corpus, in a few minutes.
+
+    Two students are trained, with and without soft labels, and compared.
 
     \b
     Example:
@@ -23,13 +24,14 @@ def demo(folder: str) -> None:
     from kdcache.experiments.demo import GUIDE_FILE, DemoConfig, results_table, run_demo, verdict
 
     _set_up_libraries()
-    differences = run_demo(Path(folder), DemoConfig(), _set_up_process)
+    differences = run_demo(folder, DemoConfig(), set_up_process)
     click.echo(f"\n{results_table(differences)}\n\n{verdict(differences[0])}")
-    click.echo(f"What lies where, and what to try next: {Path(folder) / GUIDE_FILE}")
+    click.echo(f"What lies where, and what to try next: {folder / GUIDE_FILE}")
 
 
-def _set_up_process(quiet: bool) -> None:
-    set_up(verbose=False, quiet=quiet)
+def set_up_process(quiet: bool) -> None:
+    """Set up a further process of the demo, which says nothing where it is `quiet`."""
+    set_up(quiet=quiet)
     _set_up_libraries()
 
 

@@ -1,231 +1,222 @@
-"""Options that several commands share, handed to the commands as the objects that they describe.
+"""Click's options from the fields of settings, and the settings from the values that a user gave.
 
-Defaults are those of the dataclasses that the options fill.
+A command whose function is decorated with `settings(CONFIG)` has an option for each field of CONFIG and of the settings
+that it holds, and receives them as one checked CONFIG.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 
-from kdcache.cli.console import set_up
 from kdcache.errors import UsageError
-from kdcache.files.locations import StoreConfig, check_local, parse_size
-from kdcache.losses.objective_config import GATES, OBJECTIVES, ObjectiveConfig, Ramp, parse_ramp
-from kdcache.student.generate_config import GenerateConfig
-from kdcache.text.corpus import TextFiles
-from kdcache.training.training_config import PRECISIONS
+from kdcache.files.locations import check_local
+from kdcache.settings import BASIC, Nested, Option, kind_of, spell
 
-Decorator = Callable[[Any], Any]
-DEVICES = ("auto", "cpu", "cuda")
+Values = Mapping[str, Any]
 
 
-def default_of(config: type[Any], name: str) -> Any:
-    """The default value of a dataclass's field."""
-    return next(field.default for field in dataclasses.fields(config) if field.name == name)
+class _Local(click.ParamType):  # type: ignore[type-arg]
+    """A path on this machine, of something that is written."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        check_local(str(value))
+        return Path(value)
 
 
-def gathered(name: str, build: Callable[..., Any], *choices: Decorator) -> Decorator:
-    """Several options that reach the command as one argument `name`: what `build` makes of their values.
+LOCAL = _Local()
 
-    `choices` may be gathered themselves: `build` then receives what these make.
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg]
+    """What a function makes of a text."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str, str], Any]) -> None:
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._parse(value, param.opts[0] if param else "") if isinstance(value, str) else value
+
+
+class _Choice(click.Choice):  # type: ignore[type-arg]
+    """Texts that are listed and completed; the settings' own check refuses others, with the same words everywhere."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+
+class GroupedOption(click.Option):
+    """An option that stands below a heading of `--help`."""
+
+    def __init__(self, *names: Any, group: str = BASIC, **attributes: Any) -> None:
+        super().__init__(*names, **attributes)
+        self.group = group
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of a class of settings.
+
+    Attributes:
+        config: the class.
+        derive: from all values, by name, those of options that depend on others and were not given.
+        unless: parameters with any of which there are no settings.
     """
 
-    def make(**values: Any) -> Any:
-        return build(**values)
+    config: type[Any]
+    derive: Callable[[Values], Values] = lambda values: {}
+    unless: tuple[str, ...] = ()
 
-    made: Any = make
-    for choice in reversed(choices):
-        made = choice(made)
-    own = list(made.__click_params__)
+    def parameters(self) -> list[click.Parameter]:
+        """Options and arguments for click, in the order of the fields."""
+        return [_parameter(*one) for one in _options(self.config, Nested(), optional=False)]
 
-    def decorate(command: Any) -> Any:
-        @functools.wraps(command)
-        def wrapped(**values: Any) -> Any:
-            mine = {parameter.name: values.pop(parameter.name) for parameter in own}
-            return command(**values, **{name: made(**mine)})
+    def take(self, values: dict[str, Any]) -> Any:
+        """Take the options' values out of `values`, and make the settings of them.
 
-        result: Any = wrapped
-        result.__click_params__ = [*getattr(command, "__click_params__", []), *own]
-        return result
+        Raises:
+            UsageError: a value is not allowed, or values contradict each other.
+        """
+        mine = {str(one.name): values.pop(str(one.name)) for one in self.parameters()}
+        if any(values[name] for name in self.unless):
+            return None
+        given = {name: value for name, value in mine.items() if value is not None}
+        config = _build(self.config, {**self.derive(mine), **given}, Nested(), optional=False)
+        config.check()
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of settings: its name, its type without None, whether it may be None, its default, what it is."""
+
+    name: str
+    type: Any
+    optional: bool
+    default: Any
+    kind: Option | Nested
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is dataclasses.MISSING
+
+
+def _fields(config: type[Any]) -> list[_Field]:
+    hints = typing.get_type_hints(config)
+    found = []
+    for field in dataclasses.fields(config):
+        kind, hint = kind_of(field), hints[field.name]
+        some = [one for one in typing.get_args(hint) if one is not types.NoneType]
+        union = isinstance(hint, types.UnionType)
+        optional = union and types.NoneType in typing.get_args(hint)
+        made = field.default_factory is not dataclasses.MISSING
+        default = None if made else field.default
+        if kind is not None:
+            found.append(_Field(field.name, some[0] if union else hint, optional, default, kind))
+    return found
+
+
+def _options(config: type[Any], place: Nested, *, optional: bool) -> Iterator[tuple[_Field, Option, bool]]:
+    """Each field that is an option here, its option, and whether it must be given."""
+    for field in _fields(config):
+        if isinstance(field.kind, Nested):
+            yield from _options(field.type, field.kind, optional=field.optional)
+        elif (option := place.option(field.name, field.kind)).group is not None:
+            yield field, option, field.required and not optional and option.default_words is None
+
+
+def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter:
+    name = str(option.name)
+    several = typing.get_origin(field.type) is tuple and option.parse is None
+    if option.argument:
+        return click.Argument([name], metavar=option.metavar, nargs=-1 if several else 1, required=True)
+    default = None if field.required else field.default
+    more: dict[str, Any] = {"group": option.group, "help": _help(field, option, default), "required": required}
+    if field.type is bool:
+        return GroupedOption([spell(name), name], is_flag=True, **more)
+    kind = typing.get_args(field.type)[0] if several else field.type
+    metavar = option.metavar or {int: "N", float: "X"}.get(kind)
+    if option.parse is not None:
+        kind = _Parsed(option.parse)
+    elif option.choices:
+        kind = _Choice(tuple(option.choices))
+    return GroupedOption([spell(name), name], type=kind, metavar=metavar, default=default, multiple=several, **more)
+
+
+def _help(field: _Field, option: Option, default: Any) -> str:
+    shown = option.default_words
+    if shown is None and default not in (None, ()) and field.type is not bool:
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    notes = [option.within.shown] if option.within is not None and option.within.shown else []
+    notes += [] if shown is None else [f"default: {shown}"]
+    return f"{option.help}  [{'; '.join(notes)}]" if notes else option.help
+
+
+def _build(config: type[Any], values: Values, place: Nested, *, optional: bool) -> Any:
+    """Settings of the values that are known, by the names of their options; None where they are optional and absent."""
+    made: dict[str, Any] = {}
+    needed: list[Option] = []
+    for field in _fields(config):
+        if isinstance(field.kind, Nested):
+            made[field.name] = _build(field.type, values, field.kind, optional=field.optional)
+            continue
+        option = place.option(field.name, field.kind)
+        if (value := values.get(str(option.name))) is not None:
+            made[field.name] = not value if option.inverted else value
+        if field.required or field.name in place.only:
+            needed.append(option)
+    if optional:
+        missing = [one for one in needed if values.get(str(one.name)) is None]
+        if not made or (needed and len(missing) == len(needed)):
+            return None
+        if missing:
+            both = " and ".join(f"{spell(str(one.name))} {one.metavar}" for one in needed)
+            raise UsageError(f"{both} belong together; give both or neither.")
+    return config(**made)
+
+
+def settings(
+    config: type[Any], derive: Callable[[Values], Values] = lambda values: {}, unless: tuple[str, ...] = ()
+) -> Callable[[Any], Any]:
+    """Give a command's function the options of `config`, which it receives as its argument `config`; see `Settings`."""
+
+    def decorate(function: Any) -> Any:
+        found = Settings(config, derive, unless)
+        for parameter in reversed(found.parameters()):
+            function.__click_params__ = [*getattr(function, "__click_params__", []), parameter]
+        function.settings = found
+        return function
 
     return decorate
 
 
-def verbosity(command: Any) -> Any:
-    """Add -v and -q, and set up the screen before the command runs."""
-
-    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
-    @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
-    @functools.wraps(command)
-    def wrapped(*, verbose: bool, quiet: bool, **rest: Any) -> Any:
-        set_up(verbose, quiet)
-        return command(**rest)
-
-    return wrapped
+def output(metavar: str, help_text: str, *, required: bool = True) -> Callable[[Any], Any]:
+    """The option --output: a path on this machine."""
+    return click.option("--output", metavar=metavar, type=LOCAL, required=required, help=help_text)
 
 
-def written(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    """Callback of every argument and option that names what is written: refuse a URL there."""
-    if value is not None:
-        check_local(value)
-    return value
+def dry_run(help_text: str) -> Callable[[Any], Any]:
+    """The flag --dry-run, with which --output may be left out."""
+    return click.option("--dry-run", is_flag=True, help=help_text)
 
 
-def _text_files(source: str | None, target: str | None, pairs: str | None) -> TextFiles:
-    files = TextFiles(source, target, pairs)
-    files.paths()
-    return files
+def needs_output(output: Path | None) -> Path:
+    """The path that --output names.
 
-
-def _text(build: Callable[..., Any], use: str) -> Decorator:
-    return gathered(
-        "text",
-        build,
-        click.option("--source", metavar="F", help=f"Source text, one sentence a line; .gz too{use}."),
-        click.option("--target", metavar="F", help="Target text, line by line beside the source."),
-        click.option(
-            "--pairs",
-            metavar="F",
-            help="Both sides in one file instead: tab-separated, or .jsonl with source and target.",
-        ),
-    )
-
-
-def _optional_files(source: str | None, target: str | None, pairs: str | None) -> TextFiles | None:
-    return None if source is None and target is None and pairs is None else _text_files(source, target, pairs)
-
-
-text = _text(_text_files, "")
-text_to_compare = _text(_optional_files, ", to be compared with the text in the cache")
-
-
-def _valid_files(valid_source: str | None, valid_target: str | None) -> TextFiles | None:
-    if (valid_source is None) != (valid_target is None):
-        raise UsageError("Give the validation text as --valid-source F and --valid-target F together.")
-    return None if valid_source is None else TextFiles(valid_source, valid_target)
-
-
-valid = gathered(
-    "valid",
-    _valid_files,
-    click.option("--valid-source", metavar="F", help="Validation source."),
-    click.option("--valid-target", metavar="F", help="Validation target."),
-)
-skip_bad = click.option(
-    "--skip-bad", is_flag=True, help="Leave out pairs that cannot be used, and count them, instead of refusing them."
-)
-device = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to run.")
-precision = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="Of matrix products; auto is bfloat16 on a GPU that has it, else float32.",
-)
-beam_size = click.option(
-    "--beam-size",
-    type=int,
-    default=default_of(GenerateConfig, "beam_size"),
-    show_default=True,
-    help="Hypotheses kept; 1 is greedy search.",
-)
-length_penalty = click.option(
-    "--length-penalty",
-    type=float,
-    default=default_of(GenerateConfig, "length_penalty"),
-    show_default=True,
-    help="p in log P / length^p. GNMT's, which papers quote as 0.6, is ((5 + length) / 6)^0.6.",
-)
-
-
-def _size(_context: click.Context, option: click.Parameter, value: str) -> int:
-    return parse_size(value, option.opts[0])
-
-
-def _store(cache_folder: str | None, cache_limit: int) -> StoreConfig:
-    return StoreConfig(cache_folder, cache_limit)
-
-
-store = gathered(
-    "store",
-    _store,
-    click.option(
-        "--cache-folder",
-        metavar="DIR",
-        callback=written,
-        help="Folder for copies of a remote cache's shards.  [default: kdcache in $XDG_CACHE_HOME or ~/.cache]",
-    ),
-    click.option(
-        "--cache-limit",
-        metavar="SIZE",
-        callback=_size,
-        default=f"{default_of(StoreConfig, 'limit') // 10**9}GB",
-        show_default=True,
-        help="Room for these copies; the least recently used make way.",
-    ),
-)
-
-
-def _ramp(_context: click.Context, option: click.Parameter, value: str) -> float | Ramp:
-    return parse_ramp(value, option.opts[0])
-
-
-def _objective(objective: str, **values: Any) -> ObjectiveConfig:
-    return ObjectiveConfig(name=objective, **values)
-
-
-objective = gathered(
-    "objective",
-    _objective,
-    click.option(
-        "--objective",
-        type=click.Choice(OBJECTIVES),
-        default=default_of(ObjectiveConfig, "name"),
-        show_default=True,
-        help="The soft term: how the teacher's top-k is compared with the student; see docs/method.md.",
-    ),
-    click.option(
-        "--alpha",
-        metavar="A",
-        callback=_ramp,
-        default=str(default_of(ObjectiveConfig, "alpha")),
-        show_default=True,
-        help="Weight of the hard labels; 1 is plain training; START:STOP:STEPS changes it over the first steps. Chen "
-        "et al. write it on the soft ones.",
-    ),
-    click.option(
-        "--temperature",
-        metavar="T",
-        callback=_ramp,
-        default=str(default_of(ObjectiveConfig, "temperature")),
-        show_default=True,
-        help="T that flattens the teacher's top-k; START:STOP:STEPS too.",
-    ),
-    click.option("--topk", type=int, help="Stored words that are used.  [default: all]"),
-    click.option(
-        "--label-smoothing",
-        type=float,
-        default=default_of(ObjectiveConfig, "label_smoothing"),
-        show_default=True,
-        help="Of the hard labels only.",
-    ),
-    click.option(
-        "--gate",
-        type=click.Choice(GATES),
-        default=default_of(ObjectiveConfig, "gate"),
-        show_default=True,
-        help="Soft labels only where the teacher is confident, or knows the written word; hard ones alone elsewhere.",
-    ),
-    click.option(
-        "--gate-threshold",
-        type=float,
-        default=default_of(ObjectiveConfig, "gate_threshold"),
-        show_default=True,
-        help="Probability of the teacher's best word that counts as confident.",
-    ),
-)
+    Raises:
+        UsageError: it is missing.
+    """
+    if output is None:
+        raise UsageError("Missing option --output (only --dry-run goes without).")
+    return output

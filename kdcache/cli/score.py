@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from kdcache.cli import options
-from kdcache.cli.console import quiet_transformers
+from kdcache.cli.options import LOCAL, GroupedOption, settings
+from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.errors import UsageError
 from kdcache.files.atomic import replace_file
 from kdcache.files.run_records import Run, file_run
-from kdcache.scoring.measure import ScoreConfig, ScoreTask, measure, prepare
+from kdcache.scoring.measure import ScoreTask, measure, prepare
+from kdcache.scoring.score_config import ScoreConfig
 from kdcache.scoring.score_table import FORMATS, build, latex, markdown, read_rows
-from kdcache.scoring.scorers import METRICS, Estimate
-from kdcache.student.generate_config import GenerateConfig
+from kdcache.scoring.scorers import Estimate
+from kdcache.settings import EXPERT
 
 if TYPE_CHECKING:
     from kdcache.scoring.lineage import Lineage
@@ -28,101 +29,49 @@ _OF_BASELINE = frozenset({"hypothesis", "student", "cache"})
 _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
 
 
-def _score_config(
-    reference: tuple[str, ...],
-    hypothesis: str | None,
-    student: str | None,
-    source: str | None,
-    baseline: str | None,
-    metric: tuple[str, ...],
-    lowercase: bool,
-    resamples: int,
-    beam_size: int,
-    length_penalty: float,
-    device: str,
-) -> ScoreConfig:
-    if (student is None) != (source is None):
-        raise UsageError("--student DIR and --source F belong together: the source is what the student is given.")
-    search = None
-    if student is not None and source is not None:
-        search = GenerateConfig(student, source, beam_size, length_penalty, device=device)
-    return ScoreConfig(reference, hypothesis, search, baseline, metric, lowercase, resamples)
-
-
-config = options.gathered(
-    "config",
-    _score_config,
-    click.option("--reference", multiple=True, metavar="F", help="Reference text; repeat for several."),
-    click.option("--hypothesis", metavar="F", help="Text to score, one hypothesis a line."),
-    click.option("--student", metavar="DIR", help="Student to score instead; needs --source."),
-    click.option("--source", metavar="F", help="What the student is given."),
-    click.option(
-        "--baseline",
-        metavar="F",
-        help="Text to compare with, by a paired test; or, beside --student, the folder of another student, which gets "
-        "the same source.",
-    ),
-    click.option(
-        "--metric",
-        multiple=True,
-        type=click.Choice(METRICS),
-        default=options.default_of(ScoreConfig, "metric"),
-        show_default=True,
-        help="Repeat for several.",
-    ),
-    click.option("--lowercase", is_flag=True, help="Ignore case; appears in the signature."),
-    click.option(
-        "--resamples",
-        type=int,
-        default=options.default_of(ScoreConfig, "resamples"),
-        show_default=True,
-        help="Test sets drawn for intervals and p-values. The seed is SACREBLEU_SEED in the environment, or 12345.",
-    ),
-    options.beam_size,
-    options.length_penalty,
-    options.device,
-)
-
-
-@click.command("score")
+@click.command("score", cls=Command)
 @click.argument("results", nargs=-1, metavar="[RESULT...]")
-@config
+@settings(ScoreConfig, unless=("table", "results"))
 @click.option(
-    "--json",
-    "json_file",
-    metavar="FILE",
-    callback=options.written,
-    help="Write all results there too; --table reads them.",
+    "--json", "json_file", metavar="FILE", type=LOCAL, help="Write all results into this file; --table reads it."
 )
 @click.option(
     "--sentences",
     "sentence_file",
+    cls=GroupedOption,
+    group=EXPERT,
     metavar="FILE",
-    callback=options.written,
-    help="Write the scores of each sentence there: JSON lines if it ends in .jsonl, else tab-separated.",
+    type=LOCAL,
+    help="Write the scores of each sentence into this file: JSON lines if it ends in .jsonl, else tab-separated.",
 )
-@click.option("--table", is_flag=True, help="Print a table of results of --json instead: files, or folders with them.")
 @click.option(
-    "--format", "notation", type=click.Choice(FORMATS), default="markdown", show_default=True, help="Of --table."
+    "--table", is_flag=True, help="Print a table of RESULTs instead: files of --json, or folders with such files."
 )
-@options.verbosity
+@click.option(
+    "--format",
+    "notation",
+    type=click.Choice(FORMATS),
+    default="markdown",
+    show_default=True,
+    help="Notation of the table.",
+)
 @click.pass_context
 def score(
     context: click.Context,
     results: tuple[str, ...],
     config: ScoreConfig,
-    json_file: str | None,
-    sentence_file: str | None,
+    json_file: Path | None,
+    sentence_file: Path | None,
     table: bool,
     notation: str,
 ) -> None:
-    """Score hypotheses, or a student, against references: BLEU, chrF, TER, ROUGE.
+    """Score a text or a student by BLEU, chrF, TER, ROUGE.
 
     Every number comes with its 95 % interval. With --baseline the difference between two systems is tested.
 
     \b
     Example:
-      kdcache score --reference test.en --student student --source test.de --metric bleu --metric rouge
+      kdcache score --reference test.en --student student --source test.de --metric bleu
       kdcache score --reference test.en --hypothesis a.hyp --baseline b.hyp --json a.json
       kdcache score --table a.json b.json --format latex
     """
@@ -140,7 +89,7 @@ def score(
     if config.student is not None:
         quiet_transformers()
     task = prepare(config)
-    runs = [file_run(Path(one), "score", config, task.inputs()) for one in (json_file, sentence_file) if one]
+    runs = [file_run(one, "score", config, task.inputs()) for one in (json_file, sentence_file) if one is not None]
     _run(task, runs, json_file, sentence_file)
 
 
@@ -155,18 +104,18 @@ def _refuse_others(context: click.Context) -> None:
         raise UsageError(f"--table prints what was scored before; leave {others[0].opts[0]} out.")
 
 
-def _run(task: ScoreTask, runs: list[Run], json_file: str | None, sentence_file: str | None) -> None:
+def _run(task: ScoreTask, runs: list[Run], json_file: Path | None, sentence_file: Path | None) -> None:
     found, hypotheses = measure(task)
     _print(found)
     if json_file is not None:
-        replace_file(Path(json_file), found.content())
+        replace_file(json_file, found.content())
     if sentence_file is not None:
         from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
 
         config = task.config
         scores = sentence_scores(hypotheses, task.reference_sentences, config.metric, lowercase=config.lowercase)
-        write = as_jsonl if sentence_file.endswith(".jsonl") else as_tsv
-        replace_file(Path(sentence_file), write(hypotheses, scores))
+        write = as_jsonl if sentence_file.suffix == ".jsonl" else as_tsv
+        replace_file(sentence_file, write(hypotheses, scores))
     for run in runs:
         run.finish({"scores": {one.name: one.value for one in found.scores}, "lineage": found.lineage.prints()})
 

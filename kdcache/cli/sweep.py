@@ -7,23 +7,24 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli import options
-from kdcache.cli.console import quiet_transformers
-from kdcache.cli.train import student
+from kdcache.cli.options import Settings, dry_run
+from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.errors import UsageError
-from kdcache.student.student_config import StudentConfig
+from kdcache.student.student_config import StudentConfig, student_defaults
+
+_STUDENT = Settings(StudentConfig, student_defaults)
 
 
-@click.command("sweep")
+@click.command("sweep", cls=Command)
 @click.argument("file", metavar="FILE.toml")
-@click.option("--jobs", type=int, help="Runs at a time.  [default: one for each GPU; without one, for each core]")
-@click.option("--dry-run", is_flag=True, help="List the runs and how long each would take; write nothing.")
-@options.verbosity
+@click.option("--jobs", type=int, metavar="N", help="Number of runs at a time.  [default: one a GPU, or one a core]")
+@dry_run("List the runs and how long each would take; write nothing.")
 def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
-    """Train and score a grid of students, several at a time, and compare them in one table and one page.
+    """Train, score and compare a grid of students.
 
-    FILE.toml has the settings and what varies; see docs/sweeps.md. Run again, it repeats only what is not finished.
+    FILE.toml holds the settings of student-train and what varies. Several runs are trained at a time, and one table and
+    one page compare them. Run the same command again to continue; what is finished is not repeated.
 
     \b
     Example:
@@ -42,15 +43,9 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
     result.check()
 
 
-@click.command("student-train", add_help_option=False)
-@student
-def _settings(config: StudentConfig) -> StudentConfig:
-    return config
-
-
 def student_options() -> dict[str, bool]:
     """The options that a run may set, by name, and whether each is a flag."""
-    return {str(one.name): isinstance(one, click.Option) and one.is_flag for one in _settings.params}
+    return {str(one.name): isinstance(one, click.Option) and one.is_flag for one in _STUDENT.parameters()}
 
 
 def read_student(arguments: Sequence[str]) -> StudentConfig:
@@ -59,9 +54,10 @@ def read_student(arguments: Sequence[str]) -> StudentConfig:
     Raises:
         UsageError: it would refuse them.
     """
+    command = click.Command("student-train", params=_STUDENT.parameters(), add_help_option=False)
     try:
-        with _settings.make_context("student-train", list(arguments)) as context:
-            config: StudentConfig = _settings.invoke(context)
+        values = command.make_context("student-train", list(arguments)).params
     except click.ClickException as error:
         raise UsageError(error.format_message()) from error
+    config: StudentConfig = _STUDENT.take(values)
     return config

@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
-from kdcache.cli import options
-from kdcache.cli.console import quiet_transformers
+from kdcache.cli.options import settings
+from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.console.progress import Progress
-from kdcache.dump.dump_config import VERIFY_PRECISIONS, VerifyConfig
+from kdcache.dump.dump_config import VerifyConfig
 from kdcache.errors import CacheError, CorruptError, UsageError
 
-SAMPLE = options.default_of(VerifyConfig, "sample")
+_OF_TEACHER = ("sample", "device", "precision")
 
 
-@click.command("verify")
-@click.argument("cache", metavar="CACHE")
-@click.option("--teacher", metavar="DIR", help="Compute a sample of the pairs again with this teacher instead.")
-@click.option("--sample", type=int, help=f"Pairs that are computed again, always the same ones.  [default: {SAMPLE}]")
-@options.device
-@click.option(
-    "--precision",
-    type=click.Choice(VERIFY_PRECISIONS),
-    default=options.default_of(VerifyConfig, "precision"),
-    show_default=True,
-    help="Of matrix products; plan is what the cache was made with.",
-)
-@options.verbosity
-def verify(cache: str, teacher: str | None, sample: int | None, device: str, precision: str) -> None:
-    """Check every committed byte of a cache; exit with 1 and name what is wrong.
+@click.command("verify", cls=Command)
+@settings(VerifyConfig)
+@click.pass_context
+def verify(context: click.Context, config: VerifyConfig) -> None:
+    """Check every committed byte of a cache.
 
-    A remote cache is fetched whole; local copies of its shards are neither used nor made.
-
-    With --teacher, hold what is stored against what the teacher says now, with the teacher's own noise beside it.
+    It exits with 1 and names what is wrong. A remote cache is fetched whole; local copies of its shards are neither
+    used nor made. With --teacher, it compares what is stored with what the teacher says now, and with how much the
+    teacher's own results vary.
 
     \b
     Example:
       kdcache verify cache
       kdcache verify cache --teacher teacher --sample 500
     """
-    if teacher is not None:
-        _live(cache, teacher, SAMPLE if sample is None else sample, device, precision)
+    if config.teacher is not None:
+        _compare(config)
         return
-    if sample is not None or precision != VERIFY_PRECISIONS[0] or device != "auto":
+    if any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in _OF_TEACHER):
         raise UsageError("Missing option --teacher: --sample, --device and --precision belong to it.")
-    _bytes(cache)
+    _check_bytes(config.cache)
 
 
-def _bytes(cache: str) -> None:
+def _check_bytes(cache: str) -> None:
     from kdcache.cache.audit import unexpected_files, verify_shard
     from kdcache.cache.reader import open_cache
 
@@ -61,17 +52,18 @@ def _bytes(cache: str) -> None:
     if problems:
         raise CorruptError("\n".join(problems))
     place, size = reader.place, sum(record.bytes for record in reader.records)
-    click.echo(f"{place}: sound. {len(reader.records):,} shards, {size:,} bytes, {reader.n_targets:,} targets.")
+    click.echo(
+        f"{place}: sound. {tables.count(len(reader.records), 'shard')}, {size:,} bytes, {reader.n_targets:,} targets."
+    )
 
 
-def _live(cache: str, teacher: str, sample: int, device: str, precision: str) -> None:
-    from kdcache.dump.verification import table
-    from kdcache.dump.verification import verify as hold
+def _compare(config: VerifyConfig) -> None:
+    from kdcache.dump import verification
 
     quiet_transformers()
-    found = hold(VerifyConfig(cache, teacher, sample, device, precision))
+    found = verification.verify(config)
     click.echo(f"{found.pairs:,} pairs, {found.targets:,} targets\n")
-    click.echo(tables.table(table(found)))
+    click.echo(tables.table(verification.table(found)))
     shown = [
         f"{one:.2e} {how} ({limit:.2e} allowed)"
         for one, how, limit in zip(found.beyond, 2 * ("at most", "on average"), found.allowed, strict=False)
@@ -82,7 +74,8 @@ def _live(cache: str, teacher: str, sample: int, device: str, precision: str) ->
     if not found.sound:
         lines = ", ".join(f"{line:,}" for line in found.worst)
         raise CacheError(
-            f"{cache}: rounding and the teacher's own noise do not explain how far it is from its teacher. Furthest "
-            f"are the lines {lines}. Was --precision another than the dump's, or the hardware? If not, make it anew."
+            f"{config.cache}: rounding and the teacher's own noise do not explain how far it is from its teacher. "
+            f"Furthest are the lines {lines}. Was --precision another than the dump's, or the hardware? If not, make "
+            "the cache anew."
         )
-    click.echo(f"{cache}: what its teacher says.")
+    click.echo(f"{config.cache}: what its teacher says.")

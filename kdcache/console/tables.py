@@ -1,28 +1,51 @@
-"""Tables of plain text."""
+"""Tables and facts as plain text, tables in Markdown, and numbers as people read them."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
+_NOTATION = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_|[]~"})
 
-def table(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
-    """Lay out rows in columns: the first to the left, the others to the right; a rule below the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    if header:
-        lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows in columns: the first to the left, the others to the right; the first row is the head."""
+    return _layout(rows, "simple", "right")
+
+
+def markdown_table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+    """A table of cells that are Markdown already; the first row is its head. Numbers stand right, but for the first."""
+    return _layout(rows, "pipe", "right" if numbers else "left")
+
+
+def _layout(rows: Sequence[Sequence[str]], notation: str, others: str) -> str:
+    align = ["left", *[others] * (len(rows[0]) - 1)]
+    return _tabulate(rows[1:], rows[0], notation, align if rows[1:] else None)
+
+
+def _tabulate(
+    rows: Sequence[Sequence[str]], head: Sequence[str], notation: str, align: Sequence[str] | None = None
+) -> str:
+    # Not at the top: `kdcache --help` needs no table.
+    from tabulate import tabulate
+
+    text = tabulate(rows, head, notation, disable_numparse=True, colalign=align)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def facts(items: Sequence[tuple[str, str]]) -> str:
     """Lay out names and values, one a line."""
-    width = max(len(name) for name, _ in items)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in items)
+    return _tabulate(items, (), "plain")
+
+
+def escape(text: str) -> str:
+    """Text on one line in which no reader of Markdown sees notation, nor HTML."""
+    return html.escape(" ".join(text.split()), quote=False).translate(_NOTATION)
+
+
+def count(number: int, unit: str) -> str:
+    """A number of units, each called `unit`: `1 shard`, `1,200 shards`."""
+    return f"{number:,} {unit if number == 1 else f'{unit}s'}"
 
 
 def size(count: float) -> str:

@@ -6,45 +6,75 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from kdcache.cache.derived.derive_config import ENCODINGS
 from kdcache.errors import UsageError
-from kdcache.labels.counter_random import SEED_MAX
+from kdcache.settings import (
+    DEVICE,
+    EXPERT,
+    HARDWARE,
+    PRECISION,
+    SKIP_BAD,
+    Nested,
+    Option,
+    Range,
+    at_least,
+    between,
+    check_fields,
+)
 from kdcache.text.corpus import TextFiles
 
 DEFAULT_TOPK = 8
 # What `kdcache.cache.plan` allows: so many draws are counted in 16 bits.
 SAMPLE_MAX = 65_535
+# What `kdcache.labels.counter_random` takes.
+SEEDS = Range("between 0 and 2^63 - 1", lambda value: 0 <= value < 1 << 63)
 
-# What `kdcache.cache.number_encoding.NAMES` knows.
-ENCODINGS = ("float16", "compact", "uncompressed")
 
-# Of a comparison with the teacher; "plan" is that of the dump.
-VERIFY_PRECISIONS = ("plan", "float32", "bfloat16")
+def _parse_temperatures(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(one) for one in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes temperatures with commas between them, such as 2,5,10, not {text}.") from None
+
+
+def _parse_shards(text: str, option: str) -> tuple[int, int]:
+    first, colon, stop = text.partition(":")
+    if not (colon and first.isdecimal() and stop.isdecimal()):
+        raise UsageError(f"{option} takes two whole numbers with a colon between them, such as 0:100, not {text}.")
+    return int(first), int(stop)
 
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
-    """How the distributions are made, and what is stored of them beside or instead of the k best words.
+    """How the distributions are made, and what is stored of them beside or instead of the k best words."""
 
-    Attributes:
-        maskings: partitions of the target positions into passes whose distributions are averaged, in probability.
-        sample: words drawn from each distribution in place of the k best; 0: none.
-        seed: of `sample`, and of the partitions after the first.
-        normalizers: temperatures T, rising and without 1, at which log Σ_w p(w)^(1/T) is stored.
-    """
-
-    maskings: int = 1
-    sample: int = 0
-    seed: int = 1
-    normalizers: tuple[float, ...] = ()
+    maskings: int = Option(
+        "Number of ways to divide the positions into passes; their distributions are averaged. M ways take M times "
+        "as long.",
+        EXPERT,
+        metavar="M",
+        within=at_least(1),
+    ).default(1)
+    sample: int = Option(
+        "Number of words that are drawn from each distribution and stored in place of the best ones, for "
+        "--objective sampled.",
+        EXPERT,
+        default_words="none are drawn",
+        within=between(0, SAMPLE_MAX),
+    ).default(0)
+    seed: int = Option("Seed for --maskings and --sample.", EXPERT, within=SEEDS).default(1)
+    normalizers: tuple[float, ...] = Option(
+        "Temperatures T, such as 2,5,10, at which log Z_T, the log of the sum of p^(1/T), is stored; objectives "
+        "that count the tail can use them then.",
+        EXPERT,
+        metavar="T,T,…",
+        default_words="none",
+        parse=_parse_temperatures,
+    ).default(())
 
     def check(self) -> None:
-        """Raise UsageError if a value is outside its range or contradicts another."""
-        if self.maskings < 1:
-            raise UsageError(f"--maskings must be at least 1, not {self.maskings}.")
-        if not 0 <= self.sample <= SAMPLE_MAX:
-            raise UsageError(f"--sample must be between 0 and {SAMPLE_MAX}, not {self.sample}.")
-        if not 0 <= self.seed <= SEED_MAX:
-            raise UsageError(f"--seed must be between 0 and 2^63 - 1, not {self.seed}.")
+        """Raise UsageError if a value is not allowed, or contradicts another."""
+        check_fields(self)
         bounded = (0.0, *self.normalizers, math.inf)
         if 1.0 in self.normalizers or not all(low < high for low, high in itertools.pairwise(bounded)):
             shown = ",".join(f"{one:g}" for one in self.normalizers)
@@ -61,37 +91,43 @@ class Distributions:
 
 @dataclass(frozen=True, slots=True)
 class DumpConfig:
-    """How a teacher is run over a corpus.
+    """How a teacher is run over a corpus."""
 
-    Attributes:
-        teacher: folder of a trained teacher.
-        text: the corpus.
-        topk: words stored at each target position; None: 8, or those that are drawn.
-        passes: P; pass p masks target positions p, p+P, p+2P, ….
-        shard_pairs: pairs in a shard: what a crash can cost at most.
-        max_tokens: padded tokens in one forward pass.
-        encoding: how numbers are stored: "float16", "compact" or "uncompressed".
-        max_unknown: largest share of a shard's targets that may be the unknown token.
-        skip_bad: leave out pairs that cannot be used instead of refusing them.
-        device: "auto", "cpu" or "cuda".
-        precision: "auto" (bfloat16 on a GPU that has it, float32 elsewhere), "float32" or "bfloat16".
-        shards: first shard to make and the one after the last; None is all.
-        distributions: how they are made, and what else is stored of them.
-    """
-
-    teacher: str
-    text: TextFiles
-    topk: int | None = None
-    passes: int = 7
-    shard_pairs: int = 4_096
-    max_tokens: int = 8_192
-    encoding: str = "float16"
-    max_unknown: float = 0.001
-    skip_bad: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    shards: tuple[int, int] | None = None
-    distributions: Distributions = Distributions()
+    teacher: str = Option("Folder of a teacher, as teacher-train wrote it.", metavar="DIR").required()
+    text: TextFiles = Nested().required()
+    topk: int | None = Option(
+        "Number of best words that are stored at each target position.",
+        default_words=f"{DEFAULT_TOPK}",
+        within=at_least(1),
+    ).default(None)
+    passes: int = Option(
+        "Number of passes P: pass p masks target positions p, p+P, p+2P, …. 7 passes mask about the 15 % that are "
+        "masked in training.",
+        EXPERT,
+        metavar="P",
+        within=at_least(1),
+    ).default(7)
+    shard_pairs: int = Option(
+        "Pairs in a shard; a crash loses the work on two shards at most.", EXPERT, within=at_least(1)
+    ).default(4_096)
+    max_tokens: int = Option("Padded tokens of one forward pass.", HARDWARE, within=at_least(1)).default(8_192)
+    encoding: str = Option(
+        "How numbers are stored; compact takes 8 bits for a log-probability.", EXPERT, choices=ENCODINGS
+    ).default("float16")
+    max_unknown: float = Option(
+        "Largest share of a shard's targets that may be the unknown token.", EXPERT, within=between(0, 1)
+    ).default(0.001)
+    skip_bad: bool = SKIP_BAD.default(False)
+    device: str = DEVICE.default("auto")
+    precision: str = PRECISION.default("auto")
+    shards: tuple[int, int] | None = Option(
+        "Make only the shards from number A up to, but not including, B, where several machines share the work.",
+        HARDWARE,
+        metavar="A:B",
+        default_words="all",
+        parse=_parse_shards,
+    ).default(None)
+    distributions: Distributions = Nested().default(Distributions())
 
     @property
     def words(self) -> int:
@@ -99,18 +135,8 @@ class DumpConfig:
         return DEFAULT_TOPK if self.topk is None else self.topk
 
     def check(self) -> None:
-        """Raise UsageError if a value is outside its range."""
-        for option, value in (
-            ("--topk", self.words),
-            ("--passes", self.passes),
-            ("--shard-pairs", self.shard_pairs),
-            ("--max-tokens", self.max_tokens),
-        ):
-            if value < 1:
-                raise UsageError(f"{option} must be at least 1, not {value}.")
-        if self.encoding not in ENCODINGS:
-            raise UsageError(f"--encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding}.")
-        self.distributions.check()
+        """Raise UsageError if a value is not allowed, or contradicts another."""
+        check_fields(self)
         if self.topk is not None and self.distributions.sample:
             raise UsageError(
                 f"--topk {self.topk} with --sample {self.distributions.sample}: either the best words are stored or "
@@ -121,31 +147,28 @@ class DumpConfig:
                 "--normalizers with --encoding compact: its codes end at a probability of e^-25, which at a higher "
                 "temperature is far too much. Use --encoding float16."
             )
-        if not 0 <= self.max_unknown <= 1:
-            raise UsageError(f"--max-unknown is a share between 0 and 1, not {self.max_unknown}.")
         if self.shards is not None and not 0 <= self.shards[0] < self.shards[1]:
             raise UsageError(f"--shards A:B: from 0, with A below B, not {self.shards[0]}:{self.shards[1]}.")
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyConfig:
-    """How a cache is held against its teacher.
+    """How a cache is held against its teacher."""
 
-    Attributes:
-        cache: its folder or URL.
-        teacher: folder of the teacher.
-        sample: line pairs that are computed again; always the same ones.
-        device: "auto", "cpu" or "cuda".
-        precision: "plan" (that of the dump), "float32" or "bfloat16".
-    """
-
-    cache: str
-    teacher: str
-    sample: int = 200
-    device: str = "auto"
-    precision: str = "plan"
+    cache: str = Option("Folder or URL of a cache.", metavar="CACHE", argument=True).required()
+    teacher: str | None = Option(
+        "Compute a sample of the pairs again with this teacher, and compare.", metavar="DIR"
+    ).default(None)
+    sample: int = Option(
+        "Number of pairs that are computed again; they are the same ones each time.", within=at_least(1)
+    ).default(200)
+    device: str = DEVICE.default("auto")
+    precision: str = Option(
+        "Precision of matrix products; plan is that with which the cache was made.",
+        HARDWARE,
+        choices=("plan", "float32", "bfloat16"),
+    ).default("plan")
 
     def check(self) -> None:
-        """Raise UsageError if a value is outside its range."""
-        if self.sample < 1:
-            raise UsageError(f"--sample must be at least 1, not {self.sample}.")
+        """Raise UsageError if a value is not allowed."""
+        check_fields(self)

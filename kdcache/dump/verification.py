@@ -82,6 +82,8 @@ def verify(config: VerifyConfig) -> Finding:
     config.check()
     reader = open_cache(config.cache)
     check_origin(reader)
+    if config.teacher is None:
+        raise UsageError("Missing option --teacher: its predictions are what the cache is compared with.")
     teacher = Teacher.load(Path(config.teacher))
     check_teacher(reader, teacher)
     device = resolve_device(config.device)

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kdcache.console import markdown, tables
+from kdcache.console import tables
 from kdcache.console.progress import duration
 from kdcache.errors import DataError, UsageError
 from kdcache.experiments.sweep_file import Student, Sweep
@@ -85,11 +85,11 @@ class Report:
 
     def markdown(self) -> str:
         """Tables and notes in Markdown."""
-        parts = [f"# {markdown.escape(self.sweep.file.name)}"]
+        parts = [f"# {tables.escape(self.sweep.file.name)}"]
         for heading, rows in self.tables:
-            parts.extend([f"## {markdown.escape(heading)}"] if heading else [])
-            parts.append(markdown.table([[*map(markdown.escape, row)] for row in rows], numbers=True))
-        return "\n\n".join([*parts, *map(markdown.escape, self.notes)]) + "\n"
+            parts.extend([f"## {tables.escape(heading)}"] if heading else [])
+            parts.append(tables.markdown_table([[*map(tables.escape, row)] for row in rows], numbers=True))
+        return "\n\n".join([*parts, *map(tables.escape, self.notes)]) + "\n"
 
     def page(self) -> str:
         """Tables, notes, learning curves, and each run with the command that repeats it, as HTML."""

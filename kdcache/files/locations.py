@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from kdcache.errors import UsageError
+from kdcache.settings import EXPERT, Option, check_fields
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 # Whatever stands before the last @ of the authority is a name and a password; a query can be a signature.
@@ -54,26 +55,6 @@ def _without_secrets(url: re.Match[str]) -> str:
     return f"{scheme}{'…@' if user else ''}{path}{'?…' if query else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class StoreConfig:
-    """Where copies of remote shards are kept.
-
-    Attributes:
-        folder: the folder; None stands for `kdcache` in the user's folder for caches.
-        limit: bytes that all copies in it may take together.
-    """
-
-    folder: str | None = None
-    limit: int = 50 * 10**9
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        if self.folder is not None:
-            return Path(self.folder)
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcache"
-
-
 def parse_size(text: str, option: str) -> int:
     """The bytes that a size such as `50GB` means; K, M, G and T are powers of 1,000.
 
@@ -84,3 +65,36 @@ def parse_size(text: str, option: str) -> int:
     if found is None:
         raise UsageError(f"{option} takes a size such as 500MB or 50GB, not {text}.")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where copies of remote shards are kept."""
+
+    folder: str | None = Option(
+        "Folder for copies of the shards of a remote cache.",
+        EXPERT,
+        name="cache_folder",
+        metavar="DIR",
+        default_words="kdcache in $XDG_CACHE_HOME or ~/.cache",
+        test=check_local,
+    ).default(None)
+    limit: int = Option(
+        "Largest size of all copies together; the least recently used ones are deleted first.",
+        EXPERT,
+        name="cache_limit",
+        metavar="SIZE",
+        default_words="50GB",
+        parse=parse_size,
+    ).default(50 * 10**9)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        if self.folder is not None:
+            return Path(self.folder)
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcache"
+
+    def check(self) -> None:
+        """Raise UsageError if the folder is a URL."""
+        check_fields(self)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
+from kdcache.settings import BELOW_1, EXPERT, POSITIVE, TRAINING, Option, between, check_fields
 
 OBJECTIVES = ("chen2020", "hinton", "bucket", "forward-kl", "reverse-kl", "jensen-shannon", "sampled")
 # What these compare contains the mass of the tail: at temperature 1 the k best words give it, elsewhere a normalizer.
@@ -26,6 +26,9 @@ class Ramp:
         share = min(1.0, (step - 1) / self.steps)
         return self.start + share * (self.stop - self.start)
 
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}:{self.steps}"
+
     def ends(self) -> tuple[float, float]:
         """The two values between which all others lie."""
         return self.start, self.stop
@@ -37,75 +40,6 @@ class Weights:
 
     alpha: float
     temperature: float
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectiveConfig:
-    """What a student minimises.
-
-    Attributes:
-        alpha: weight of the hard labels, 0 … 1; 1 is plain training. A number, or a ramp over the steps.
-        temperature: T > 0; what it divides depends on the objective. A number, or a ramp.
-        topk: how many of the stored words are used; None is all.
-        label_smoothing: ε of the hard term, 0 … 1 (exclusive).
-        name: which soft term, one of OBJECTIVES.
-        gate: at which positions there is a soft term: "none": all; "confident": where the teacher's best word has at
-            least the probability `gate_threshold`; "known": where the written word is among the k. Elsewhere α is 1.
-        gate_threshold: for "confident", 0 … 1.
-    """
-
-    alpha: float | Ramp = 0.5
-    temperature: float | Ramp = 1.0
-    topk: int | None = None
-    label_smoothing: float = 0.1
-    name: str = "chen2020"
-    gate: str = "none"
-    gate_threshold: float = 0.5
-
-    @property
-    def needs_soft_labels(self) -> bool:
-        """Whether any step weighs the soft term."""
-        return _ends(self.alpha) != (1.0, 1.0)
-
-    def at(self, step: int) -> Weights:
-        """The weights at optimizer step `step`, counted from 1."""
-        return Weights(*(one.at(step) if isinstance(one, Ramp) else one for one in (self.alpha, self.temperature)))
-
-    def check(self) -> None:
-        """Raise UsageError if a value is outside its range or contradicts another."""
-        if self.name not in OBJECTIVES:
-            raise UsageError(f"--objective must be one of {', '.join(OBJECTIVES)}, not {self.name}.")
-        if not all(0 <= one <= 1 for one in _ends(self.alpha)):
-            raise UsageError(f"--alpha must be between 0 and 1, not {_shown(self.alpha)}: it weighs the hard labels.")
-        if not all(0 < one < math.inf for one in _ends(self.temperature)):
-            raise UsageError(f"--temperature must be a finite number above 0, not {_shown(self.temperature)}.")
-        if self.name in BUCKETED and isinstance(self.temperature, Ramp):
-            raise UsageError(
-                f"--temperature {_shown(self.temperature)} with --objective {self.name}: the mass of the tail is known "
-                "at single temperatures only. Give one number, or use --objective chen2020 or hinton."
-            )
-        if self.name == "sampled" and (_ends(self.temperature) != (1.0, 1.0) or self.topk is not None):
-            raise UsageError(
-                "--objective sampled takes the drawn words as they are: leave --temperature at 1, and --topk out."
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"--label-smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
-        if self.gate not in GATES:
-            raise UsageError(f"--gate must be one of {', '.join(GATES)}, not {self.gate}.")
-        if not 0 <= self.gate_threshold <= 1:
-            raise UsageError(f"--gate-threshold is a probability between 0 and 1, not {self.gate_threshold}.")
-
-
-# What validation measures, and what a teacher learns: the plain cross entropy of the written words.
-PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)
-
-
-def _ends(value: float | Ramp) -> tuple[float, float]:
-    return value.ends() if isinstance(value, Ramp) else (float(value), float(value))
-
-
-def _shown(value: float | Ramp) -> str:
-    return f"{value.start}:{value.stop}:{value.steps}" if isinstance(value, Ramp) else f"{value}"
 
 
 def parse_ramp(text: str, option: str) -> float | Ramp:
@@ -124,3 +58,77 @@ def parse_ramp(text: str, option: str) -> float | Ramp:
     except (ValueError, IndexError):
         pass
     raise UsageError(f"{option} takes a number, or START:STOP:STEPS such as 1:0.5:2000, not {text}.")
+
+
+def _ends(value: float | Ramp) -> tuple[float, float]:
+    return value.ends() if isinstance(value, Ramp) else (float(value), float(value))
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveConfig:
+    """What a student minimises: alpha times the hard term plus (1 - alpha) times the soft term."""
+
+    alpha: float | Ramp = Option(
+        "Weight of the hard labels; 1 is plain training. START:STOP:STEPS moves it in a straight line over the "
+        "first steps. Chen et al. 2020 put alpha on the soft labels.",
+        metavar="A",
+        within=between(0, 1),
+        parse=parse_ramp,
+        parts=_ends,
+    ).default(0.5)
+    temperature: float | Ramp = Option(
+        "Temperature T of the soft labels; above 1 they are flatter. START:STOP:STEPS moves it as for --alpha.",
+        TRAINING,
+        metavar="T",
+        within=POSITIVE,
+        parse=parse_ramp,
+        parts=_ends,
+    ).default(1.0)
+    topk: int | None = Option(
+        "Number of stored words that are used at a position.", EXPERT, default_words="all"
+    ).default(None)
+    label_smoothing: float = Option("Label smoothing of the hard labels.", TRAINING, within=BELOW_1).default(0.1)
+    name: str = Option(
+        f"How the soft term compares teacher and student, one of {', '.join(OBJECTIVES)}.",
+        TRAINING,
+        name="objective",
+        metavar="NAME",
+        choices=OBJECTIVES,
+    ).default("chen2020")
+    gate: str = Option(
+        "Use soft labels only at positions where the teacher is confident, or where the written word is among the "
+        "stored ones (known); elsewhere the hard labels count alone.",
+        EXPERT,
+        choices=GATES,
+    ).default("none")
+    gate_threshold: float = Option(
+        "Probability of the teacher's best word from which on it is confident, for --gate confident.",
+        EXPERT,
+        within=between(0, 1),
+    ).default(0.5)
+
+    @property
+    def needs_soft_labels(self) -> bool:
+        """Whether any step weighs the soft term."""
+        return _ends(self.alpha) != (1.0, 1.0)
+
+    def at(self, step: int) -> Weights:
+        """The weights at optimizer step `step`, counted from 1."""
+        return Weights(*(one.at(step) if isinstance(one, Ramp) else one for one in (self.alpha, self.temperature)))
+
+    def check(self) -> None:
+        """Raise UsageError if a value is outside its range or contradicts another."""
+        check_fields(self)
+        if self.name in BUCKETED and isinstance(self.temperature, Ramp):
+            raise UsageError(
+                f"--temperature {self.temperature} with --objective {self.name}: the mass of the tail is known "
+                "at single temperatures only. Give one number, or use --objective chen2020 or hinton."
+            )
+        if self.name == "sampled" and (_ends(self.temperature) != (1.0, 1.0) or self.topk is not None):
+            raise UsageError(
+                "--objective sampled takes the drawn words as they are: leave --temperature at 1, and --topk out."
+            )
+
+
+# What validation measures, and what a teacher learns: the plain cross entropy of the written words.
+PLAIN = ObjectiveConfig(alpha=1.0, label_smoothing=0.0)

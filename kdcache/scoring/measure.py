@@ -7,49 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.errors import DataError, UsageError
+from kdcache.errors import DataError
 from kdcache.process.signals import stop_on_signals
 from kdcache.scoring.lineage import Lineage, Text, student_lineage, text_lineage
+from kdcache.scoring.score_config import ScoreConfig
 from kdcache.scoring.score_corpus import Score, differences_of, scores_of
 from kdcache.scoring.score_file import VERSION, Bootstrap, Comparison, ScoreFile
-from kdcache.scoring.scorers import RESAMPLES, Scorer, bootstrap_seed, check_counts, check_resamples, make_scorers
+from kdcache.scoring.scorers import Scorer, bootstrap_seed, check_counts, make_scorers
 from kdcache.student.generate_config import GenerateConfig
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreConfig:
-    """What is scored and how.
-
-    Attributes:
-        reference: files of references.
-        hypothesis: the file that is scored, or None where `student` says what writes it.
-        baseline: a file, or with `student` a folder too, to compare with.
-        metric: of `kdcache.scoring.scorers.METRICS`.
-        lowercase: whether BLEU and chrF ignore case.
-        resamples: of the bootstrap.
-    """
-
-    reference: tuple[str, ...]
-    hypothesis: str | None = None
-    student: GenerateConfig | None = None
-    baseline: str | None = None
-    metric: tuple[str, ...] = ("bleu", "chrf")
-    lowercase: bool = False
-    resamples: int = RESAMPLES
-
-    def check(self) -> None:
-        """Raise UsageError if options contradict each other or are out of range."""
-        if not self.reference or (self.hypothesis is None) == (self.student is None):
-            raise UsageError("Give --reference F, and either --hypothesis F, or --student DIR with --source F.")
-        if self.student is not None:
-            self.student.check()
-        elif self.baseline is not None and Path(self.baseline).is_dir():
-            raise UsageError(
-                f"--baseline {self.baseline}: a student writes from the --source of another --student. Beside "
-                "--hypothesis give what it wrote, a file of kdcache generate."
-            )
-        check_resamples(self.resamples)
-        bootstrap_seed()
 
 
 @dataclass(frozen=True, slots=True)

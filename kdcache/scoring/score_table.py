@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.console.markdown import escape, table
+from kdcache.console.tables import escape, markdown_table
 from kdcache.errors import DataError
 from kdcache.scoring.score_corpus import Score
 from kdcache.scoring.score_file import ScoreFile, read_scores
@@ -189,7 +189,7 @@ def markdown(made: ScoreTable) -> str:
     head = [escape(one.text) + _superscript(one.number) for one in made.headings]
     rows = [head, *([_markdown_cell(cell) for cell in row] for row in made.rows)]
     notes = (f"- {escape(note.text)}{f' `{note.code}`' if note.code else ''}" for note in made.notes)
-    return "\n".join([table(rows, numbers=True), "", *notes])
+    return "\n".join([markdown_table(rows, numbers=True), "", *notes])
 
 
 def _markdown_cell(cell: Cell) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kdcache.errors import UsageError
 from kdcache.files.locations import StoreConfig
 from kdcache.losses.objective_config import ObjectiveConfig
-from kdcache.text.corpus import TextFiles
+from kdcache.settings import BELOW_1, EXPERT, SKIP_BAD, TRAINING, Nested, Option, check_fields
+from kdcache.text.corpus import VALID_TEXT, TextFiles
 from kdcache.training.training_config import TrainingConfig
 
 ARCHITECTURES = ("transformer", "rnn")
@@ -53,44 +55,54 @@ RNN_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class StudentConfig:
-    """How a student is built and trained.
+    """How a student is built and trained."""
 
-    Attributes:
-        cache: the folder or URL of soft labels and text.
-        store: where copies of the shards of a remote cache are kept.
-        valid: validation text, or None.
-        compared: a text that must be the one in the cache; None compares nothing.
-        arch: "transformer", or "rnn", an encoder and a decoder of LSTMs with attention.
-        size: "tiny", "small" or "base".
-        dropout: 0 … 1 (exclusive), of embeddings, residual branches and attention.
-        objective: what is minimised.
-        training: how it is trained.
-        start_from: folder of a student whose weights are the first ones; None begins with random ones.
-        skip_bad: leave out validation pairs that cannot be used instead of refusing them.
-    """
-
-    cache: str
-    objective: ObjectiveConfig
-    training: TrainingConfig
-    valid: TextFiles | None = None
-    compared: TextFiles | None = None
-    arch: str = "transformer"
-    size: str = "tiny"
-    dropout: float = 0.1
-    start_from: str | None = None
-    skip_bad: bool = False
-    store: StoreConfig = StoreConfig()  # noqa: RUF009 (frozen)
+    cache: str = Option(
+        "Cache that dump-logits wrote: a folder, or a URL such as s3://…, gs://… or https://….", metavar="CACHE"
+    ).required()
+    objective: ObjectiveConfig = Nested().required()
+    training: TrainingConfig = Nested(
+        changes={
+            "learning_rate": {
+                "default_words": "tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1"
+            },
+            "epochs": {"default_words": f"{DEFAULT_EPOCHS}"},
+        }
+    ).required()
+    valid: TextFiles | None = VALID_TEXT.default(None)
+    compared: TextFiles | None = Nested(
+        changes={
+            "": {"group": EXPERT},
+            "source": {"help": "Source text that must be the one in the cache; nothing is compared without it."},
+            "target": {"help": "Target text that must be the one in the cache."},
+        }
+    ).default(None)
+    arch: str = Option(
+        "Kind of student: a Transformer, or an LSTM encoder and decoder with attention.", choices=ARCHITECTURES
+    ).default("transformer")
+    size: str = Option(
+        "Size of the student: tiny has 4 layers of width 128, small 3 of 256, base 6 of 512 (rnn: 1 of 256, 2 of "
+        "256, 2 of 512).",
+        metavar=f"[{'|'.join(SIZES)}]",
+    ).default("tiny")
+    dropout: float = Option(
+        "Dropout of embeddings, residual branches and attention.", TRAINING, within=BELOW_1
+    ).default(0.1)
+    start_from: str | None = Option(
+        "Folder of a student of the same tokenizer, --arch and --size, whose weights are the first ones.",
+        EXPERT,
+        metavar="DIR",
+        default_words="random weights",
+    ).default(None)
+    skip_bad: bool = SKIP_BAD.default(False)
+    store: StoreConfig = Nested().default(StoreConfig())
 
     def check(self) -> None:
-        """Raise UsageError if a value is outside its range."""
-        if self.arch not in ARCHITECTURES:
-            raise UsageError(f"--arch must be one of {', '.join(ARCHITECTURES)}, not {self.arch}.")
+        """Raise UsageError if a value is not allowed, or contradicts another."""
+        # First, since the learning rate that is checked may follow from the size.
         if self.size not in (sizes := _sizes(self.arch)):
             raise UsageError(f"--size must be one of {', '.join(sizes)}, not {self.size}.")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"--dropout must be at least 0 and below 1, not {self.dropout}.")
-        self.objective.check()
-        self.training.check()
+        check_fields(self)
 
 
 def _sizes(arch: str) -> Mapping[str, Size | RnnSize]:
@@ -101,3 +113,9 @@ def default_rate(arch: str, size: str, schedule: str) -> float:
     """The learning rate of an architecture and size when none is given."""
     sizes = _sizes(arch)
     return NOAM_FACTOR if schedule == "noam" or size not in sizes else sizes[size].learning_rate
+
+
+def student_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of options that depend on other options, for those that are not given."""
+    rate = default_rate(given["arch"], given["size"], given["schedule"])
+    return {"learning_rate": rate, "epochs": DEFAULT_EPOCHS if given["max_steps"] is None else None}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from kdcache.text.corpus import TextFiles
+from kdcache.settings import EXPERT, SKIP_BAD, Nested, Option, check_fields
+from kdcache.text.corpus import VALID_TEXT, TextFiles
 from kdcache.training.training_config import TrainingConfig
 
 SCRATCH = "scratch:tiny"
@@ -16,27 +19,40 @@ BETA2 = 0.999
 
 def teacher_training() -> TrainingConfig:
     """The defaults of teacher training, for a pretrained encoder."""
-    return TrainingConfig(
-        learning_rate=PRETRAINED_RATE, schedule="linear", max_tokens=4_096, epochs=DEFAULT_EPOCHS, beta2=BETA2
-    )
+    return TrainingConfig(PRETRAINED_RATE, epochs=DEFAULT_EPOCHS, beta2=BETA2)
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherConfig:
-    """How a teacher is made and trained.
+    """How a teacher is made and trained."""
 
-    Attributes:
-        text: training text.
-        valid: validation text, or None.
-        bert: a hub name, a folder, or "scratch:tiny".
-        trim_vocab: cut a WordPiece vocabulary down to the training text.
-        skip_bad: leave out pairs that cannot be used instead of refusing them.
-        training: how it is trained.
-    """
+    text: TextFiles = Nested().required()
+    bert: str = Option(
+        f"BERT to start from: a name on the Hub, a folder, or {SCRATCH} for a small one with random weights.",
+        metavar="NAME_OR_DIR",
+    ).required()
+    valid: TextFiles | None = VALID_TEXT.default(None)
+    trim_vocab: bool = Option(
+        "Keep the pieces of the vocabulary that the training text does not use.",
+        EXPERT,
+        name="no_trim_vocab",
+        inverted=True,
+    ).default(True)
+    skip_bad: bool = SKIP_BAD.default(False)
+    training: TrainingConfig = Nested(
+        changes={
+            "learning_rate": {"default_words": f"{PRETRAINED_RATE:g}; {SCRATCH_RATE:g} for {SCRATCH}"},
+            "epochs": {"default_words": f"{DEFAULT_EPOCHS}"},
+        }
+    ).made_by(teacher_training)
 
-    text: TextFiles
-    bert: str
-    valid: TextFiles | None = None
-    trim_vocab: bool = True
-    skip_bad: bool = False
-    training: TrainingConfig = field(default_factory=teacher_training)
+    def check(self) -> None:
+        """Raise UsageError if a value is not allowed, or contradicts another."""
+        check_fields(self)
+
+
+def teacher_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of options that depend on other options, for those that are not given."""
+    scratch = given["bert"].startswith("scratch:")
+    epochs = DEFAULT_EPOCHS if given["max_steps"] is None else None
+    return {"learning_rate": SCRATCH_RATE if scratch else PRETRAINED_RATE, "epochs": epochs, "beta2": BETA2}

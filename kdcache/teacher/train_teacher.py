@@ -81,7 +81,7 @@ def train_teacher(config: TeacherConfig, output: Path) -> None:
         MismatchError: `output` belongs to a run with other settings.
         StoppedError: a signal asked to stop.
     """
-    config.training.check()
+    config.check()
     with training_group(config.training.device) as group:
         _train(config, output, group)
 

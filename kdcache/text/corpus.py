@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from kdcache.errors import DataError, UsageError
+from kdcache.settings import Nested, Option
 from kdcache.text.lines import INDEX_EVERY, Handles, close_all, decode_line, open_lines, read_lines, strip_line
 
 _SHOWN = 3
@@ -32,11 +33,17 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TextFiles:
-    """Where parallel text lies: `source` and `target`, or `pairs` (tab-separated or JSON lines); `.gz` too."""
+    """Where parallel text lies: two files, or one with both sides."""
 
-    source: str | None = None
-    target: str | None = None
-    pairs: str | None = None
+    source: str | None = Option("Source text, one sentence a line; .gz is read too.", metavar="F").default(None)
+    target: str | None = Option("Target text; its lines belong to those of --source.", metavar="F").default(None)
+    pairs: str | None = Option(
+        "Both sides in one file: tab-separated, or .jsonl with source and target.", metavar="F"
+    ).default(None)
+
+    def check(self) -> None:
+        """Raise UsageError if neither or both forms are given, or half of one."""
+        self.paths()
 
     def paths(self) -> tuple[Path, ...]:
         """The one or two files.
@@ -49,6 +56,17 @@ class TextFiles:
         if self.pairs is None and self.source is not None and self.target is not None:
             return (Path(self.source), Path(self.target))
         raise UsageError("Give the text as --source F and --target F together, or as --pairs F alone.")
+
+
+# Metadata of a field with validation text.
+VALID_TEXT = Nested(
+    "valid_",
+    ("source", "target"),
+    changes={
+        "source": {"help": "Source text for validation, one sentence a line."},
+        "target": {"help": "Target text for validation."},
+    },
+)
 
 
 class Corpus:

@@ -3,60 +3,92 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
+from kdcache.settings import DEVICE, HARDWARE, POSITIVE, PRECISION, TRAINING, Option, at_least, check_fields
 
 SCHEDULES = ("noam", "linear")
-PRECISIONS = ("auto", "float32", "bfloat16")
 # Trackers that training can report to; each is the name of its package.
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 NOAM_SMALLEST = 0.01
 
 
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Raise UsageError unless all trackers can be imported."""
+    for name in names:
+        packages = dict.fromkeys(("accelerate", name))
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise UsageError(
+                f"--report-to {name}: {' and '.join(missing)} cannot be imported. Install it, for TensorBoard with "
+                "'kdcache[trackers]', or leave the option out: metrics.jsonl has all values."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """How a model is trained.
+    """How a model is trained, with AdamW, whose beta1 is 0.9."""
 
-    Attributes:
-        learning_rate: with `linear` the peak; with `noam` the factor before d^-0.5, about 1.
-        schedule: "noam" (Vaswani et al. 2017, section 5.3) or "linear" (up, then down to 0).
-        max_tokens: padded tokens of one optimizer step over all processes, source and target together.
-        micro_tokens: padded tokens of one forward pass at most, a matter of memory; None: max_tokens.
-        warmup: steps until the learning rate is highest; None: a tenth of all, at most 4,000.
-        max_steps: optimizer steps; None: `epochs` decides.
-        epochs: passes over the data, where max_steps is None.
-        seed: of initialisation, dropout, masks and order.
-        device: "auto", "cpu" or "cuda".
-        precision: "auto" (bfloat16 on a GPU that has it, float32 elsewhere), "float32" or "bfloat16" (autocast).
-        clip: largest norm of the gradient.
-        beta2, weight_decay: of AdamW; its other moment's decay is 0.9.
-        valid_every: steps between validations; None: once an epoch.
-        save_seconds: time between checkpoints.
-        patience: validations in a row without a lower loss that end training; None: none do.
-        report_to: trackers, of TRACKERS, that get the lines of metrics.jsonl too.
-        average: how many of the last validated checkpoints are averaged; None: the best one is taken.
-    """
-
-    learning_rate: float
-    schedule: str
-    max_tokens: int
-    micro_tokens: int | None = None
-    warmup: int | None = None
-    max_steps: int | None = None
-    epochs: int | None = None
-    seed: int = 1
-    device: str = "auto"
-    precision: str = "auto"
-    clip: float = 1.0
-    beta2: float = 0.98
-    weight_decay: float = 0.01
-    valid_every: int | None = None
-    save_seconds: float = 120.0
-    patience: int | None = None
-    average: int | None = None
-    report_to: tuple[str, ...] = ()
+    learning_rate: float = Option(
+        "Highest learning rate; with --schedule noam a factor, about 1.", TRAINING, within=POSITIVE
+    ).required()
+    schedule: str = Option(
+        "How the learning rate changes after the warmup: linear, down to 0 at the end; noam, with step^-0.5 "
+        "(Vaswani et al. 2017, section 5.3).",
+        TRAINING,
+        choices=SCHEDULES,
+    ).default("linear")
+    max_tokens: int = Option(
+        "Batch size: padded tokens of one optimizer step, source and target together, over all processes.",
+        TRAINING,
+        within=at_least(1),
+    ).default(4_096)
+    micro_tokens: int | None = Option(
+        "Padded tokens of one forward pass at most; a lower number takes less memory.",
+        HARDWARE,
+        default_words="--max-tokens",
+        within=at_least(1),
+    ).default(None)
+    warmup: int | None = Option(
+        "Steps until the learning rate is highest.",
+        TRAINING,
+        default_words="a tenth of all steps, at most 4000",
+        within=at_least(0),
+    ).default(None)
+    max_steps: int | None = Option(
+        "Number of optimizer steps, instead of --epochs.", TRAINING, within=at_least(1)
+    ).default(None)
+    epochs: int | None = Option("Number of passes over the training text.", within=at_least(1)).default(None)
+    seed: int = Option("Seed for initialisation, dropout, masks and batch order.", TRAINING).default(1)
+    device: str = DEVICE.default("auto")
+    precision: str = PRECISION.default("auto")
+    clip: float = Option("Largest norm of the gradient.", None).default(1.0)
+    beta2: float = Option("Decay of AdamW's second moment.", None).default(0.98)
+    weight_decay: float = Option("AdamW's weight decay.", None).default(0.01)
+    valid_every: int | None = Option(
+        "Steps between two validations.", TRAINING, default_words="once an epoch", within=at_least(1)
+    ).default(None)
+    save_seconds: float = Option("Seconds between two checkpoints.", None).default(120.0)
+    patience: int | None = Option(
+        "Stop after this number of validations in a row without a lower loss.",
+        TRAINING,
+        default_words="never",
+        within=at_least(1),
+    ).default(None)
+    average: int | None = Option(
+        "Export the mean of this number of last validated checkpoints.",
+        TRAINING,
+        default_words="export the best one",
+        within=at_least(1),
+    ).default(None)
+    report_to: tuple[str, ...] = Option(
+        "Tracker that gets the metrics too; give the option again for each further one.",
+        TRAINING,
+        choices=TRACKERS,
+        parts=tuple,
+        test=_check_trackers,
+    ).default(())
 
     @property
     def most_tokens(self) -> int:
@@ -65,25 +97,9 @@ class TrainingConfig:
 
     def check(self) -> None:
         """Raise UsageError if values contradict each other or are outside their range."""
+        check_fields(self)
         if (self.max_steps is None) == (self.epochs is None):
             raise UsageError("Give either --epochs or --max-steps, not both.")
-        for option, value in (
-            ("--max-steps", self.max_steps),
-            ("--epochs", self.epochs),
-            ("--max-tokens", self.max_tokens),
-            ("--micro-tokens", self.micro_tokens),
-            ("--valid-every", self.valid_every),
-            ("--patience", self.patience),
-            ("--average", self.average),
-        ):
-            if value is not None and value < 1:
-                raise UsageError(f"{option} must be at least 1, not {value}.")
-        for name in self.report_to:
-            _check_tracker(name)
-        if self.warmup is not None and self.warmup < 0:
-            raise UsageError(f"--warmup must be at least 0 steps, not {self.warmup}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"--learning-rate must be above 0, not {self.learning_rate}.")
         if self.schedule == "noam" and self.learning_rate < NOAM_SMALLEST:
             raise UsageError(
                 f"--learning-rate {self.learning_rate} with --schedule noam: there it is a factor, about 1, and the "
@@ -95,15 +111,3 @@ class TrainingConfig:
                 f"--learning-rate {self.learning_rate} with --schedule linear is the highest rate itself, usually "
                 "below 0.01. For a factor use --schedule noam."
             )
-
-
-def _check_tracker(name: str) -> None:
-    """Raise UsageError unless `name` is a tracker that can be imported."""
-    if name not in TRACKERS:
-        raise UsageError(f"--report-to must be one of {', '.join(TRACKERS)}, not {name}.")
-    missing = [package for package in dict.fromkeys(("accelerate", name)) if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UsageError(
-            f"--report-to {name}: {' and '.join(missing)} cannot be imported. Install it, for TensorBoard with "
-            "'kdcache[trackers]', or leave the option out: metrics.jsonl has all values."
-        )

@@ -19,8 +19,9 @@ from conftest import ROOT, run_cli
 from families import World, same
 from models import wait_until
 
-from kdcache.cache.derived.merging import MergeConfig, merge
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
+from kdcache.cache.derived.merging import merge
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays

@@ -14,7 +14,8 @@ from remote import serve
 from kdcache.cache import remote as remote_files
 from kdcache.cache import shard_records
 from kdcache.cache.copies import Copies
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import TranscodeConfig
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.plan import Plan, SourceCache, check_plan, read_plan
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.errors import CorruptError

@@ -14,8 +14,9 @@ from conftest import run_cli
 from families import World, averaged, same, write
 
 from kdcache.cache.derived.average import MassBalance
-from kdcache.cache.derived.merging import MergeConfig, merge
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
+from kdcache.cache.derived.merging import merge
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, MismatchError, UsageError

@@ -14,8 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache.audit import verify_shard
-from kdcache.cache.derived.merging import MergeConfig, merge
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
+from kdcache.cache.derived.merging import merge
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, concatenate, take
 from kdcache.cache.plan import Plan, SourceCache

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.reader import CacheReader
-from kdcache.cli.cache import dump_logits
+from kdcache.cli.dump_logits import dump_logits
 from kdcache.dump.dump_config import ENCODINGS, DumpConfig
 from kdcache.dump.dump_shards import dump
 from kdcache.errors import DataError, MismatchError, OutputError, StoppedError

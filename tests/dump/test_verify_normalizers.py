@@ -10,7 +10,8 @@ import pytest
 from conftest import run_cli
 from test_verify_teacher import check_near, forged, held
 
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import TranscodeConfig
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.pair_ranges import PairRanges
 from kdcache.cache.reader import CacheReader
 from kdcache.dump.dump_config import Distributions, DumpConfig

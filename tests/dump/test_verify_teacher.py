@@ -11,8 +11,9 @@ import torch
 from conftest import run_cli
 from models import toy_text
 
-from kdcache.cache.derived.merging import MergeConfig, merge
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
+from kdcache.cache.derived.merging import merge
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges
 from kdcache.cache.reader import CacheReader

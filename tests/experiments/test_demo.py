@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.cache.reader import CacheReader
-from kdcache.cli.demo import _set_up_process
+from kdcache.cli.demo import set_up_process
 from kdcache.experiments.demo import GUIDE_FILE, HARD, METRICS, SOFT, DemoConfig, run_demo, verdict
 from kdcache.scoring.score_corpus import Difference
 from kdcache.student.seq2seq import load_student
@@ -21,7 +21,7 @@ CONFIG = DemoConfig(pairs=60, teacher_steps=8, student_steps=4)
 def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Difference]]:
     """A demo of a few steps: its folder and what it found."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    return folder, run_demo(folder, CONFIG, _set_up_process)
+    return folder, run_demo(folder, CONFIG, set_up_process)
 
 
 def test_all_stages_leave_their_results(result: tuple[Path, list[Difference]]) -> None:
@@ -56,7 +56,7 @@ def test_running_it_again_does_nothing_new(result: tuple[Path, list[Difference]]
     """A second run finds everything finished, and the same differences."""
     folder, differences = result
     models = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
-    assert run_demo(folder, CONFIG, _set_up_process) == differences
+    assert run_demo(folder, CONFIG, set_up_process) == differences
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == models
 
 

@@ -159,7 +159,7 @@ def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
             "[grid]\ntopk = ['many']",
             "the run topk=many would be refused: Invalid value for '--topk': 'many' is not a valid integer",
         ),
-        ("[grid]\nsize = ['huge']", "the run size=huge would be refused: Invalid value for '--size'"),
+        ("[grid]\nsize = ['huge']", "the run size=huge would be refused: --size must be one of tiny, small, base"),
         ("[grid]\nalpha = [1.0, 0.5]", "baseline 'alpha=1' is none of the rows. Write one of alpha=1.0; alpha=0.5"),
     ],
 )

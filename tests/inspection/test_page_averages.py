@@ -35,6 +35,6 @@ def test_names_that_are_missing_are_said_to_be(tmp_path: Path) -> None:
     assert "it has no plan.json" in run_cli("inspect", tmp_path / "empty").stderr
     assert "nope.json: no such file." in run_cli("score", "--table", tmp_path / "nope.json").stderr
     done = run_cli("student-train", "--cache", "c", "--output", tmp_path / "s", "--valid-source", "v")
-    assert (done.returncode, "--valid-source F and --valid-target F together" in done.stderr) == (2, True)
+    assert (done.returncode, "--valid-source F and --valid-target F belong together" in done.stderr) == (2, True)
     done = run_cli("curves", tmp_path / "nope", "--output", tmp_path / "c.jpg")
     assert "its name must end in .png" in done.stderr

@@ -19,7 +19,8 @@ from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, DataError, UsageError
 from kdcache.files.atomic import sha256
 from kdcache.scoring.lineage import Lineage
-from kdcache.scoring.measure import ScoreConfig, measure, prepare
+from kdcache.scoring.measure import measure, prepare
+from kdcache.scoring.score_config import ScoreConfig
 from kdcache.scoring.score_corpus import compare_corpus
 from kdcache.scoring.score_file import read_scores
 from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores

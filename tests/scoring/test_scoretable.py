@@ -59,11 +59,14 @@ def test_a_table_by_hand() -> None:
     soft = result(score("bleu", 41.204, 0.61), score("ter", 30.0), text="a", student="0123456789", cache="f" * 64)
     hard = result(score("bleu", 40.0), score("ter", 29.5), score("rougeL", 70.0), text="b", student="9" * 64)
     rows = [Row("soft", against(soft, "b", bleu=0.0099, ter=0.049)), Row("hard", hard)]
-    assert markdown(build(rows)).splitlines() == [
-        "| System | BLEU | TER | ROUGE-L | n | student | cache |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| soft | **41.20** ± 0.61‡ | 30.00 ± 0.50† | – | 1,000 | 01234567 | ffffffff |",
-        "| hard | 40.00 ± 0.50 | **29.50** ± 0.50 | 70.00 ± 0.50 | 1,000 | 99999999 | – |",
+    head, rule, *lines = markdown(build(rows)).splitlines()
+    assert cells(head) == ["System", "BLEU", "TER", "ROUGE-L", "n", "student", "cache"]
+    assert re.fullmatch(r"\|:-+\|(-+:\|){6}", rule)
+    assert [cells(line) for line in lines[:2]] == [
+        ["soft", "**41.20** ± 0.61‡", "30.00 ± 0.50†", "–", "1,000", "01234567", "ffffffff"],
+        ["hard", "40.00 ± 0.50", "**29.50** ± 0.50", "70.00 ± 0.50", "1,000", "99999999", "–"],
+    ]
+    assert lines[2:] == [
         "",
         "- ±: half of the 95 % interval, by sacreBLEU's bootstrap over sentences (1,000 resamples, seed 12345).",
         "- TER: less is better.",

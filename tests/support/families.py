@@ -16,7 +16,8 @@ import numpy.typing as npt
 from caches import make_plan, tokenizer
 
 from kdcache.cache.audit import verify_shard
-from kdcache.cache.derived.merging import MergeConfig, merge
+from kdcache.cache.derived.derive_config import MergeConfig
+from kdcache.cache.derived.merging import merge
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import take
 from kdcache.cache.plan import Plan

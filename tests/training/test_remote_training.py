@@ -18,7 +18,8 @@ from models import same_parameters
 from remote import Server, serve
 
 from kdcache.cache import remote as remote_files
-from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+from kdcache.cache.derived.derive_config import TranscodeConfig
+from kdcache.cache.derived.transcoding import transcode
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CacheError, MismatchError, StoppedError
 from kdcache.files.locations import StoreConfig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.derived.average import MassBalance, average
+from kdcache.cache.derived.derive_config import MergeConfig
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, take
 from kdcache.cache.plan import Plan, SourceCache
@@ -27,29 +27,6 @@ from kdcache.text.tokenizer import Tokenizer
 
 # What the sources of a merge must have in common.
 SHARED = ("corpus", "n_pairs", "tokenizer", "vocabulary")
-
-
-@dataclass(frozen=True, slots=True)
-class MergeConfig:
-    """Which caches are averaged.
-
-    Attributes:
-        caches: their folders or URLs, at least two; the order does not matter.
-        topk: words stored at each target position; None is the least of the sources'.
-    """
-
-    caches: tuple[str, ...]
-    topk: int | None = None
-
-    def check(self) -> None:
-        """Raise UsageError if a value is outside its range."""
-        if len(self.caches) < 2:
-            raise UsageError(
-                "At least two caches are needed to average them. The first name is that of the output: "
-                "kdcache merge OUTPUT CACHE CACHE …"
-            )
-        if self.topk is not None and self.topk < 1:
-            raise UsageError(f"--topk must be at least 1, not {self.topk}.")
 
 
 def merge(config: MergeConfig, output: Path) -> dict[str, Any] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
-from kdcache.cache.number_encoding import NAMES, Encoding
+from kdcache.cache.derived.derive_config import TranscodeConfig
+from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges
 from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader, open_cache
@@ -16,31 +16,6 @@ from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
 from kdcache.process.ranks import this_process
 from kdcache.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class TranscodeConfig:
-    """What becomes of a cache; None leaves a part as it is.
-
-    Attributes:
-        cache: folder or URL of the cache that is read.
-        topk: words kept at each target position.
-        encoding: how numbers are stored: "float16", "compact" or "uncompressed".
-        shard_pairs: pairs in a shard.
-    """
-
-    cache: str
-    topk: int | None = None
-    encoding: str | None = None
-    shard_pairs: int | None = None
-
-    def check(self) -> None:
-        """Raise UsageError if a value is outside its range."""
-        for option, value in (("--topk", self.topk), ("--shard-pairs", self.shard_pairs)):
-            if value is not None and value < 1:
-                raise UsageError(f"{option} must be at least 1, not {value}.")
-        if self.encoding is not None and self.encoding not in NAMES:
-            raise UsageError(f"--encoding must be one of {', '.join(NAMES)}, not {self.encoding}.")
 
 
 def transcode(config: TranscodeConfig, output: Path) -> dict[str, Any] | None:

@@ -1,0 +1,27 @@
+"""`kdcache generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcache.cli.options import output, settings
+from kdcache.cli.screen import Command, quiet_transformers
+from kdcache.student.generate_config import GenerateConfig
+
+
+@click.command("generate", cls=Command)
+@settings(GenerateConfig)
+@output("F", "File for the generated texts, one a line.")
+def generate(config: GenerateConfig, output: Path) -> None:
+    """Let a student write a target text for each line.
+
+    \b
+    Example:
+      kdcache generate --student student --source test.de --output test.hyp
+    """
+    from kdcache.student.generation import generate_file
+
+    quiet_transformers()
+    generate_file(config, output)

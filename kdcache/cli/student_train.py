@@ -1,0 +1,53 @@
+"""`kdcache student-train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcache.cli.options import dry_run, needs_output, output, settings
+from kdcache.cli.screen import Command, quiet_transformers
+from kdcache.console import tables
+from kdcache.console.progress import duration
+from kdcache.student.student_config import StudentConfig, student_defaults
+
+
+@click.command("student-train", cls=Command)
+@output("DIR", "Folder for the student.", required=False)
+@settings(StudentConfig, student_defaults)
+@dry_run("Say how long training would take and how much memory; write nothing.")
+def student_train(config: StudentConfig, output: Path | None, dry_run: bool) -> None:
+    """Train a student from a cache, without its teacher.
+
+    The loss is alpha · hard + (1 - alpha) · soft. The step with the lowest validation loss is kept, or the last step
+    where there is no validation text. Run the same command again to continue.
+
+    \b
+    Example:
+      kdcache student-train --cache cache --output student \\
+          --valid-source valid.de --valid-target valid.en --alpha 0.5
+    """
+    if dry_run:
+        _print_forecast(config)
+        return
+    output = needs_output(output)
+    from kdcache.student.train_student import train_student
+
+    quiet_transformers()
+    train_student(config, output)
+
+
+def _print_forecast(config: StudentConfig) -> None:
+    from kdcache.student.training_forecast import forecast
+
+    quiet_transformers()
+    found = forecast(config)
+    where = "GPU memory" if config.training.device == "cuda" else "memory of the process"
+    items = [
+        ("parameters", f"{found.parameters:,}"),
+        ("steps", f"{found.steps:,}"),
+        ("time", f"about {duration(found.seconds)} (from {found.pilot_steps} steps, validation not counted)"),
+        (where, f"about {tables.size(found.peak_bytes)}"),
+    ]
+    click.echo(tables.facts(items))

@@ -1,0 +1,55 @@
+"""What is scored and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcache.errors import UsageError
+from kdcache.scoring.scorers import METRICS, RESAMPLES, bootstrap_seed, check_resamples
+from kdcache.settings import EXPERT, Nested, Option, check_fields
+from kdcache.student.generate_config import GenerateConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """What is scored and how."""
+
+    reference: tuple[str, ...] = Option(
+        "Reference text; give the option again for each further one.", metavar="F"
+    ).default(())
+    hypothesis: str | None = Option("Text to score, one hypothesis a line.", metavar="F").default(None)
+    student: GenerateConfig | None = Nested(
+        changes={
+            "student": {"help": "Folder of a student that is scored instead of --hypothesis; needs --source."},
+            "source": {"help": "Source text from which the student writes."},
+            "beam_size": {"group": EXPERT},
+        }
+    ).default(None)
+    baseline: str | None = Option(
+        "Text to compare with by a paired test; or, beside --student, the folder of another student, which gets "
+        "the same source.",
+        metavar="F",
+    ).default(None)
+    metric: tuple[str, ...] = Option(
+        "Metric; give the option again for each further one.", choices=METRICS, parts=tuple
+    ).default(("bleu", "chrf"))
+    lowercase: bool = Option("Ignore case; the signature says so.", EXPERT).default(False)
+    resamples: int = Option(
+        "Number of test sets that are drawn for intervals and p-values. Their seed is SACREBLEU_SEED in the "
+        "environment, or 12345.",
+        EXPERT,
+        test=check_resamples,
+    ).default(RESAMPLES)
+
+    def check(self) -> None:
+        """Raise UsageError if a value is not allowed, or contradicts another."""
+        if not self.reference or (self.hypothesis is None) == (self.student is None):
+            raise UsageError("Give --reference F, and either --hypothesis F, or --student DIR with --source F.")
+        check_fields(self)
+        if self.student is None and self.baseline is not None and Path(self.baseline).is_dir():
+            raise UsageError(
+                f"--baseline {self.baseline}: a student writes from the --source of another --student. Beside "
+                "--hypothesis give what it wrote, a file of kdcache generate."
+            )
+        bootstrap_seed()
