@@ -1,16 +1,17 @@
-# Every target prepares what it needs; `make demo` and `make test` work as the first command in a fresh clone.
+# Every target prepares what it needs; `make demo`, `make test` and `make site` work as the first command in a fresh clone.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 READY := $(VENV)/ready
+SITE_READY := $(VENV)/ready-for-site
 # setuptools warns of every editable installation; the constraints are what CI tests with.
 PIP := PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Tests run side by side; more threads than cores would only make them wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --cov --cov-report=term
 
-.PHONY: demo test test-full lint types docs bench clean
+.PHONY: demo test test-full lint types site bench clean
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@echo "Installing kdcache and the packages that it runs with into $(VENV). This takes some minutes, once."
@@ -23,7 +24,12 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 $(READY): $(INSTALLED)
 	@echo "Installing what the tests and checks need as well."
-	@$(PIP) --no-build-isolation --editable '.[test]'
+	@$(PIP) --no-build-isolation --editable '.[test,docs]'
+	@touch $@
+
+$(SITE_READY): $(INSTALLED)
+	@echo "Installing what the site needs as well."
+	@$(PIP) --no-build-isolation --editable '.[docs]'
 	@touch $@
 
 demo: $(INSTALLED)  ## the whole pipeline on the embedded corpus
@@ -42,9 +48,9 @@ lint: $(READY)  ## style
 types: $(READY)  ## types
 	$(RUN) -m mypy
 
-docs: $(READY)  ## whether the generated docs are current; docs/make_commands.py and docs/make_results.py write them
-	$(RUN) docs/make_commands.py --check
-	$(RUN) docs/make_results.py --check
+site: $(SITE_READY)  ## the documentation, in build/site; a link that leads nowhere is an error
+	$(RUN) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/site
+	@echo "The site begins at build/site/index.html"
 
 bench: $(READY)  ## performance, as ratios
 	$(RUN) -m benchmarks read

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
+import click
 from docutils import nodes
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
-from sphinx.errors import SphinxError
+from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).parent.parent
@@ -17,17 +18,20 @@ sys.path.insert(0, str(ROOT))  # the checkout's own commands and docstrings, wha
 
 import kdcache  # noqa: E402
 
+logger = logging.getLogger(__name__)
+
 project = "kdcache"
 author = "the kdcache authors"
 release = kdcache.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 exclude_patterns = ["results/*"]
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
-# The pages write schemes such as `s3://…` as text, and mean a link only where they write one.
-myst_linkify_fuzzy_links = False
+
+# Help texts name options: quotes and `--` stay as they are.
+smartquotes = False
 
 # Docstrings are written in Google's style, with single backticks around code.
 default_role = "literal"
@@ -48,22 +52,45 @@ html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 html_math_renderer = "mathml"
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 
 
+# LaTeX that GitHub draws and the converter to MathML does not know, or draws with a sign that many fonts lack.
+OTHER_LATEX = {r"\setminus": r"\backslash", "{aligned}": "{split}", r"\log ": r"\log\,"}
+
+
 def write_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers draw themselves: the usual renderer fetches a script from elsewhere."""
-    formula = node.astext().replace(r"\dots", r"\ldots")
-    try:
-        self.body.append(tex2mathml(formula, as_block=isinstance(node, nodes.math_block)))
-    except MathError as error:
-        raise SphinxError(f"{node.source}:{node.line}: the formula {formula!r} cannot be drawn: {error}") from error
+    formula = node.astext()
+    for known, other in OTHER_LATEX.items():
+        formula = formula.replace(known, other)
+    written = convert(formula, display="block" if isinstance(node, nodes.math_block) else "inline")
+    if re.search(r"\\[A-Za-z]+|>&<", written):
+        logger.warning("this formula has a command that cannot be drawn: %s", formula, location=node)
+    self.body.append(written)
     raise nodes.SkipNode
 
 
+def show_examples(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Make code of the lines in a command's docstring that click must not wrap; sphinx-click begins them with a bar."""
+    shown: list[str] = []
+    inside = False
+    for line in lines:
+        text = line.removeprefix("| ")
+        if line.startswith("| ") and not inside:
+            shown += [text, ""] if text.endswith(":") else []
+            shown += [".. code-block:: sh", ""] if text.endswith(":") else [".. code-block:: text", "", f"   {text}"]
+        else:
+            shown.append(f"   {text}" if line.startswith("| ") else line)
+        inside = line.startswith("| ")
+    lines[:] = shown
+
+
 def setup(app: Sphinx) -> None:
-    """Register the renderer of formulas; Sphinx calls this."""
+    """Register the renderer of formulas and the look of examples; Sphinx calls this."""
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
+    app.connect("sphinx-click-process-description", show_examples)
