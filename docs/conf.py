@@ -30,16 +30,17 @@ myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
 
-# Help texts name options: quotes and `--` stay as they are.
-smartquotes = False
-
 # Docstrings are written in Google's style, with single backticks around code.
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("IdArray", "LogProbs", "GiveUp")}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 # Every link of the pages must lead somewhere. Types in signatures may come from other libraries, whose documentation
 # this site does not fetch, or from modules that the page of the Python API leaves out.
@@ -58,7 +59,7 @@ html_math_renderer = "mathml"
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 
-
+OPTION = re.compile(r"(?<![\w`-])--[a-z][a-z-]*")
 # LaTeX that GitHub draws and the converter to MathML does not know, or draws with a sign that many fonts lack.
 OTHER_LATEX = {r"\setminus": r"\backslash", "{aligned}": "{split}", r"\log ": r"\log\,"}
 
@@ -75,22 +76,29 @@ def write_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) ->
     raise nodes.SkipNode
 
 
-def show_examples(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+def show_description(app: Sphinx, context: click.Context, lines: list[str]) -> None:
     """Make code of the lines in a command's docstring that click must not wrap; sphinx-click begins them with a bar."""
     shown: list[str] = []
     inside = False
     for line in lines:
         text = line.removeprefix("| ")
-        if line.startswith("| ") and not inside:
-            shown += [text, ""] if text.endswith(":") else []
-            shown += [".. code-block:: sh", ""] if text.endswith(":") else [".. code-block:: text", "", f"   {text}"]
+        if text == line:
+            shown.append(OPTION.sub(r"``\g<0>``", line))
+        elif text.endswith(":"):
+            shown += [text, "", ".. code-block:: sh", ""]
         else:
-            shown.append(f"   {text}" if line.startswith("| ") else line)
-        inside = line.startswith("| ")
+            shown += [f"   {text}"] if inside else [".. code-block:: text", "", f"   {text}"]
+        inside = text != line
     lines[:] = shown
 
 
+def show_options(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Make code of the options that help texts name."""
+    lines[:] = [line if line.startswith("..") else OPTION.sub(r"``\g<0>``", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
-    """Register the renderer of formulas and the look of examples; Sphinx calls this."""
+    """Register the renderer of formulas and the look of help texts; Sphinx calls this."""
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
-    app.connect("sphinx-click-process-description", show_examples)
+    app.connect("sphinx-click-process-description", show_description)
+    app.connect("sphinx-click-process-options", show_options)

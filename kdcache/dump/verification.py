@@ -1,7 +1,7 @@
 """Holding a cache against its live teacher, with the teacher against itself in other batches beside it.
 
 Arithmetic in another order changes a prediction in its last bits, and rounding changes what is stored. What is left
-beyond both is a cache that says something else than its teacher. docs/derived.md has the criterion.
+beyond both is a cache that says something else than its teacher. docs/guides/make-a-cache.md has the criterion.
 """
 
 from __future__ import annotations

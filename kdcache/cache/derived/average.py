@@ -3,7 +3,7 @@
 At each target position source m knows p_m(w) for the words of its head H_m, its k_m best, and for the written word y.
 Any other word has between 0 and min(p_m(last of H_m), r_m), where r_m is what is left of 1. Of the average
 p(w) = (1/M) Σ_m p_m(w) only the known part is stored, (1/M) Σ_{m: w known} p_m(w); nothing is renormalised.
-docs/method.md has the bounds. What is stored so is itself no such source: a word that only some sources know may be
+docs/why/method.md has the bounds. What is stored so is itself no such source: a word that only some sources know may be
 more probable than its known part, and one that was cut more probable than the last that was kept.
 """
 

@@ -1,23 +1,24 @@
-"""The documents say what the program does: commands, options, files and links in them exist."""
+"""The pages say what the program does: commands, options, files and links in them exist, and the site is built."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_python
 
 from kdcache import errors
 from kdcache.cli import main
+from kdcache.text.corpus import TextFiles
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("benchmarks/*.md")])
 COMMANDS = sorted(main.commands)
 
 
@@ -28,24 +29,10 @@ def names(pages: list[Path]) -> list[str]:
 # Commands
 
 
-def test_commands_page_is_current() -> None:
-    """docs/commands.md is what docs/make_commands.py writes."""
-    script = [sys.executable, str(DOCS / "make_commands.py"), "--check"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_commands_check_names_the_remedy(tmp_path: Path) -> None:
-    """`make_commands.py --check` says in one line what to do when the page is not current, and exits with 1."""
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "make_commands.py").write_bytes((DOCS / "make_commands.py").read_bytes())
-    (tmp_path / "docs" / "commands.md").write_text((DOCS / "commands.md").read_text() + "\n")
-    (tmp_path / "kdcache").symlink_to(ROOT / "kdcache")
-    script = [sys.executable, str(tmp_path / "docs" / "make_commands.py"), "--check"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "Run python docs/make_commands.py" in done.stderr
+def test_the_page_of_commands_has_all_of_them() -> None:
+    """docs/reference/commands.md lists every command, each once."""
+    (listed,) = re.findall(r":commands: (.+)", (DOCS / "reference" / "commands.md").read_text())
+    assert sorted(listed.split(", ")) == COMMANDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -163,7 +150,74 @@ def test_make_targets_exist() -> None:
         assert set(named) <= targets, page
 
 
-# Errors and messages
+# The site
+
+
+def build(source: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site of the pages in `source` as `make site` does."""
+    return run_python("-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", source, output)
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    """A folder with the settings of the site and one page, inside a checkout."""
+    pages = tmp_path / "docs"
+    pages.mkdir()
+    for name in ("conf.py", "site.css"):
+        shutil.copy(DOCS / name, pages)
+    (tmp_path / "kdcache").symlink_to(ROOT / "kdcache")
+    return pages
+
+
+@pytest.mark.parametrize(
+    "wrong", ["[x](absent.md)", "[x](#absent)", "[x](index.md#absent)", r"$\absent x$", "![x](a.png)"]
+)
+def test_the_site_refuses_what_leads_nowhere(pages: Path, tmp_path: Path, wrong: str) -> None:
+    """A link to a missing page or heading, a missing picture, and a formula that cannot be drawn end the build."""
+    (pages / "index.md").write_text(f"# Title\n\n{wrong}\n")
+    done = build(pages, tmp_path / "site")
+    assert done.returncode != 0
+    assert "index.md:3" in done.stderr
+    assert "absent" in done.stderr or "a.png" in done.stderr
+
+
+def test_the_site_loads_nothing_from_elsewhere(pages: Path, tmp_path: Path) -> None:
+    """A page with a formula is built without a warning; no script, style or picture comes from another host."""
+    (pages / "index.md").write_text("# Title\n\n[up](#title)\n\n```math\n\\begin{aligned} a &= b \\end{aligned}\n```\n")
+    done = build(pages, tmp_path / "site")
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "<mtable" in page
+    assert re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//[^>]*>""", page) == []
+    styles = "".join(path.read_text() for path in (tmp_path / "site" / "_static").rglob("*.css"))
+    assert re.findall(r"""(?:@import\s*|url\()["']?(?:https?:)?//""", styles) == []
+
+
+def test_the_api_page_reads_a_cache(small_cache: Path, tmp_path: Path) -> None:
+    """The first example of docs/reference/api.md runs as it stands, and prints one line a shard."""
+    (tmp_path / "cache").symlink_to(small_cache)
+    done = run_python("-c", python_blocks(DOCS / "reference" / "api.md")[0], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 + len(list(small_cache.glob("shards/*.h5")))
+
+
+def test_the_api_page_trains_a_student(small_cache: Path, small_valid: TextFiles, tmp_path: Path) -> None:
+    """The second example of docs/reference/api.md trains a student when its steps are but two."""
+    (tmp_path / "cache").symlink_to(small_cache)
+    for name, path in zip(("valid.de", "valid.en"), small_valid.paths(), strict=True):
+        shutil.copy(path, tmp_path / name)
+    script = python_blocks(DOCS / "reference" / "api.md")[1].replace("max_steps=3_000", "max_steps=2")
+    done = run_python("-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+# Errors
 
 
 def test_error_tree_is_complete() -> None:
