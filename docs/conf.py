@@ -54,6 +54,7 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
+html_use_index = False
 html_theme_options = {"navigation_with_keys": True}
 html_math_renderer = "mathml"
 pygments_style = "default"
