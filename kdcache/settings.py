@@ -46,7 +46,7 @@ BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1, "0 to be
 
 
 class _Field:
-    """What a field of a dataclass is: the field is made by one of these methods."""
+    """What a field of a dataclass means to a user; one of these methods makes the field."""
 
     __slots__ = ()
 

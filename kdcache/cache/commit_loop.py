@@ -16,6 +16,7 @@ from kdcache.cache.schema import check_shards
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.shard_records import Manifest, read_manifest
 from kdcache.cache.writer import CacheWriter
+from kdcache.console import tables
 from kdcache.console.progress import Progress
 from kdcache.files.run_records import earlier_result, folder_run, log
 from kdcache.process.ranks import Process
@@ -78,7 +79,8 @@ def commit_cache(
         return before
     run = folder_run(output, command, config, fixed=False)
     missing = [index for index in missing if index in shards]
-    log.info("%s pairs in %s shards, %s still to do.", f"{plan.n_pairs:,}", f"{plan.n_shards:,}", f"{len(missing):,}")
+    counted = tables.count(plan.n_pairs, "pair"), tables.count(plan.n_shards, "shard"), f"{len(missing):,}"
+    log.info("%s in %s, %s still to do.", *counted)
     with stop_on_signals() as stop:
         write_shards(maker, writer, missing, stop)
         if not writer.finalize():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli.options import dry_run, needs_output, output, settings
+from kdcache.cli.options import Settings, dry_run, needs_output, output
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.console.progress import duration
@@ -14,7 +14,7 @@ from kdcache.dump.dump_config import DumpConfig
 
 
 @click.command("dump-logits", cls=Command)
-@settings(DumpConfig)
+@Settings(DumpConfig)
 @output("CACHE", "Folder for the cache.", required=False)
 @dry_run("Count, time a few batches and say what the cache would cost; write nothing.")
 def dump_logits(config: DumpConfig, output: Path | None, dry_run: bool) -> None:

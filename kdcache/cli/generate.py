@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli.options import output, settings
+from kdcache.cli.options import Settings, output
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.student.generate_config import GenerateConfig
 
 
 @click.command("generate", cls=Command)
-@settings(GenerateConfig)
+@Settings(GenerateConfig)
 @output("F", "File for the generated texts, one a line.")
 def generate(config: GenerateConfig, output: Path) -> None:
     """Let a student write a target text for each line.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcache.cli.options import LOCAL, settings
+from kdcache.cli.options import LOCAL, Settings
 from kdcache.cli.screen import Command
 from kdcache.console import tables
 from kdcache.errors import UsageError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=LOCAL,
     help="Also write a page with pictures, the pairs that the teacher knows least, and a sample.",
 )
-@settings(StoreConfig)
+@Settings(StoreConfig)
 def inspect(cache: str, pair: int | None, as_json: bool, html: Path | None, config: StoreConfig) -> None:
     """Say what is in a cache.
 

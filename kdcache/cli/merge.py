@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from kdcache.cache.derived.derive_config import MergeConfig
-from kdcache.cli.options import LOCAL, settings
+from kdcache.cli.options import LOCAL, Settings
 from kdcache.cli.screen import Command
 from kdcache.console import tables
 
 
 @click.command("merge", cls=Command)
 @click.argument("output", metavar="OUTPUT", type=LOCAL)
-@settings(MergeConfig)
+@Settings(MergeConfig)
 def merge(config: MergeConfig, output: Path) -> None:
     """Average caches of the same text.
 

@@ -1,6 +1,6 @@
 """Click's options from the fields of settings, and the settings from the values that a user gave.
 
-A command whose function is decorated with `settings(CONFIG)` has an option for each field of CONFIG and of the settings
+A command whose function is decorated with `Settings(CONFIG)` has an option for each field of CONFIG and of the settings
 that it holds, and receives them as one checked CONFIG.
 """
 
@@ -23,21 +23,8 @@ from kdcache.settings import BASIC, Nested, Option, kind_of, spell
 Values = Mapping[str, Any]
 
 
-class _Local(click.ParamType):  # type: ignore[type-arg]
-    """A path on this machine, of something that is written."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        check_local(str(value))
-        return Path(value)
-
-
-LOCAL = _Local()
-
-
 class _Parsed(click.ParamType):  # type: ignore[type-arg]
-    """What a function makes of a text."""
+    """What a function makes of a text and of the option that it was given to."""
 
     name = "text"
 
@@ -46,6 +33,15 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._parse(value, param.opts[0] if param else "") if isinstance(value, str) else value
+
+
+def _parse_local(text: str, _option: str) -> Path:
+    check_local(text)
+    return Path(text)
+
+
+# A path on this machine, of something that is written.
+LOCAL = _Parsed(_parse_local)
 
 
 class _Choice(click.Choice):  # type: ignore[type-arg]
@@ -65,7 +61,7 @@ class GroupedOption(click.Option):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options of a class of settings.
+    """The options of a class of settings: a decorator of commands.
 
     Attributes:
         config: the class.
@@ -76,6 +72,13 @@ class Settings:
     config: type[Any]
     derive: Callable[[Values], Values] = lambda values: {}
     unless: tuple[str, ...] = ()
+
+    def __call__(self, function: Any) -> Any:
+        """Decorate a command's function, which receives the settings as its argument `config`."""
+        for parameter in reversed(self.parameters()):
+            function.__click_params__ = [*getattr(function, "__click_params__", []), parameter]
+        function.settings = self
+        return function
 
     def parameters(self) -> list[click.Parameter]:
         """Options and arguments for click, in the order of the fields."""
@@ -98,7 +101,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of settings: its name, its type without None, whether it may be None, its default, what it is."""
+    """A field of settings: its name, its type without None, whether it may be None, its default, and what it is."""
 
     name: str
     type: Any
@@ -106,25 +109,15 @@ class _Field:
     default: Any
     kind: Option | Nested
 
-    @property
-    def required(self) -> bool:
-        """Whether it has no default."""
-        return self.default is dataclasses.MISSING
 
-
-def _fields(config: type[Any]) -> list[_Field]:
+def _fields(config: type[Any]) -> Iterator[_Field]:
     hints = typing.get_type_hints(config)
-    found = []
     for field in dataclasses.fields(config):
-        kind, hint = kind_of(field), hints[field.name]
-        some = [one for one in typing.get_args(hint) if one is not types.NoneType]
-        union = isinstance(hint, types.UnionType)
-        optional = union and types.NoneType in typing.get_args(hint)
-        made = field.default_factory is not dataclasses.MISSING
-        default = None if made else field.default
+        hint, kind = hints[field.name], kind_of(field)
+        types_ = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        default = None if field.default_factory is not dataclasses.MISSING else field.default
         if kind is not None:
-            found.append(_Field(field.name, some[0] if union else hint, optional, default, kind))
-    return found
+            yield _Field(field.name, types_[0], types.NoneType in types_, default, kind)
 
 
 def _options(config: type[Any], place: Nested, *, optional: bool) -> Iterator[tuple[_Field, Option, bool]]:
@@ -133,7 +126,8 @@ def _options(config: type[Any], place: Nested, *, optional: bool) -> Iterator[tu
         if isinstance(field.kind, Nested):
             yield from _options(field.type, field.kind, optional=field.optional)
         elif (option := place.option(field.name, field.kind)).group is not None:
-            yield field, option, field.required and not optional and option.default_words is None
+            required = field.default is dataclasses.MISSING and option.default_words is None
+            yield field, option, required and not optional
 
 
 def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter:
@@ -141,7 +135,7 @@ def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter
     several = typing.get_origin(field.type) is tuple and option.parse is None
     if option.argument:
         return click.Argument([name], metavar=option.metavar, nargs=-1 if several else 1, required=True)
-    default = None if field.required else field.default
+    default = None if field.default is dataclasses.MISSING else field.default
     more: dict[str, Any] = {"group": option.group, "help": _help(field, option, default), "required": required}
     if field.type is bool:
         return GroupedOption([spell(name), name], is_flag=True, **more)
@@ -174,7 +168,7 @@ def _build(config: type[Any], values: Values, place: Nested, *, optional: bool) 
         option = place.option(field.name, field.kind)
         if (value := values.get(str(option.name))) is not None:
             made[field.name] = not value if option.inverted else value
-        if field.required or field.name in place.only:
+        if field.default is dataclasses.MISSING or field.name in place.only:
             needed.append(option)
     if optional:
         missing = [one for one in needed if values.get(str(one.name)) is None]
@@ -184,21 +178,6 @@ def _build(config: type[Any], values: Values, place: Nested, *, optional: bool) 
             both = " and ".join(f"{spell(str(one.name))} {one.metavar}" for one in needed)
             raise UsageError(f"{both} belong together; give both or neither.")
     return config(**made)
-
-
-def settings(
-    config: type[Any], derive: Callable[[Values], Values] = lambda values: {}, unless: tuple[str, ...] = ()
-) -> Callable[[Any], Any]:
-    """Give a command's function the options of `config`, which it receives as its argument `config`; see `Settings`."""
-
-    def decorate(function: Any) -> Any:
-        found = Settings(config, derive, unless)
-        for parameter in reversed(found.parameters()):
-            function.__click_params__ = [*getattr(function, "__click_params__", []), parameter]
-        function.settings = found
-        return function
-
-    return decorate
 
 
 def output(metavar: str, help_text: str, *, required: bool = True) -> Callable[[Any], Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli.options import dry_run, needs_output, output, settings
+from kdcache.cli.options import Settings, dry_run, needs_output, output
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.console.progress import duration
@@ -15,7 +15,7 @@ from kdcache.student.student_config import StudentConfig, student_defaults
 
 @click.command("student-train", cls=Command)
 @output("DIR", "Folder for the student.", required=False)
-@settings(StudentConfig, student_defaults)
+@Settings(StudentConfig, student_defaults)
 @dry_run("Say how long training would take and how much memory; write nothing.")
 def student_train(config: StudentConfig, output: Path | None, dry_run: bool) -> None:
     """Train a student from a cache, without its teacher.

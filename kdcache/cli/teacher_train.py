@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli.options import output, settings
+from kdcache.cli.options import Settings, output
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.teacher.teacher_config import TeacherConfig, teacher_defaults
 
 
 @click.command("teacher-train", cls=Command)
-@settings(TeacherConfig, teacher_defaults)
+@Settings(TeacherConfig, teacher_defaults)
 @output("DIR", "Folder for the teacher.")
 def teacher_train(config: TeacherConfig, output: Path) -> None:
     """Fine-tune a BERT to fill in masked target words.

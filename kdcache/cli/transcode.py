@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from kdcache.cache.derived.derive_config import TranscodeConfig
-from kdcache.cli.options import LOCAL, settings
+from kdcache.cli.options import LOCAL, Settings
 from kdcache.cli.screen import Command
 
 
 @click.command("transcode", cls=Command)
-@settings(TranscodeConfig)
+@Settings(TranscodeConfig)
 @click.argument("output", metavar="OUTPUT", type=LOCAL)
 def transcode(config: TranscodeConfig, output: Path) -> None:
     """Store a cache with fewer words, other shards or another encoding.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.core import ParameterSource
 
-from kdcache.cli.options import settings
+from kdcache.cli.options import Settings
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.console.progress import Progress
@@ -16,7 +16,7 @@ _OF_TEACHER = ("sample", "device", "precision")
 
 
 @click.command("verify", cls=Command)
-@settings(VerifyConfig)
+@Settings(VerifyConfig)
 @click.pass_context
 def verify(context: click.Context, config: VerifyConfig) -> None:
     """Check every committed byte of a cache.

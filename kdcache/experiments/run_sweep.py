@@ -24,7 +24,8 @@ from kdcache.experiments.sweep_results import runs_text
 from kdcache.files.atomic import storage_errors
 from kdcache.files.run_records import LOG_FILE, METRICS_FILE, log, write_log_to
 from kdcache.process.signals import StopRequest, stop_on_signals
-from kdcache.scoring.scorers import bootstrap_seed, check_counts
+from kdcache.scoring.score_config import bootstrap_seed
+from kdcache.scoring.scorers import check_counts
 from kdcache.text.lines import read_sentences
 
 CONSOLE = "log"

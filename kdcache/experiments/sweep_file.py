@@ -14,7 +14,7 @@ from typing import Any
 from kdcache.errors import DataError, UsageError
 from kdcache.files.locations import check_local
 from kdcache.files.run_records import LOG_FILE
-from kdcache.scoring.scorers import METRICS
+from kdcache.scoring.score_config import METRICS
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.student_config import StudentConfig
 

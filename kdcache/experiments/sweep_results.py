@@ -17,8 +17,8 @@ from kdcache.files.atomic import file_sha256, replace_file
 from kdcache.files.run_records import RUN_FILE, versions
 from kdcache.files.strict_json import read_json, readable_json
 from kdcache.process.signals import StopRequest
+from kdcache.scoring.score_config import RESAMPLES, bootstrap_seed
 from kdcache.scoring.score_corpus import compare, score_corpus
-from kdcache.scoring.scorers import RESAMPLES, bootstrap_seed
 from kdcache.student.fingerprints import WEIGHTS_FILE
 from kdcache.text.lines import read_sentences
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from kdcache.errors import DataError
 from kdcache.process.signals import stop_on_signals
 from kdcache.scoring.lineage import Lineage, Text, student_lineage, text_lineage
-from kdcache.scoring.score_config import ScoreConfig
+from kdcache.scoring.score_config import ScoreConfig, bootstrap_seed
 from kdcache.scoring.score_corpus import Score, differences_of, scores_of
 from kdcache.scoring.score_file import VERSION, Bootstrap, Comparison, ScoreFile
-from kdcache.scoring.scorers import Scorer, bootstrap_seed, check_counts, make_scorers
+from kdcache.scoring.scorers import Scorer, check_counts, make_scorers
 from kdcache.student.generate_config import GenerateConfig
 
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import UsageError
-from kdcache.scoring.scorers import METRICS, RESAMPLES, bootstrap_seed, check_resamples
-from kdcache.settings import EXPERT, Nested, Option, check_fields
+from kdcache.settings import EXPERT, Nested, Option, at_least, check_fields
 from kdcache.student.generate_config import GenerateConfig
+
+METRICS = ("bleu", "chrf", "ter", "rouge")
+RESAMPLES = 1_000
+RESAMPLES_MIN = 100
+
+
+def bootstrap_seed() -> int:
+    """The seed that sacreBLEU takes for its bootstrap: SACREBLEU_SEED in the environment, or 12345.
+
+    Raises:
+        UsageError: it is no whole number above 0. sacreBLEU takes 0 for "none" in one place and for 0 in another.
+    """
+    given = os.environ.get("SACREBLEU_SEED", "12345")
+    if not given.isdecimal() or int(given) < 1:
+        raise UsageError(
+            f"SACREBLEU_SEED must be a whole number above 0, not {given}: intervals and p-values must come out the "
+            "same again. Unset it for sacreBLEU's own, 12345."
+        )
+    return int(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +58,7 @@ class ScoreConfig:
         "Number of test sets that are drawn for intervals and p-values. Their seed is SACREBLEU_SEED in the "
         "environment, or 12345.",
         EXPERT,
-        test=check_resamples,
+        within=at_least(RESAMPLES_MIN),
     ).default(RESAMPLES)
 
     def check(self) -> None:

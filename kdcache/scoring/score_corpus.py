@@ -12,18 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.errors import UsageError
-from kdcache.scoring.scorers import (
-    METRICS,
-    NAMES,
-    RESAMPLES,
-    Estimate,
-    Floats,
-    Scorer,
-    bootstrap_seed,
-    check_counts,
-    check_resamples,
-    make_scorers,
-)
+from kdcache.scoring.score_config import METRICS, RESAMPLES, bootstrap_seed
+from kdcache.scoring.scorers import NAMES, Estimate, Floats, Scorer, check_counts, check_resamples, make_scorers
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from kdcache.scoring.score_file import ScoreFile, read_scores
 from kdcache.scoring.scorers import NAMES
 
 TITLES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-FORMATS = ("markdown", "latex")
 LEVELS = ((0.01, "‡"), (0.05, "†"))
 LESS_IS_BETTER = frozenset({"ter"})
 UNKNOWN = "–"

@@ -6,7 +6,6 @@ sentences with replacement and adds up those. ROUGE fits the same form, so that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,13 @@ import numpy.typing as npt
 
 from kdcache.errors import DataError, UsageError
 from kdcache.scoring.rouge import KINDS, sentence_rouge, signature
+from kdcache.scoring.score_config import METRICS, RESAMPLES_MIN, bootstrap_seed
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Score as SacreScore
     from sacrebleu.metrics.base import Signature
 
-METRICS = ("bleu", "chrf", "ter", "rouge")
 NAMES = ("bleu", "chrf", "ter", *KINDS)
-RESAMPLES = 1_000
-RESAMPLES_MIN = 100
 PRECISION, RECALL, F1 = range(3)
 
 Floats = npt.NDArray[np.float64]
@@ -111,21 +108,6 @@ class Scorer:
 def as_estimate(result: Any) -> Estimate:
     """The result of a bootstrap of sacreBLEU's, as plain numbers."""
     return Estimate(float(result.score), float(result.mean - result.ci), float(result.mean + result.ci))
-
-
-def bootstrap_seed() -> int:
-    """The seed that sacreBLEU takes for its bootstrap: SACREBLEU_SEED in the environment, or 12345.
-
-    Raises:
-        UsageError: it is no whole number above 0. sacreBLEU takes 0 for "none" in one place and for 0 in another.
-    """
-    given = os.environ.get("SACREBLEU_SEED", "12345")
-    if not given.isdecimal() or int(given) < 1:
-        raise UsageError(
-            f"SACREBLEU_SEED must be a whole number above 0, not {given}: intervals and p-values must come out the "
-            "same again. Unset it for sacreBLEU's own, 12345."
-        )
-    return int(given)
 
 
 def check_resamples(resamples: int) -> None:
