@@ -1,4 +1,46 @@
-"""The cache: soft labels and both texts in sharded HDF5. docs/reference/format.md describes every byte.
+"""The cache: soft labels and both texts in sharded HDF5; docs/reference/format.md describes every byte.
 
-This room may import labels and what is below them; it loads no torch.
+This room may import labels and what is below them; it loads no torch. Public names are loaded when they are asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdcache.cache.audit import verify_shard
+    from kdcache.cache.number_encoding import Encoding
+    from kdcache.cache.plan import Plan
+    from kdcache.cache.reader import CacheReader, open_cache
+    from kdcache.cache.shard import ShardArrays
+    from kdcache.cache.shard_records import Manifest, ShardRecord
+    from kdcache.cache.writer import CacheWriter
+
+__all__ = [
+    "CacheReader",
+    "CacheWriter",
+    "Encoding",
+    "Manifest",
+    "Plan",
+    "ShardArrays",
+    "ShardRecord",
+    "open_cache",
+    "verify_shard",
+]
+_MODULE_OF = {
+    "CacheReader": "reader",
+    "CacheWriter": "writer",
+    "Encoding": "number_encoding",
+    "Manifest": "shard_records",
+    "Plan": "plan",
+    "ShardArrays": "shard",
+    "ShardRecord": "shard_records",
+    "open_cache": "reader",
+    "verify_shard": "audit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What needs only one module of this room, such as a command's help, must not wait for h5py.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -2,3 +2,8 @@
 
 This room may import the cache and what is below it.
 """
+
+from kdcache.cache.derived.merging import MergeConfig, merge
+from kdcache.cache.derived.transcoding import TranscodeConfig, transcode
+
+__all__ = ["MergeConfig", "TranscodeConfig", "merge", "transcode"]
