@@ -32,10 +32,10 @@ def _unknown(reader: CacheReader) -> int:
 
 
 def _compare_sums(arrays: ShardArrays, record: ShardRecord, unknown: int, plan: Plan) -> list[str]:
-    found, stored = asdict(arrays.sums(unknown, plan)), asdict(record.sums)
-    found["n_skipped"], stored["n_skipped"] = int((arrays.pairs.target_lengths == 0).sum()), record.n_skipped
-    wrong = [name for name, value in found.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
-    return [f"shard {record.index}: {name} is {found[name]}, its record says {stored[name]}." for name in wrong]
+    computed, stored = asdict(arrays.sums(unknown, plan)), asdict(record.sums)
+    computed["n_skipped"], stored["n_skipped"] = int((arrays.pairs.target_lengths == 0).sum()), record.n_skipped
+    wrong = [name for name, value in computed.items() if not math.isclose(value, stored[name], rel_tol=1e-9)]
+    return [f"shard {record.index}: {name} is {computed[name]}, its record says {stored[name]}." for name in wrong]
 
 
 def unexpected_files(reader: CacheReader) -> list[str]:

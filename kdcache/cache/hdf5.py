@@ -159,8 +159,8 @@ class Image:
             wanted, attribute = _attribute(value), file.attrs.get_id(name)
             good = attribute.shape == () and attribute.dtype == wanted.dtype
             require(good, self._place, f"attribute {name} is of type {attribute.dtype}, expected {wanted.dtype}")
-            found = file.attrs[name]
-            require(found == wanted, self._place, f"attribute {name} is {found!r}, expected {value!r}")
+            stored = file.attrs[name]
+            require(stored == wanted, self._place, f"attribute {name} is {stored!r}, expected {value!r}")
 
     def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
         link = file.get(name, getlink=True)
@@ -193,8 +193,10 @@ class Image:
         used = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
         require(used == FILTERS[filters], self._place, f"{name} has filters {used}, expected {FILTERS[filters]}")
         chunk_shape = _chunk_shape(shape, dtype)
-        found = properties.get_chunk()
-        require(found == chunk_shape, self._place, f"{name} has chunks of {found}, expected {chunk_shape}")
+        stored_shape = properties.get_chunk()
+        require(
+            stored_shape == chunk_shape, self._place, f"{name} has chunks of {stored_shape}, expected {chunk_shape}"
+        )
         starts = range(0, shape[0], chunk_shape[0])
         chunks = self._chunks(name, starts)
         if filters == "none":

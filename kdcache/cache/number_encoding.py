@@ -74,7 +74,7 @@ class Encoding:
         return _CODED[stored] if self.log_probs == "sqrt8" else stored.astype(np.float16, copy=False)
 
     def mass_tolerance(self, k: int, log_normalizer: float = 0.0) -> float:
-        """How far above 1 rounding can lift the probabilities of k words together.
+        """How far rounding can lift the sum of the probabilities of k words above 1.
 
         A step of δ·√(−log p) or δ·|log p| in each log-probability changes the sum by at most δ·√(log k) or δ·log k
         (Jensen); the rest is for terms of higher order. At a temperature T with log Z_T the step is δ·|log p|/T, and
@@ -85,7 +85,7 @@ class Encoding:
         return 2.0**-11 * (math.log(max(k, 2)) + abs(log_normalizer)) + 1e-3
 
     def half_step(self, log_probs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """How far at most what is stored may be from what was rounded, but for values below `least`: [...] to [...]."""
+        """The largest distance between a stored value and the value before rounding, above `least`: [...] to [...]."""
         half: npt.NDArray[np.float64] = np.spacing(np.abs(log_probs).astype(np.float16)).astype(np.float64) / 2
         if self.log_probs == "sqrt8":
             # |(√v ± δ/2)² - v| with the step δ of the codes; the codes' own values are float16.
@@ -94,11 +94,11 @@ class Encoding:
 
     @property
     def least(self) -> float:
-        """The least log-probability that is told from what lies below it."""
+        """The smallest log-probability that is stored apart from all smaller ones."""
         return -_LEAST if self.log_probs == "sqrt8" else -math.inf
 
     def rounding_error(self, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """What to expect of the total variation between what a teacher said and what was stored: [n, k] to [n].
+        """The expected total variation between a teacher's distributions and the stored ones: [n, k] to [n].
 
         The distributions are over the k words and the rest. A rounding error is taken to be uniform within half a
         step, so its mean size is a quarter of the step; that of the rest is the sum of all k.

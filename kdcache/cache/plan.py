@@ -42,12 +42,12 @@ class Plan:
         positions: how many positions the teacher has for source and target together.
         topk: words stored at each target position.
         passes: P; pass p masks target positions p, p+P, p+2P, ….
-        precision: of the matrix products in the forward pass, "float32" or "bfloat16".
+        precision: the precision of the matrix products in the forward pass, "float32" or "bfloat16".
         shard_pairs: pairs in a shard; the last may hold fewer.
         encoding: how numbers are stored.
         maskings: how many partitions of the target positions into passes were averaged, in probability.
         draws: words drawn from each distribution; 0: the k best are stored instead.
-        seed: of the partitions after the first, and of the draws; 0 where there are neither.
+        seed: the seed for the partitions after the first and for the draws; 0 where there are neither.
         temperatures: T at which log Z_T = log Σ_w p(w)^(1/T) is stored beside each distribution; rising, without 1.
         sources: the caches that this one was made from; none where a teacher was run.
     """
@@ -78,12 +78,12 @@ class Plan:
 
     @property
     def generations(self) -> int:
-        """How many caches stand in a row from a teacher to this one."""
+        """The length of the longest chain of caches from a teacher to this one."""
         return 1 + max((source.plan.generations for source in self.sources), default=0)
 
     @property
     def averaged(self) -> int:
-        """How many caches it, or one that it was made from, is the average of; 1 where it is none."""
+        """The number of caches that were averaged into this one or into an ancestor; 1 without an average."""
         return max((len(plan.sources) for plan in self.ancestry() if plan.sources), default=1)
 
     def ancestry(self) -> Iterator[Plan]:
@@ -115,7 +115,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SourceCache:
-    """A cache that another one was made from: its content, and how it was made in turn."""
+    """A cache from which another one was made: the hash over its records, and its own plan."""
 
     root: str
     plan: Plan
@@ -134,8 +134,8 @@ def read_plan(cache: Path) -> Plan:
     """
     path = cache / PLAN_FILE
     if not path.exists():
-        found = f"it has no {PLAN_FILE}" if cache.is_dir() else "there is no such folder"
-        raise CorruptError(f"{cache}: not a cache: {found}. Make one with kdcache dump-logits.")
+        problem = f"it has no {PLAN_FILE}" if cache.is_dir() else "there is no such folder"
+        raise CorruptError(f"{cache}: not a cache: {problem}. Make one with kdcache dump-logits.")
     return plan_of(read_json(path), str(path))
 
 
@@ -161,12 +161,12 @@ def plan_of(value: Any, place: str) -> Plan:
 
 
 def check_plan(plan: Plan, place: str) -> None:
-    """Raise CorruptError unless `plan`, and each that it was made from, can be carried out."""
+    """Raise CorruptError unless `plan` and the plans of all its ancestors can be carried out."""
     if plan.generations > GENERATIONS_MAX:
         raise CorruptError(f"{place}: made from more caches in a row than the {GENERATIONS_MAX} allowed.")
-    for one in plan.ancestry():
-        _check_names(one, place)
-        _check_numbers(one, place)
+    for ancestor in plan.ancestry():
+        _check_names(ancestor, place)
+        _check_numbers(ancestor, place)
 
 
 def _check_names(plan: Plan, place: str) -> None:
@@ -206,7 +206,7 @@ def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
         old, new = getattr(stored, field.name), getattr(given, field.name)
         if old != new:
             if field.name == "sources":
-                old, new = ([source.root for source in one] for one in (old, new))
+                old, new = ([source.root for source in sources] for sources in (old, new))
             raise MismatchError(
                 str(cache),
                 field.name,

@@ -96,7 +96,7 @@ class RemoteFiles(CacheFiles):
         data = None if self._copies is None else self._copies.get(record)
         if data is None:
             place = self.place_of(record.path)
-            data = self.fetch(record.path, record.bytes, lambda found: check_committed(found, record, place), pause)
+            data = self.fetch(record.path, record.bytes, lambda data: check_committed(data, record, place), pause)
             if self._copies is not None:
                 self._copies.put(record, data)
         return data

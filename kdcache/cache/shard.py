@@ -113,9 +113,9 @@ def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> Non
     require(_below(soft.token_ids, plan.vocabulary), place, f"topk_ids outside the vocabulary of {plan.vocabulary}")
     # By columns, and not in float16, all that follows is several times faster.
     ids, best = np.ascontiguousarray(soft.token_ids.T), np.ascontiguousarray(soft.log_probs.T).astype(np.float32)
-    own = arrays.target_log_prob.astype(np.float32)
+    written = arrays.target_log_prob.astype(np.float32)
     require(not _repeats(ids), place, "topk_ids name a word twice at one position")
-    _check_range(own, "target_log_prob", place)
+    _check_range(written, "target_log_prob", place)
     if plan.draws:
         _check_drawn(ids, best, plan, place)
         return
@@ -127,7 +127,7 @@ def check_arrays(arrays: ShardArrays, plan: Plan, index: int, place: str) -> Non
         place,
         f"the {plan.topk} best words hold a mass of {mass:.4f}, above 1",
     )
-    _check_written_word(arrays.pairs, ids, best, own, place)
+    _check_written_word(arrays.pairs, ids, best, written, place)
     _check_normalizers(soft.log_normalizers, best, plan, place)
 
 
@@ -151,16 +151,20 @@ def _check_drawn(ids: npt.NDArray[Any], shares: npt.NDArray[np.float32], plan: P
 
 
 def _check_normalizers(
-    found: npt.NDArray[np.float32] | None, best: npt.NDArray[np.float32], plan: Plan, place: str
+    normalizers: npt.NDArray[np.float32] | None, best: npt.NDArray[np.float32], plan: Plan, place: str
 ) -> None:
     """Log Z_T lies between 0 and (1 − 1/T)·log V, and the k words ([k, n]) hold no more than 1 at T."""
     n, n_temperatures = best.shape[1], len(plan.temperatures)
-    require((found is None) == (n_temperatures == 0), place, "log_normalizers where the plan has none, or none of them")
-    if found is None:
+    require(
+        (normalizers is None) == (n_temperatures == 0),
+        place,
+        "log_normalizers where the plan has none, or none of them",
+    )
+    if normalizers is None:
         return
-    require(found.shape == (n, n_temperatures), place, f"log_normalizers of shape {found.shape}")
+    require(normalizers.shape == (n, n_temperatures), place, f"log_normalizers of shape {normalizers.shape}")
     for column, temperature in enumerate(plan.temperatures):
-        values = found[:, column]
+        values = normalizers[:, column]
         ends = sorted((0.0, (1 - 1 / temperature) * math.log(plan.vocabulary)))
         slack = _NORMALIZER_SLACK * max(1.0, -ends[0], ends[1])
         # What is not a number fails both comparisons.
@@ -202,7 +206,7 @@ def _check_written_word(
     pairs: EncodedPairs,
     ids: npt.NDArray[Any],
     best: npt.NDArray[np.float32],
-    own: npt.NDArray[np.float32],
+    written: npt.NDArray[np.float32],
     place: str,
 ) -> None:
     """The written word's own log-probability must agree with its distribution, or the rows have slipped.
@@ -211,7 +215,7 @@ def _check_written_word(
     above the last of the k.
     """
     hit = ids == pairs.target_ids
-    wrong = np.where(hit.any(axis=0), (hit & (best != own)).any(axis=0), own > best[-1])
+    wrong = np.where(hit.any(axis=0), (hit & (best != written)).any(axis=0), written > best[-1])
     if wrong.any():
         pair = int(np.searchsorted(pairs.target_offsets, np.flatnonzero(wrong)[0], side="right")) - 1
         raise CorruptError(
@@ -240,7 +244,7 @@ def decode_shard(data: bytes, plan: Plan, index: int, place: str, record: ShardR
             require(counts == said, place, f"holds {counts} source and target tokens, its record says {said}")
         values = image.read(datasets(plan, stop - first, *counts), plan.encoding.filters)
     pairs = EncodedPairs(values["source_ids"], values["source_offsets"], values["target_ids"], values["target_offsets"])
-    own = plan.encoding.unpack(values["target_log_prob"])
-    arrays = ShardArrays(pairs, _unpacked(values, plan, place), own)
+    written = plan.encoding.unpack(values["target_log_prob"])
+    arrays = ShardArrays(pairs, _unpacked(values, plan, place), written)
     check_arrays(arrays, plan, index, place)
     return arrays

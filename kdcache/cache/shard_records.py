@@ -21,12 +21,12 @@ class Sums:
     """What a shard's target positions add up to, in float64, from the values as stored.
 
     Attributes:
-        mass: of the probability that the k words hold together; of words that were drawn, of their shares: 1 each.
-        known: of positions whose written word is among the k.
-        best: of positions whose written word is the first of the k.
-        surprise: of -log p of the written word, in nats.
-        unknown: of positions whose written word is the unknown token.
-        rounding: of the total variation that storing the k words is expected to cost; 0 of words that were drawn.
+        mass: the probability that the k words hold together; 1 for each position whose words were drawn.
+        known: the number of positions whose written word is among the k.
+        best: the number of positions whose written word is the first of the k.
+        surprise: -log p of the written word, in nats.
+        unknown: the number of positions whose written word is the unknown token.
+        rounding: the total variation that storing the k words is expected to cost; 0 for words that were drawn.
     """
 
     mass: float
@@ -106,9 +106,9 @@ def check_record(record: ShardRecord, plan: Plan, index: int, place: str) -> Non
     """Raise CorruptError unless `record` is one of shard `index` of this plan."""
     first, stop = plan.bounds(index)
     expected = (plan.fingerprint, index, shard_name(index), first, stop - first)
-    found = (record.plan, record.index, record.file, record.first_pair, record.n_pairs)
-    if found != expected:
-        raise CorruptError(f"{place}: this is not the record of shard {index} of this plan: {found} for {expected}.")
+    claimed = (record.plan, record.index, record.file, record.first_pair, record.n_pairs)
+    if claimed != expected:
+        raise CorruptError(f"{place}: this is not the record of shard {index} of this plan: {claimed} for {expected}.")
     if not is_sha256(record.sha256):
         raise CorruptError(f"{place}: sha256 {record.sha256!r}: a SHA-256 is 64 hexadecimal digits, in lower case.")
     check_counts(plan, index, record.n_source_tokens, record.n_targets, record.bytes, place)

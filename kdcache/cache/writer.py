@@ -193,10 +193,10 @@ class CacheWriter:
     def finalize(self) -> bool:
         """Write the manifest if every shard is committed; return whether the cache is complete."""
         records = [self.committed(index) for index in range(self.plan.n_shards)]
-        found = [record for record in records if record is not None]
-        if len(found) < len(records):
+        committed = [record for record in records if record is not None]
+        if len(committed) < len(records):
             return False
-        manifest = dataclasses.asdict(shard_records.make_manifest(self.plan, found))
+        manifest = dataclasses.asdict(shard_records.make_manifest(self.plan, committed))
         path = self.cache / schema.MANIFEST_FILE
         data = readable_json(manifest)
         reach("finalizing")

@@ -55,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that says who writes it, so that a stranger can tell whether it was abandoned."""
+    """A name beside `path` that says who writes it, so that others can tell whether it was abandoned."""
     return path.with_name(f"{_TEMPORARY}{path.name}~{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}")
 
 

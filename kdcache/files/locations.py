@@ -61,10 +61,10 @@ def parse_size(text: str, option: str) -> int:
     Raises:
         UsageError: it is no size.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise UsageError(f"{option} takes a size such as 500MB or 50GB, not {text}.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,13 @@ class Run:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what comes out."""
-    found = {"kdcache": kdcache.__version__, "python": platform.python_version()}
+    packages = {"kdcache": kdcache.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            packages[package] = "absent"
+    return packages
 
 
 def _now() -> str:
@@ -146,7 +146,9 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     remedy = "Repeat the first command exactly to continue it, or choose another output."
     if before.get("command") != now["command"]:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
-    old, new = (fixed_settings(one["config"]) | _flat({"inputs": one.get("inputs", {})}) for one in (before, now))
+    old, new = (
+        fixed_settings(content["config"]) | _flat({"inputs": content.get("inputs", {})}) for content in (before, now)
+    )
     for field in sorted(old.keys() | new.keys()):
         if old.get(field) != new.get(field):
             raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
@@ -184,7 +186,7 @@ class _LogFile(logging.FileHandler):
 def write_log_to(path: Path) -> None:
     """Send everything that is logged, libraries' warnings included, to the end of `path`, and no longer elsewhere."""
     root = logging.getLogger()
-    for before in [one for one in root.handlers if isinstance(one, _LogFile)]:
+    for before in [handler for handler in root.handlers if isinstance(handler, _LogFile)]:
         root.removeHandler(before)
         before.close()
     handler = _LogFile(path, encoding="utf-8", delay=True)

@@ -131,12 +131,12 @@ class Corpus:
                 if None in lines:
                     self._check_counts(index, lines, readers)
                     return
-                found = cast(list[bytes], lines)
+                raw = cast(list[bytes], lines)
                 if index % INDEX_EVERY == 0:
                     for starts, offset in zip(self._starts, offsets, strict=True):
                         starts.append(offset)
-                offsets = [offset + len(line) for offset, line in zip(offsets, found, strict=True)]
-                yield tuple(strip_line(line, index == 0) for line in found)
+                offsets = [offset + len(line) for offset, line in zip(offsets, raw, strict=True)]
+                yield tuple(strip_line(line, index == 0) for line in raw)
         finally:
             close_all(handles)
 

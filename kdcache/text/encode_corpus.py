@@ -53,12 +53,12 @@ def _spelled(pairs: EncodedPairs, special: SpecialIds) -> npt.NDArray[np.bool_]:
     """
     reserved = (special.pad, special.mask, special.start, special.end)
     extra = np.zeros(pairs.n_pairs, dtype=np.bool_)
-    for ids, offsets, own in (
+    for ids, offsets, expected in (
         (pairs.source_ids, pairs.source_offsets, 2),
         (pairs.target_ids, pairs.target_offsets, 1),
     ):
         places = np.flatnonzero(np.isin(ids, reserved))
-        extra |= np.diff(np.searchsorted(places, offsets)) > own
+        extra |= np.diff(np.searchsorted(places, offsets)) > expected
     return extra
 
 

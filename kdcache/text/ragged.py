@@ -38,8 +38,8 @@ def positions(offsets: Ints, chosen: npt.NDArray[np.integer]) -> Ints:
 
 def from_lists(lists: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], Ints]:
     """Flat int32 array and offsets of Python lists."""
-    offsets = offsets_of([len(one) for one in lists])
-    flat = np.fromiter((item for one in lists for item in one), dtype=np.int32, count=int(offsets[-1]))
+    offsets = offsets_of([len(items) for items in lists])
+    flat = np.fromiter((item for items in lists for item in items), dtype=np.int32, count=int(offsets[-1]))
     return flat, offsets
 
 

@@ -40,8 +40,8 @@ class TextReport:
     valid_pairs: int = 0
 
     def lines(self) -> list[str]:
-        """Sentences for the reader, one a finding."""
-        found = [f"{self.pairs:,} training pairs"]
+        """Sentences for the reader, one for each finding."""
+        sentences = [f"{self.pairs:,} training pairs"]
         for count, what, total, whole in (
             (self.skipped, "pairs were skipped because they cannot be used", self.pairs + self.skipped, "all pairs"),
             (self.duplicates, "pairs are repetitions of earlier ones", self.pairs, "the training pairs"),
@@ -54,8 +54,8 @@ class TextReport:
             ),
         ):
             if count:
-                found.append(f"{count:,} {what} ({100 * count / max(1, total):.1f} % of {whole})")
-        return found
+                sentences.append(f"{count:,} {what} ({100 * count / max(1, total):.1f} % of {whole})")
+        return sentences
 
 
 def examine(corpus: Corpus, valid: Corpus | None) -> TextReport:
@@ -103,7 +103,7 @@ def _side_warnings(tokenizer: Tokenizer, side: str, texts: list[str]) -> list[st
                 f"The tokenizer drops {what}: the {side} text has {before:,} such letters in {len(texts):,} lines, "
                 f"{after:,} are left." + (" No output can have them, which caps every score." * (side == "target"))
             )
-    ids = [one for line in tokenizer.encode(texts) for one in line]
+    ids = [token for line in tokenizer.encode(texts) for token in line]
     unknown = ids.count(tokenizer.special.unk) / max(1, len(ids))
     if unknown > UNKNOWN_SHARE:
         warnings.append(f"{100 * unknown:.1f} % of the {side} pieces are unknown to the tokenizer.")

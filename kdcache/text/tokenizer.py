@@ -105,7 +105,7 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
-        return [one.ids for one in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as a student or teacher reads it: start token, text, end token."""
@@ -137,10 +137,10 @@ class Tokenizer:
     def _special_ids(self) -> SpecialIds:
         ids: dict[str, int] = {}
         for name, text in self.names.items():
-            found = self.backend.token_to_id(text)
-            if found is None:
+            number = self.backend.token_to_id(text)
+            if number is None:
                 raise ModelError(f"The special token {text} has no id in the tokenizer.")
-            ids[name] = found
+            ids[name] = number
         start, end = ids["cls_token"], ids["sep_token"]
         return SpecialIds(ids["pad_token"], ids["unk_token"], ids["mask_token"], start, end, self._joint(start, end))
 

@@ -80,7 +80,7 @@ def _usage(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[npt.NDArray[np.i
 
 def _unknown_words(tokenizer: Tokenizer, line: str) -> set[str]:
     encoding = tokenizer.backend.encode(line, add_special_tokens=False)
-    spans = [span for one, span in zip(encoding.ids, encoding.offsets, strict=True) if one == tokenizer.special.unk]
+    spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token == tokenizer.special.unk]
     return {word for start, stop in spans for word in words(tokenizer, line[start:stop])}
 
 
@@ -95,18 +95,18 @@ def matched_before_failure(word: str, tokenizer: Tokenizer) -> list[str]:
     """The pieces that greedy longest-match-first finds in `word`, up to its end or to where nothing matches."""
     model = tokenizer.definition["model"]
     vocabulary, prefix = model["vocab"], _prefix(tokenizer)
-    found: list[str] = []
+    pieces: list[str] = []
     start = 0
     if len(word) > model.get("max_input_chars_per_word", _WORD_CHARACTERS):
-        return found
+        return pieces
     while start < len(word):
         lead = prefix if start else ""
         stop = next((end for end in range(len(word), start, -1) if lead + word[start:end] in vocabulary), None)
         if stop is None:
             break
-        found.append(lead + word[start:stop])
+        pieces.append(lead + word[start:stop])
         start = stop
-    return found
+    return pieces
 
 
 def _prefix(tokenizer: Tokenizer) -> str:

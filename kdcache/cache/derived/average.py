@@ -29,13 +29,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class MassBalance:
-    """Where the mass of the averages is, summed over target positions.
+    """Where the probability mass of the averages is, summed over target positions.
 
     Attributes:
         positions: how many.
         kept: known parts of the words that are stored.
         cut: known parts of words that are not.
-        tails: what no source says anything about but its amount.
+        tails: mass of which the sources state only the amount, not the words.
         missed: how much of `tails` may belong to words that are stored, at most.
         skipped: pairs that only some of the sources skipped; they are skipped here.
     """
@@ -66,14 +66,14 @@ class MassBalance:
 
 
 def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.NDArray[np.float16], MassBalance]:
-    """The `plan.topk` words with the largest known parts, the written word's own, and where the mass is.
+    """The `plan.topk` words with the largest known parts, the written word's known part, and the mass balance.
 
     The sources `parts` hold the same pairs; values are rounded as `plan` stores them. Words with the same known part
     stand in the order of their ids.
     """
     n, k = parts[0].pairs.n_targets, plan.topk
     ids = np.zeros((n, k), dtype=plan.encoding.ids)
-    log_probs, own = np.zeros((n, k), dtype=np.float16), np.zeros(n, dtype=np.float16)
+    log_probs, written = np.zeros((n, k), dtype=np.float16), np.zeros(n, dtype=np.float16)
     sums = []
     for rows in _runs(n, sum(part.soft.k + 1 for part in parts)):
         heads = [(part.soft.token_ids[rows], part.soft.log_probs[rows], part.target_log_prob[rows]) for part in parts]
@@ -81,9 +81,9 @@ def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.N
         order = table.best(k)
         ids[rows] = np.take_along_axis(table.ids, order, axis=1)
         log_probs[rows] = plan.encoding.round(np.take_along_axis(table.known, order, axis=1))
-        own[rows] = plan.encoding.round(table.written)
+        written[rows] = plan.encoding.round(table.written)
         sums.append(table.mass_balance(order))
-    return SoftLabels(ids, log_probs), own, MassBalance.total(sums)
+    return SoftLabels(ids, log_probs), written, MassBalance.total(sums)
 
 
 def _runs(n: int, cells: int) -> Iterator[slice]:
@@ -115,13 +115,13 @@ class _Table:
         place = (self.ids < self._targets).sum(axis=1, keepdims=True)
         self.written: Floats = np.take_along_axis(self.known, place, axis=1)[:, 0]
 
-    def _cells_of(self, m: int, ids: Any, log_probs: Any, own: Any) -> tuple[Any, Floats, Any]:
+    def _cells_of(self, m: int, ids: Any, log_probs: Any, written: Any) -> tuple[Any, Floats, Any]:
         """The words of one head but the written one, which is known to all sources and gets a cell of its own."""
         is_written = ids == self._targets
         words = np.where(is_written, self._vocabulary, ids.astype(np.int64))
         values = np.where(is_written, -np.inf, log_probs.astype(np.float64))
         cells = np.concatenate([words, self._targets], axis=1)
-        return cells, np.concatenate([values, own.astype(np.float64)[:, None]], axis=1), np.full(cells.shape[1], m)
+        return cells, np.concatenate([values, written.astype(np.float64)[:, None]], axis=1), np.full(cells.shape[1], m)
 
     def _fold(self, values: Floats) -> Floats:
         first = np.ones(self.ids.shape, dtype=bool)
@@ -140,7 +140,7 @@ class _Table:
         return np.argsort(-self.known, axis=1, kind="stable")[:, :k]
 
     def mass_balance(self, order: npt.NDArray[np.intp]) -> MassBalance:
-        """Where the mass is if the words at `order` [n, k] are stored."""
+        """The mass balance if the words at `order` [n, k] are stored."""
         n, k = order.shape
         known = np.exp(self.known)
         kept = np.take_along_axis(known, order, axis=1).sum(axis=1)
@@ -151,9 +151,9 @@ class _Table:
         firsts = np.maximum.accumulate(np.where(self._first, columns, 0), axis=1)
         is_kept = np.take_along_axis(is_kept, firsts, axis=1)
         tails, missed = np.zeros(n), np.zeros(n)
-        for m, (ids, log_probs, own) in enumerate(self._heads):
+        for m, (ids, log_probs, written) in enumerate(self._heads):
             head = np.exp(log_probs.astype(np.float64))
-            apart = np.where((ids == self._targets).any(axis=1), 0.0, np.exp(own.astype(np.float64)))
+            apart = np.where((ids == self._targets).any(axis=1), 0.0, np.exp(written.astype(np.float64)))
             left = np.maximum(0.0, 1 - head.sum(axis=1) - apart)
             unknown = k - (is_kept & (self._owners == m)).sum(axis=1)
             tails += left / len(self._heads)

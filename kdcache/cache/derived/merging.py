@@ -78,9 +78,9 @@ class Merging(ShardMaker):
         skipped, some = _skipped(parts)
         kept = [take(part, np.flatnonzero(~skipped)) for part in parts]
         self._check_words(kept, np.flatnonzero(~skipped) + self.plan.bounds(index)[0])
-        topk, own, mass_balance = average(kept, self.plan)
+        soft, written, mass_balance = average(kept, self.plan)
         self._mass_balances[index] = dataclasses.replace(mass_balance, skipped=some)
-        return ShardArrays(parts[0].pairs.without(skipped), topk, own)
+        return ShardArrays(parts[0].pairs.without(skipped), soft, written)
 
     def _check_words(self, parts: Sequence[ShardArrays], numbers: npt.NDArray[np.integer]) -> None:
         for part, reader in zip(parts[1:], self._readers[1:], strict=True):
@@ -97,7 +97,7 @@ class Merging(ShardMaker):
         return [index for index in range(self.plan.n_shards) if index not in self._mass_balances]
 
     def result(self) -> dict[str, Any]:
-        """Where the mass is, over all shards."""
+        """The mean masses over all shards."""
         total = MassBalance.total([self._mass_balances[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
 
