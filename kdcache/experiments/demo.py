@@ -41,10 +41,10 @@ class DemoConfig:
     """How long the demo trains.
 
     Attributes:
-        pairs: training pairs that are used.
+        pairs: number of training pairs.
         teacher_steps, student_steps: optimizer steps of the teacher and of each student.
-        alpha: weight of the hard labels where there are soft ones.
-        seed: of the students.
+        alpha: weight of the hard labels for the student that has soft labels.
+        seed: seed of both students.
     """
 
     pairs: int = 2_000
@@ -68,9 +68,9 @@ def corpus_folder() -> Path:
 
 
 def run_demo(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -> list[Difference]:
-    """Make a teacher from nothing, its cache and both students, and compare them; run again, it continues.
+    """Make a teacher from nothing, its cache and both students, and compare these; a second run continues the first.
 
-    `set_up` is called at the start of each further process, with whether it shall be quiet.
+    `set_up` is called at the start of each further process; its argument says whether that process shall be quiet.
     """
     log.info("1 of 4: a teacher from nothing, %s steps.", f"{config.teacher_steps:,}")
     copy_text(folder, config)
@@ -111,12 +111,12 @@ def make_teacher(folder: Path, config: DemoConfig) -> None:
 
 
 def make_cache(folder: Path) -> None:
-    """Dump what the teacher in `folder` says into a cache beside it."""
+    """Dump the predictions of the teacher in `folder` into a cache beside it."""
     dump(DumpConfig(str(folder / "teacher"), _text(folder, "train"), shard_pairs=512), folder / "cache")
 
 
 def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -> Path:
-    """Train a student from the cache in `folder` into `output`; return the file of what it writes for the test text."""
+    """Train a student from the cache in `folder` into `output`; return the file of its test outputs."""
     steps, rate = config.student_steps, default_rate("transformer", "tiny", "linear")
     training = TrainingConfig(rate, "linear", TOKENS, max_steps=steps, seed=config.seed, valid_every=max(1, steps // 4))
     objective, valid = ObjectiveConfig(alpha=alpha), _text(folder, "valid")
@@ -127,8 +127,8 @@ def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -
 
 
 def _make_students(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -> list[Path]:
-    """Train both students side by side, each in a process of its own; the first one shows how far both are."""
-    # A child has no share in the parent's threads and handles: the only safe way beside PyTorch.
+    """Train both students side by side, each in a process of its own; only the first shows its progress."""
+    # A spawned process shares no threads and handles with its parent, which forking would break PyTorch with.
     context = multiprocessing.get_context("spawn")
     with stop_on_signals(), ProcessPoolExecutor(2, context) as pool:
         futures = [
@@ -155,9 +155,10 @@ def compare_outputs(folder: Path, soft: Path, hard: Path) -> list[Difference]:
 def results_table(differences: list[Difference]) -> str:
     """Both students' scores, their difference and its interval."""
     rows = [("metric", "without", "with soft labels", "difference", "95 % interval")]
-    for one in differences:
-        interval = f"{one.low:+.2f} to {one.high:+.2f}"
-        rows.append((one.name, f"{one.baseline:.2f}", f"{one.system:.2f}", f"{one.difference:+.2f}", interval))
+    for result in differences:
+        interval = f"{result.low:+.2f} to {result.high:+.2f}"
+        scores = (f"{result.baseline:.2f}", f"{result.system:.2f}", f"{result.difference:+.2f}")
+        rows.append((result.name, *scores, interval))
     return tables.table(rows)
 
 
@@ -188,7 +189,6 @@ cache/               what it says at every target position
 *.txt                what the students wrote for the test text; *.txt.run.json how
 */run.json           configuration, versions and result of each run; */kdcache.log what it said
 */metrics.jsonl      loss, accuracy and learning rate along the way; kdcache curves draws them
-*/tensorboard/       the same for TensorBoard, where that is installed
 
 Things to try:
 

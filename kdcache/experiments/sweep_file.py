@@ -28,7 +28,7 @@ ONLY_RUN = "run"
 _NAME_MAX = 120
 _SECTIONS = ("base", "grid", "test")
 _TOP = ("output", "baseline", *_SECTIONS, "arms")
-# A file's name may follow a run's name and a dot: it must not look like the rest of a number.
+# The name of a text follows a run's name and a dot in names of files, so it must not look like the rest of a number.
 _TEST_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 # What a test set may set besides its files and metrics, and an example of each.
 _SEARCH_KEYS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -43,9 +43,9 @@ class ScoredText:
     """A text that every student translates.
 
     Attributes:
-        name: short, for tables and names of files.
-        source: file with one sentence a line.
-        references: one or more files beside it.
+        name: a short name for tables and files.
+        source: a file with one sentence a line.
+        references: one or more files with as many lines.
         metrics: as for `kdcache.scoring.score_corpus.score_corpus`.
         lowercase: whether case is ignored.
         beam_size, length_penalty: as in `GenerateConfig`.
@@ -58,10 +58,6 @@ class ScoredText:
     lowercase: bool = False
     beam_size: int = 4
     length_penalty: float = 1.0
-
-    def column(self, metric: str) -> str:
-        """The column of the table that holds a metric's scores on this text."""
-        return f"{self.name} {metric}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class Student:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep. Paths in its file are relative to the file's folder, in which everything runs.
+    """A sweep, whose paths are relative to the folder of its file, in which everything runs.
 
     Attributes:
         file: the file itself.

@@ -35,22 +35,22 @@ def find_folders(sweep: Sweep, checker: Checker) -> tuple[Sweep, int]:
     records = {path.parent.name: read_record(path) for path in sorted(sweep.output.glob(f"*/{RUN_FILE}"))}
     trained = {name: record for name, record in records.items() if record.get("command") == "student-train"}
     named = {student.name for student in sweep.students}
-    free = {name: record for name, record in trained.items() if name not in named}
+    unclaimed = {name: record for name, record in trained.items() if name not in named}
     placed = []
     for student in sweep.students:
         name = student.name
         if name not in trained:
             wanted = recorded(student.config)
-            fitting = [other for other, record in free.items() if checker.same(record, student.config)]
+            fitting = [other for other, record in unclaimed.items() if checker.same(record, student.config)]
             # Of several runs that could be continued, the one whose record differs in nothing is taken.
-            name = next((other for other in fitting if free[other]["config"] == wanted), next(iter(fitting), name))
-            free.pop(name, None)
+            name = next((other for other in fitting if unclaimed[other]["config"] == wanted), next(iter(fitting), name))
+            unclaimed.pop(name, None)
         placed.append(dataclasses.replace(student, folder=sweep.output / name))
-    return dataclasses.replace(sweep, students=tuple(placed)), len(free)
+    return dataclasses.replace(sweep, students=tuple(placed)), len(unclaimed)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's record; an empty one if there is no sound one, which its command will complain about."""
+    """A run's record, or an empty one if it is damaged: the command that needs it says what is wrong."""
     try:
         record = read_json(path)
     except CorruptError:

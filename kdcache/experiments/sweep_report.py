@@ -161,7 +161,7 @@ def _facts(student: Student, outcome: Outcome | None) -> str:
 
 def _validation_losses(folder: Path) -> dict[int, float]:
     try:
-        return dict(read_curves([folder], VALIDATION_LOSS)[0].known)
+        return dict(read_curves([folder], VALIDATION_LOSS)[0].finite)
     except (DataError, UsageError):
         return {}  # no validation text, or none validated yet
 

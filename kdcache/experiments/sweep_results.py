@@ -35,14 +35,14 @@ class Outcome:
     """A finished run, as `results.json` has it.
 
     Attributes:
-        name, row, seed, settings: of the run.
+        name, row, seed, settings: those of the run.
         folder: the name of its folder.
         command: the command that trains it.
         exported_steps: the steps whose parameters, or their mean, the student has.
         valid_nll: validation loss of what was exported, in nats a target, or None.
         scores: for each text the scores of `score_corpus`, as JSON.
         cache: root hash of the cache; `student`: SHA-256 of the student's weights.
-        seconds: of its training, without what was trained before an interruption.
+        seconds: how long its training took, since the last interruption.
     """
 
     name: str
@@ -62,7 +62,12 @@ class Outcome:
     def values(self) -> dict[str, float]:
         """The validation loss and all scores, by column of the table."""
         loss = {} if self.valid_nll is None else {VALIDATION: self.valid_nll}
-        return loss | {f"{text} {one['name']}": one["value"] for text, scores in self.scores.items() for one in scores}
+        return loss | {f"{text} {score['name']}": score["value"] for text, score in self.named_scores}
+
+    @property
+    def named_scores(self) -> list[tuple[str, dict[str, Any]]]:
+        """All scores, each with the name of its text."""
+        return [(text, score) for text, scores in self.scores.items() for score in scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,9 @@ class Contrast:
 
     Attributes:
         row, column: which value is compared.
-        spread: of the differences, row - baseline, between runs of the same seed.
-        p_value: of the paired bootstrap test on the outputs of all these seeds, one behind the other; None where
-            there is no such test.
+        spread: the differences, row - baseline, between runs of the same seed.
+        p_value: that of the paired bootstrap test on the joined outputs of all these seeds; None if the metric has no
+            such test.
     """
 
     row: str
@@ -143,7 +148,7 @@ def _outcome(student: Student, texts: Sequence[ScoredText]) -> Outcome:
 
 
 def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
-    """The scores of a text, from the file beside the run's folder if they were made of the same texts alike."""
+    """The scores of a text, from the file beside the run's folder if the same was scored in the same way."""
     hypotheses, kept = student.hypotheses(text), student.beside(f"{text.name}.json")
     made_of = {
         "hypotheses": file_sha256(hypotheses),
@@ -181,7 +186,7 @@ def contrasts(outcomes: Sequence[Outcome], sweep: Sweep, stop: StopRequest) -> l
         StoppedError: a signal asked to stop.
     """
     base = {outcome.seed: outcome for outcome in outcomes if outcome.row == sweep.baseline}
-    found = []
+    differences = []
     for row in dict.fromkeys(outcome.row for outcome in outcomes if outcome.row != sweep.baseline):
         pairs = [(new, base[new.seed]) for new in outcomes if new.row == row and new.seed in base]
         for column in dict.fromkeys(column for pair in pairs for outcome in pair for column in outcome.values):
@@ -189,8 +194,8 @@ def contrasts(outcomes: Sequence[Outcome], sweep: Sweep, stop: StopRequest) -> l
             both = [pair for pair in pairs if all(column in outcome.values for outcome in pair)]
             if both:
                 spread = Spread.of([new.values[column] - old.values[column] for new, old in both])
-                found.append(Contrast(row, column, spread, _p_value(column, both, sweep)))
-    return found
+                differences.append(Contrast(row, column, spread, _p_value(column, both, sweep)))
+    return differences
 
 
 def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], sweep: Sweep) -> float | None:
@@ -213,7 +218,7 @@ def value_rows(sweep: Sweep, outcomes: Sequence[Outcome]) -> Rows:
     """The table of means and standard deviations; the first row is the header."""
     table = spreads(outcomes)
     columns = list(dict.fromkeys(column for values in table.values() for column in values))
-    planned, finished = (Counter(one.row for one in runs) for runs in (sweep.students, outcomes))
+    planned, finished = (Counter(run.row for run in runs) for runs in (sweep.students, outcomes))
     rows: Rows = [("settings", "seeds", *map(heading, columns))]
     for row in sweep.rows:
         seeds = f"{planned[row]}" if finished[row] == planned[row] else f"{finished[row]} of {planned[row]}"
@@ -225,9 +230,10 @@ def value_rows(sweep: Sweep, outcomes: Sequence[Outcome]) -> Rows:
 def contrast_rows(differences: Sequence[Contrast]) -> Rows:
     """The table of differences to the baseline; the first row is the header."""
     rows: Rows = [("settings", "metric", "difference", "seeds", "p")]
-    for one in differences:
-        p_value = EMPTY if one.p_value is None else f"{one.p_value:.3f}"
-        rows.append((one.row, heading(one.column), one.spread.text(one.column, "+"), f"{one.spread.n}", p_value))
+    for contrast in differences:
+        p_value = EMPTY if contrast.p_value is None else f"{contrast.p_value:.3f}"
+        difference = contrast.spread.text(contrast.column, "+")
+        rows.append((contrast.row, heading(contrast.column), difference, f"{contrast.spread.n}", p_value))
     return rows
 
 
@@ -254,9 +260,7 @@ def notes(outcomes: Sequence[Outcome], baseline: str | None) -> list[str]:
             "several seeds for one sentence as independent, which makes it rather too small; the deviation of the "
             "difference says what the seed does."
         )
-    columns: dict[str, dict[str, None]] = {}
-    for outcome in outcomes:
-        for text, scores in outcome.scores.items():
-            for score in scores:
-                columns.setdefault(score["signature"], {})[f"{text} {score['name']}"] = None
-    return [*sentences, *(f"{', '.join(names)}: {signature}" for signature, names in columns.items())]
+    signatures: dict[str, dict[str, None]] = {}
+    for text, score in (pair for outcome in outcomes for pair in outcome.named_scores):
+        signatures.setdefault(score["signature"], {})[f"{text} {score['name']}"] = None
+    return [*sentences, *(f"{', '.join(columns)}: {signature}" for signature, columns in signatures.items())]

@@ -1,4 +1,4 @@
-"""The curves of training runs, read from `metrics.jsonl` as if a stranger had written it."""
+"""The curves of training runs, read from `metrics.jsonl`, whose content is not trusted."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Curve:
     """One metric of one run.
 
     Attributes:
-        name: the run's, for a legend.
-        metric: the metric's, as in `metrics.jsonl`.
-        points: optimizer step (from 1, rising) and value; None where the value was not finite. One value is finite.
+        name: name of the run, for a legend.
+        metric: name of the metric, as in `metrics.jsonl`.
+        points: optimizer step (from 1, rising) and value, None where it was not finite; at least one value is finite.
     """
 
     name: str
@@ -44,19 +44,19 @@ class Curve:
     points: Points
 
     @property
-    def known(self) -> list[tuple[int, float]]:
+    def finite(self) -> list[tuple[int, float]]:
         """The points whose value is finite."""
         return [(step, value) for step, value in self.points if value is not None]
 
     @property
     def best(self) -> tuple[int, float]:
-        """Step and value of the lowest point, of the highest where more is better; the first of equal ones."""
+        """Step and value of the lowest point, or of the highest if more is better; the first of equal ones."""
         sign = -1 if self.metric in _HIGHER_IS_BETTER else 1
-        return min(self.known, key=lambda point: sign * point[1])
+        return min(self.finite, key=lambda point: sign * point[1])
 
     @property
     def title(self) -> str:
-        """What the values are, with their unit."""
+        """The name of the metric for people, with its unit."""
         return _TITLES.get(self.metric, self.metric)
 
 
@@ -78,7 +78,7 @@ def read_curves(folders: Sequence[Path], metric: str | None = None) -> list[Curv
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Names of the folders; whole paths where these would not tell the runs apart."""
+    """The names of the folders, or their whole paths if two names are the same."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
@@ -113,7 +113,7 @@ def _read_run(path: Path) -> dict[str, dict[int, float | None]]:
 
 
 def _lines(path: Path) -> list[tuple[str, bytes]]:
-    """Place and content of each line, less a torn last one: a run may be writing it, or died while it did."""
+    """Place and content of each line; a torn last line is left out, since a run may be writing it or died doing so."""
     if path.is_symlink() or not path.is_file():
         raise DataError(f"{path}: no such file. Give folders that teacher-train or student-train wrote.")
     try:

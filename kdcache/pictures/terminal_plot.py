@@ -20,10 +20,10 @@ def plot(curves: Sequence[Curve], width: int) -> str:
 
     Curves that share a cell show their markers in turns.
     """
-    values = [value for curve in curves for _, value in curve.known]
+    values = [value for curve in curves for _, value in curve.finite]
     down = Axis(ticks(min(values), max(values)), _ROWS)
     margin = max(map(len, down.labels()))
-    steps = [step for curve in curves for step, _ in curve.known]
+    steps = [step for curve in curves for step, _ in curve.finite]
     across = Axis(ticks(0, max(steps)), max(_COLUMNS_MIN, width - margin - 2))
     cells: dict[tuple[int, int], list[str]] = {}
     for marker, curve in zip(MARKERS, curves, strict=False):
@@ -39,7 +39,7 @@ def plot(curves: Sequence[Curve], width: int) -> str:
 
 
 def _cells(curve: Curve, across: Axis, down: Axis) -> Iterator[tuple[int, int]]:
-    """Columns and rows (from the bottom) of the points and of straight lines between neighbours that are both known."""
+    """Columns and rows (from the bottom) of points, and of straight lines between neighbours that are both finite."""
     places = [None if value is None else (across.cell(step), down.cell(value)) for step, value in curve.points]
     yield from (place for place in places if place is not None)
     for start, end in itertools.pairwise(places):
@@ -62,13 +62,13 @@ def _foot(across: Axis, margin: int) -> list[str]:
 
 
 def summary(curves: Sequence[Curve], width: int) -> str:
-    """Legend and table: marker and name, how many points, the best value and its step, the last."""
+    """Legend and table: marker and name, number of points, and the best and the last value with their steps."""
     rows = [("run", "points", "best", "at step", "last", "at step")]
     room = max(12, width - 55)
     for marker, curve in zip(MARKERS, curves, strict=False):
         name = curve.name if len(curve.name) <= room else "…" + curve.name[1 - room :]
-        pairs = [(f"{value:.4g}", f"{step:,}") for step, value in (curve.best, curve.known[-1])]
-        rows.append((f"{marker} {name}", f"{len(curve.known):,}", *pairs[0], *pairs[1]))
+        pairs = [(f"{value:.4g}", f"{step:,}") for step, value in (curve.best, curve.finite[-1])]
+        rows.append((f"{marker} {name}", f"{len(curve.finite):,}", *pairs[0], *pairs[1]))
     return tables.table(rows)
 
 

@@ -43,7 +43,7 @@ def renamed(one: tuple[Student, Outcome], text: str) -> tuple[Student, Outcome]:
 
 def curves_of(students: list[Student]) -> dict[str, list[tuple[int, float]]]:
     """The mean curves of the students' rows."""
-    return mean_curves([(one.row, dict(read_curves([one.folder], "valid_nll")[0].known)) for one in students])
+    return mean_curves([(one.row, dict(read_curves([one.folder], "valid_nll")[0].finite)) for one in students])
 
 
 def test_the_page_has_everything(students: list[Student], outcomes: list[Outcome]) -> None:
