@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.peers_arms import Work, configured, eole_settings
 from benchmarks.peers_setup import environment, material_of, pieces
 from benchmarks.report import publish
+from kdcache.scoring.score_config import MetricSettings
 from kdcache.scoring.score_corpus import score_corpus
 from kdcache.student.student_config import SIZES
 from kdcache.text.lines import read_sentences
@@ -52,7 +53,9 @@ def run(options: argparse.Namespace) -> None:
         name = Path(source).stem
         hypotheses = _translate(python, work, home, Path(source), options)
         (home / f"{name}.txt").write_text("".join(f"{line}\n" for line in hypotheses), encoding="utf-8")
-        for one in score_corpus(hypotheses, [read_sentences(Path(reference))], _METRICS, lowercase=True):
+        for one in score_corpus(
+            hypotheses, [read_sentences(Path(reference))], _METRICS, MetricSettings(lowercase=True)
+        ):
             rows.append((name, one.name, f"{one.value:.2f}", one.signature))
             figures[f"{name}_{one.name}"] = one.value
     publish(rows, figures)

@@ -116,7 +116,7 @@ def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | No
     if json_file is not None:
         replace_file(json_file, found.content())
     if sentence_file is not None:
-        scores = sentence_scores(hypotheses, task.reference_sentences, config.metric, lowercase=config.lowercase)
+        scores = sentence_scores(hypotheses, task.reference_sentences, config.metric, config.settings)
         write = as_jsonl if sentence_file.suffix == ".jsonl" else as_tsv
         replace_file(sentence_file, write(hypotheses, scores))
     for run in runs:

@@ -17,7 +17,7 @@ from kdcache.files.atomic import file_sha256, replace_file
 from kdcache.files.run_records import RUN_FILE, versions
 from kdcache.files.strict_json import read_json, readable_json
 from kdcache.process.signals import StopRequest
-from kdcache.scoring.score_config import RESAMPLES, bootstrap_seed
+from kdcache.scoring.score_config import RESAMPLES, MetricSettings, bootstrap_seed
 from kdcache.scoring.score_corpus import compare, score_corpus
 from kdcache.student.fingerprints import WEIGHTS_FILE
 from kdcache.text.lines import read_sentences
@@ -163,7 +163,7 @@ def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
     if isinstance(before, dict) and before.get("made_of") == made_of and isinstance(before.get("scores"), list):
         return list(before["scores"])
     references = [read_sentences(Path(path)) for path in text.references]
-    scores = score_corpus(read_sentences(hypotheses), references, text.metrics, lowercase=text.lowercase)
+    scores = score_corpus(read_sentences(hypotheses), references, text.metrics, MetricSettings(text.lowercase))
     content = [dataclasses.asdict(score) for score in scores]
     replace_file(kept, readable_json({"made_of": made_of, "scores": content}))
     return content
@@ -209,7 +209,7 @@ def _p_value(column: str, pairs: Sequence[tuple[Outcome, Outcome]], sweep: Sweep
     )
     references = [read_sentences(Path(path)) * len(pairs) for path in text.references]
     try:
-        return compare(new, old, references, metric, lowercase=text.lowercase).p_value
+        return compare(new, old, references, metric, MetricSettings(text.lowercase)).p_value
     except UsageError:
         return None  # a metric without such a test
 

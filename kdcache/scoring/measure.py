@@ -103,7 +103,7 @@ def measure(task: ScoreTask) -> tuple[ScoreFile, list[str]]:
         StoppedError: a signal asked to stop.
     """
     config, resamples = task.config, task.config.resamples
-    scorers = make_scorers(config.metric, task.reference_sentences, config.lowercase)
+    scorers = make_scorers(config.metric, task.reference_sentences, config.settings)
     hypotheses, lineage, ceilings = _hypotheses(task.system, task, scorers)
     scores = scores_of(scorers, hypotheses, resamples)
     comparison = None

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdcache.scoring.scripts import unspaced
+
 KINDS = ("rouge1", "rouge2", "rougeL")
 # Above this share of foreign letters the published a–z tokenizer is left. English with a few names stays below.
 FOREIGN_SHARE = 0.005
 _ASCII = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
-_UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "BOPOMOFO ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "YI ")
 
 
 class UnicodeTokenizer:
@@ -38,7 +39,7 @@ def _spaced(char: str) -> str:
         case "M":
             return char
         case "L" | "N":
-            return f" {char}" if unicodedata.name(char, "").startswith(_UNSPACED) else char
+            return f" {char}" if unspaced(char) else char
         case _:
             return " "
 

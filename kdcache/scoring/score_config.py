@@ -7,12 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import UsageError
-from kdcache.settings import EXPERT, Nested, Option, at_least, check_fields
+from kdcache.settings import EXPERT, Nested, Option, at_least, between, check_fields
 from kdcache.student.generate_config import GenerateConfig
 
 METRICS = ("bleu", "chrf", "ter", "rouge")
 RESAMPLES = 1_000
 RESAMPLES_MIN = 100
+TOKENIZERS = ("none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSettings:
+    """How metrics read texts.
+
+    Attributes:
+        lowercase: whether BLEU and chrF ignore case; TER and ROUGE always do.
+        tokenize: sacreBLEU's name of BLEU's tokenizer, one of TOKENIZERS. None: "13a", or for references without blanks
+            between words "zh" (Chinese) or "char" (all others).
+        word_order: longest word n-gram of chrF; 0 is chrF, 2 is chrF++.
+    """
+
+    lowercase: bool = False
+    tokenize: str | None = None
+    word_order: int = 0
+
+
+AS_PUBLISHED = MetricSettings()
 
 
 def bootstrap_seed() -> int:
@@ -54,12 +74,26 @@ class ScoreConfig:
         "Metric; give the option again for each further one.", choices=METRICS, parts=tuple
     ).default(("bleu", "chrf"))
     lowercase: bool = Option("Ignore case; the signature says so.", EXPERT).default(False)
+    tokenize: str | None = Option(
+        "Tokenizer of BLEU, by sacreBLEU's names.",
+        EXPERT,
+        choices=TOKENIZERS,
+        default_words="13a; zh for Chinese, char for other scripts without blanks",
+    ).default(None)
+    word_order: int = Option(
+        "Longest word n-gram that chrF counts beside characters: 2 is chrF++.", EXPERT, within=between(0, 6)
+    ).default(0)
     resamples: int = Option(
         "Number of test sets that are drawn for intervals and p-values. Their seed is SACREBLEU_SEED in the "
         "environment, or 12345.",
         EXPERT,
         within=at_least(RESAMPLES_MIN),
     ).default(RESAMPLES)
+
+    @property
+    def settings(self) -> MetricSettings:
+        """How the metrics read the texts."""
+        return MetricSettings(self.lowercase, self.tokenize, self.word_order)
 
     def check(self) -> None:
         """Raise UsageError if a value is not allowed, or contradicts another."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.errors import UsageError
-from kdcache.scoring.score_config import METRICS, RESAMPLES, bootstrap_seed
+from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES, MetricSettings, bootstrap_seed
 from kdcache.scoring.scorers import NAMES, Estimate, Floats, Scorer, check_counts, check_resamples, make_scorers
 
 
@@ -71,8 +71,7 @@ def score_corpus(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     metrics: Sequence[str],
-    *,
-    lowercase: bool = False,
+    settings: MetricSettings = AS_PUBLISHED,
     resamples: int = RESAMPLES,
 ) -> list[Score]:
     """Score `hypotheses` [n] against `references` [R][n]; "rouge" gives ROUGE-1, ROUGE-2 and ROUGE-L.
@@ -86,7 +85,7 @@ def score_corpus(
     """
     check_counts(hypotheses, references)
     check_resamples(resamples)
-    return scores_of(make_scorers(metrics, references, lowercase), hypotheses, resamples)
+    return scores_of(make_scorers(metrics, references, settings), hypotheses, resamples)
 
 
 def scores_of(scorers: Sequence[Scorer], hypotheses: Sequence[str], resamples: int) -> list[Score]:
@@ -103,8 +102,7 @@ def compare(
     baseline: Sequence[str],
     references: Sequence[Sequence[str]],
     metric: str,
-    *,
-    lowercase: bool = False,
+    settings: MetricSettings = AS_PUBLISHED,
     resamples: int = RESAMPLES,
 ) -> Difference:
     """Test "bleu", "chrf", "ter", "rouge1", "rouge2" or "rougeL" (mean F1) of two systems' hypotheses [n].
@@ -118,7 +116,7 @@ def compare(
     if metric not in NAMES:
         raise UsageError(f"{metric}: only {', '.join(NAMES)} can be compared.")
     family = metric if metric in METRICS else "rouge"
-    differences = compare_corpus(system, baseline, references, [family], lowercase=lowercase, resamples=resamples)
+    differences = compare_corpus(system, baseline, references, [family], settings, resamples)
     return next(difference for difference in differences if difference.name == metric)
 
 
@@ -127,8 +125,7 @@ def compare_corpus(
     baseline: Sequence[str],
     references: Sequence[Sequence[str]],
     metrics: Sequence[str],
-    *,
-    lowercase: bool = False,
+    settings: MetricSettings = AS_PUBLISHED,
     resamples: int = RESAMPLES,
 ) -> list[Difference]:
     """Test all `metrics` (those of `score_corpus`) of two systems' hypotheses [n] against `references` [R][n].
@@ -140,7 +137,7 @@ def compare_corpus(
     check_counts(system, references)
     check_counts(baseline, references)
     check_resamples(resamples)
-    return differences_of(make_scorers(metrics, references, lowercase), system, baseline, resamples)
+    return differences_of(make_scorers(metrics, references, settings), system, baseline, resamples)
 
 
 def differences_of(

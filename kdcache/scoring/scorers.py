@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from kdcache.errors import DataError, UsageError
 from kdcache.scoring.rouge import KINDS, sentence_rouge, signature
-from kdcache.scoring.score_config import METRICS, RESAMPLES_MIN, bootstrap_seed
+from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES_MIN, MetricSettings, bootstrap_seed
+from kdcache.scoring.scripts import Blanks, blanks_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Score as SacreScore
@@ -128,45 +129,71 @@ def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
             )
 
 
-def make_scorers(metrics: Sequence[str], references: Sequence[Sequence[str]], lowercase: bool) -> list[Scorer]:
+def make_scorers(
+    metrics: Sequence[str], references: Sequence[Sequence[str]], settings: MetricSettings = AS_PUBLISHED
+) -> list[Scorer]:
     """The scorers of `metrics` against `references` [R][n]: one for each of METRICS, but three for "rouge".
 
-    `lowercase` makes BLEU and chrF ignore case; TER and ROUGE always do.
-
     Raises:
-        UsageError: an unknown metric.
+        UsageError: an unknown metric, or one that the script of the references or the settings rule out.
     """
     scorers: list[Scorer] = []
     for metric in dict.fromkeys(metrics):
-        scorers += rouge_scorers(references) if metric == "rouge" else [_sacre_scorer(metric, references, lowercase)]
+        scorers += rouge_scorers(references) if metric == "rouge" else [_sacre_scorer(metric, references, settings)]
     return scorers
 
 
-def sacre_metric(metric: str, **settings: Any) -> Any:
-    """SacreBLEU's own metric "bleu", "chrf" or "ter", made with `settings` of its constructor.
+def sacre_metric(
+    metric: str,
+    references: Sequence[Sequence[str]],
+    settings: MetricSettings,
+    *,
+    by_sentence: bool = False,
+) -> Any:
+    """SacreBLEU's own metric "bleu", "chrf" or "ter" against `references` [R][n].
+
+    `by_sentence` makes one for single sentences: it has no references yet, and BLEU leaves out n-grams that are longer
+    than the sentence.
 
     Raises:
-        UsageError: an unknown metric.
+        UsageError: an unknown metric, or one that the script of the references or the settings rule out.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.metrics.ter import TER
 
+    blanks = blanks_of(references)
+    against = None if by_sentence else [list(text) for text in references]
     match metric:
         case "bleu":
-            # `force` only silences the question whether the text was tokenized before.
-            return BLEU(force=True, **settings)
+            tokenize = settings.tokenize or {Blanks.HAN: "zh", Blanks.UNSPACED: "char"}.get(blanks, "13a")
+            try:
+                # `force` only silences the question whether the text was tokenized before.
+                return BLEU(settings.lowercase, True, tokenize, effective_order=by_sentence, references=against)
+            except (ImportError, RuntimeError, OSError) as error:
+                reason = " ".join(str(error).split())
+                raise UsageError(f"--tokenize {tokenize}: sacreBLEU cannot use it here: {reason}") from error
         case "chrf":
-            return CHRF(**settings)
+            if settings.word_order and blanks is not Blanks.SPACED:
+                raise UsageError(
+                    f"--word-order {settings.word_order} counts words, and the script of the references puts no blanks "
+                    "between them. Leave it out: chrF over characters needs none."
+                )
+            return CHRF(word_order=settings.word_order, lowercase=settings.lowercase, references=against)
         case "ter":
-            settings.pop("lowercase", None)
-            return TER(**settings)
+            if blanks is Blanks.UNSPACED:
+                raise UsageError(
+                    "--metric ter counts words, and the script of the references puts no blanks between them, nor can "
+                    "TER's own tokenizer split it. Use chrf, or bleu with --tokenize."
+                )
+            han = blanks is Blanks.HAN
+            return TER(normalized=han, asian_support=han, references=against)
         case _:
             raise UsageError(f"--metric {metric}: unknown; choose from {', '.join(METRICS)}.")
 
 
-def _sacre_scorer(metric: str, references: Sequence[Sequence[str]], lowercase: bool) -> Scorer:
-    made = sacre_metric(metric, lowercase=lowercase, references=[list(text) for text in references])
+def _sacre_scorer(metric: str, references: Sequence[Sequence[str]], settings: MetricSettings) -> Scorer:
+    made = sacre_metric(metric, references, settings)
 
     def count(hypotheses: list[str]) -> Floats:
         return np.array(made._extract_corpus_statistics(hypotheses, None), dtype=np.float64)

@@ -6,11 +6,15 @@ import json
 from collections.abc import Sequence
 
 from kdcache.scoring.rouge import KINDS, sentence_rouge
+from kdcache.scoring.score_config import AS_PUBLISHED, MetricSettings
 from kdcache.scoring.scorers import F1, check_counts, sacre_metric
 
 
 def sentence_scores(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str], *, lowercase: bool = False
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    settings: MetricSettings = AS_PUBLISHED,
 ) -> dict[str, list[float]]:
     """Score each of `hypotheses` [n] alone against `references` [R][n]: {name: n values, 0 … 100}.
 
@@ -28,8 +32,7 @@ def sentence_scores(
             rouge = sentence_rouge(hypotheses, references)
             scores.update({kind: (100 * rouge[kind][:, F1]).tolist() for kind in KINDS})
         else:
-            effective = {"effective_order": True} if metric == "bleu" else {}
-            scorer = sacre_metric(metric, lowercase=lowercase, **effective)
+            scorer = sacre_metric(metric, references, settings, by_sentence=True)
             rows = zip(hypotheses, *references, strict=True)
             scores[metric] = [float(scorer.sentence_score(text, targets).score) for text, *targets in rows]
     return scores

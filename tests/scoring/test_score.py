@@ -16,6 +16,7 @@ from sacrebleu.significance import PairedTest
 
 from kdcache.errors import DataError, UsageError
 from kdcache.scoring.rouge import UnicodeTokenizer
+from kdcache.scoring.score_config import MetricSettings
 from kdcache.scoring.score_corpus import Score, compare, compare_corpus, score_corpus
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -112,7 +113,7 @@ def test_lowercase_is_in_the_signature() -> None:
     """Ignoring case changes BLEU and chrF, and their signatures say so."""
     hypotheses, references = ["A B C D"], [["a b c d"]]
     cased = by_name(score_corpus(hypotheses, references, ["bleu", "chrf"]))
-    lowered = by_name(score_corpus(hypotheses, references, ["bleu", "chrf"], lowercase=True))
+    lowered = by_name(score_corpus(hypotheses, references, ["bleu", "chrf"], MetricSettings(lowercase=True)))
     for name in ("bleu", "chrf"):
         assert cased[name].value < 50
         assert lowered[name].value == pytest.approx(100)

@@ -20,7 +20,7 @@ from kdcache.errors import CorruptError, DataError, UsageError
 from kdcache.files.atomic import sha256
 from kdcache.scoring.lineage import Lineage
 from kdcache.scoring.measure import measure, prepare
-from kdcache.scoring.score_config import ScoreConfig
+from kdcache.scoring.score_config import MetricSettings, ScoreConfig
 from kdcache.scoring.score_corpus import compare_corpus
 from kdcache.scoring.score_file import read_scores
 from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
@@ -266,7 +266,7 @@ REFERENCES = [
 def test_sentences_are_scored_as_by_the_libraries(lowercase: bool) -> None:
     """Each sentence's scores are those of sacreBLEU's functions for one sentence, and of rouge-score."""
     found = sentence_scores(
-        HYPOTHESES[:3], [one[:3] for one in REFERENCES], ["bleu", "chrf", "ter", "rouge"], lowercase=lowercase
+        HYPOTHESES[:3], [one[:3] for one in REFERENCES], ["bleu", "chrf", "ter", "rouge"], MetricSettings(lowercase)
     )
     rouge = RougeScorer(["rouge1", "rouge2", "rougeL"])
     for i, (hypothesis, *targets) in enumerate(zip(HYPOTHESES[:3], *[one[:3] for one in REFERENCES], strict=True)):
