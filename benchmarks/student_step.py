@@ -24,8 +24,8 @@ from kdcache.student.train_student import StudentTask, make_task, train_student
 from kdcache.text.corpus import TextFiles
 from kdcache.training.batches import Selection, epoch_order
 from kdcache.training.group import Group
-from kdcache.training.loader import Micro
-from kdcache.training.step import Stepper, Wishes
+from kdcache.training.loader import MicroBatch
+from kdcache.training.step import Stepper, StepRequests
 from kdcache.training.training_config import TrainingConfig
 
 TOKENS = 4_096
@@ -58,8 +58,8 @@ class Trainer:
         """One optimizer step."""
         self._number += 1
         (batch,) = self.task.collate(selection, [(0, len(selection.rows))])
-        micros = [Micro(0, self.task.move(batch, self.device))]
-        self._stepper.take(self.task, micros, self._number, 1e-4, Wishes).verdict()
+        micros = [MicroBatch(0, self.task.move(batch, self.device))]
+        self._stepper.take(self.task, micros, self._number, 1e-4, StepRequests).outcome()
 
 
 def measure(folder: Path, text: TextFiles, rounds: int) -> tuple[list[tuple[str, str]], dict[str, float]]:

@@ -8,7 +8,7 @@ import torch
 
 from kdcache.errors import UsageError
 
-# What comes without a class of its own: from the CPU's allocator, oneDNN, and the libraries beneath a full GPU.
+# Errors without a class of their own, from the CPU's allocator, oneDNN, and the libraries below PyTorch on a full GPU.
 _MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "could not create a primitive",

@@ -25,18 +25,18 @@ class Rows(Protocol):
 
 
 B = TypeVar("B", bound=Rows)
-# What comes out of a part.
+# The result of one part.
 P = TypeVar("P")
 
 
 @dataclass(slots=True)
-class Partwise:
-    """Runs batches; one for which memory does not suffice is halved until it does, and so are later ones.
+class HalvingRunner:
+    """Runs batches. One for which memory does not suffice is halved until it does, and so are later ones of its size.
 
     Attributes:
         single: what the smallest part is, as in "one sequence".
         remedy: what helps where even that does not fit, as in "Free memory".
-        most: padded tokens that are tried at once; what was found not to fit lowers it for all that follows.
+        most: padded tokens that are tried at once; a part that does not fit lowers it for all later batches.
     """
 
     single: str
@@ -44,7 +44,7 @@ class Partwise:
     most: int | None = None
 
     def parts(self, batch: B, run: Callable[[B], P]) -> Iterator[tuple[B, P]]:
-        """The batch in one part or several, in order, each with what `run` gives for it.
+        """The batch in one part or several, in order, each with what `run` returns for it.
 
         Raises:
             ModelError: memory does not suffice for a single row.
@@ -52,9 +52,9 @@ class Partwise:
         waiting = [batch]
         while waiting:
             part = waiting.pop()
-            found = self._try(part, run) if self._fits(part) else None
-            if found is not None:
-                yield part, found
+            result = self._try(part, run) if self._fits(part) else None
+            if result is not None:
+                yield part, result
                 continue
             count, middle = part.shape[0], part.shape[0] // 2
             waiting += [part.rows(middle, count), part.rows(0, middle)]

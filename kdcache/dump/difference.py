@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """At n positions: words [n, k] by falling probability, their log-probabilities, the written word's own [n].
+    """Words [n, k] at n positions by falling probability, their log-probabilities, and those of the written words [n].
 
     log_normalizers [n, n_T] are log Z_T at n_T temperatures, of which there may be none.
     """
@@ -62,8 +62,8 @@ def difference(given: Words, live: Words, least: float) -> tuple[Difference, Flo
     gaps = np.abs(given.log_probs - np.maximum(known, least))
     # A word that is not among those asked for is at most as probable as the last of them.
     gaps = np.where(np.isneginf(at_words), np.maximum(0.0, given.log_probs - np.maximum(known, least)), gaps)
-    own = np.abs(given.written - np.maximum(live.written, least))
-    gaps = np.concatenate([gaps, own[:, None]], axis=1)
+    at_written = np.abs(given.written - np.maximum(live.written, least))
+    gaps = np.concatenate([gaps, at_written[:, None]], axis=1)
     one, other = np.exp(given.log_probs), np.exp(known)
     apart = np.abs(one - other).sum(axis=1) + np.abs(one.sum(axis=1) - other.sum(axis=1))
     same = given.ids == live.ids[:, : given.ids.shape[1]]

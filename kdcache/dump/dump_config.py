@@ -24,7 +24,7 @@ from kdcache.settings import (
 from kdcache.text.corpus import TextFiles
 
 DEFAULT_TOPK = 8
-# What `kdcache.cache.plan` allows: so many draws are counted in 16 bits.
+# The most draws that a plan allows, since they are counted in 16 bits.
 SAMPLE_MAX = 65_535
 # What `kdcache.labels.counter_random` takes.
 SEEDS = Range("between 0 and 2^63 - 1", lambda value: 0 <= value < 1 << 63)
@@ -153,7 +153,7 @@ class DumpConfig:
 
 @dataclass(frozen=True, slots=True)
 class VerifyConfig:
-    """How a cache is held against its teacher."""
+    """How a cache is compared with its teacher."""
 
     cache: str = Option("Folder or URL of a cache.", metavar="CACHE", argument=True).required()
     teacher: str | None = Option(

@@ -1,4 +1,4 @@
-"""What a dump would do, without doing it: counts from the text, time and bytes from a pilot of some batches."""
+"""A forecast of a dump: counts from the text, time and bytes from a pilot run over some pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PILOT_PAIRS = 16
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a dump would do.
+    """A forecast of a dump.
 
     Attributes:
         pairs, skipped: of the corpus.

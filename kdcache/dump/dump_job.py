@@ -1,4 +1,4 @@
-"""What is needed to run a teacher over a corpus, and doing it for some pairs."""
+"""The job of a dump: teacher, corpus and plan, and the soft labels of some pairs."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class Job:
         """
         collected = _Collector(pairs, self.plan)
         running: tuple[npt.NDArray[np.int64], Predictions] | None = None
-        for rows, found in self._passes.run(pairs, first, after_batch):
-            # One batch late, so that a GPU has work while the one before is taken in and the next is laid out.
+        for rows, predictions in self._passes.run(pairs, first, after_batch):
+            # Results are read one batch late, so that a GPU has work meanwhile.
             if running is not None:
                 collected.add(*running)
-            running = rows, found
+            running = rows, predictions
         if running is not None:
             collected.add(*running)
         row = collected.first_bad()
@@ -99,7 +99,7 @@ class _Collector:
         n = pairs.n_targets
         self._round = plan.encoding.round
         self._ids: npt.NDArray[Any] = np.zeros((n, plan.topk), dtype=plan.encoding.ids)
-        # What no batch fills stays not-a-number and is refused.
+        # A value that no batch fills stays not-a-number and is refused.
         self._written = np.full(n, np.nan, dtype=np.float16)
         self._log_probs = np.full((n, 0 if plan.draws else plan.topk), np.nan, dtype=np.float16)
         self._counts: npt.NDArray[Any] = np.zeros((n, plan.topk if plan.draws else 0), count_dtype(plan.draws))
@@ -116,8 +116,8 @@ class _Collector:
             self._normalizers[rows] = found.log_normalizers
 
     def first_bad(self) -> int | None:
-        finite = (np.isfinite(one).all(axis=1) for one in (self._log_probs, self._written[:, None], self._normalizers))
-        bad = ~np.logical_and.reduce(list(finite))
+        columns = (self._log_probs, self._written[:, None], self._normalizers)
+        bad = ~np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in columns])
         return int(np.flatnonzero(bad)[0]) if bad.any() else None
 
     def arrays(self) -> ShardArrays:
@@ -152,8 +152,8 @@ def prepare(config: DumpConfig) -> Job:
 
 
 def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:
-    """What the cache of this teacher and corpus will be."""
-    wanted = config.distributions
+    """The plan of the cache that this teacher makes of this corpus."""
+    distributions = config.distributions
     return Plan(
         format=FORMAT,
         version=VERSION,
@@ -163,13 +163,13 @@ def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: to
         vocabulary=teacher.vocabulary,
         teacher=teacher.fingerprint(),
         positions=teacher.positions,
-        topk=min(wanted.sample, teacher.vocabulary) if wanted.sample else config.words,
+        topk=min(distributions.sample, teacher.vocabulary) if distributions.sample else config.words,
         passes=config.passes,
         precision=resolve_precision(config.precision, device),
         shard_pairs=config.shard_pairs,
         encoding=Encoding.named(config.encoding, teacher.vocabulary),
-        maskings=wanted.maskings,
-        draws=wanted.sample,
-        seed=wanted.seed if wanted.sample or wanted.maskings > 1 else 0,
-        temperatures=wanted.normalizers,
+        maskings=distributions.maskings,
+        draws=distributions.sample,
+        seed=distributions.seed if distributions.sample or distributions.maskings > 1 else 0,
+        temperatures=distributions.normalizers,
     )

@@ -1,7 +1,7 @@
-"""Holding a cache against its live teacher, with the teacher against itself in other batches beside it.
+"""Compares a cache with its teacher, and the teacher in other batches with itself.
 
-Arithmetic in another order changes a prediction in its last bits, and rounding changes what is stored. What is left
-beyond both is a cache that says something else than its teacher. docs/guides/make-a-cache.md has the criterion.
+Arithmetic in another order changes the last bits of a prediction, and rounding changes what is stored. A difference
+beyond both means that the cache is not what this teacher predicts. docs/guides/make-a-cache.md has the criterion.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _SEED = 0
 _MAX_TOKENS = 8_192
 # Asked for beyond the k that are stored, so that a word which changed its place is still found.
 _MORE_WORDS = 32
-# Other hardware may be noisier than two ways to cut batches on one machine.
+# Other hardware may differ by more than two ways to cut batches do on one machine.
 _MARGIN = 4.0
-# What float32 in another order changes on any hardware: in one value at most, and on average.
+# Differences of float32 arithmetic in another order, on any hardware: of one value at most, and on average.
 _SLACK_LARGEST, _SLACK_MEAN = 1e-4, 1e-5
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came out.
+    """The result of a verification.
 
     Attributes:
-        pairs, targets: how many were computed again.
-        cache: the cache against the teacher.
-        noise: the teacher against itself, each view in a batch of its own against many together.
+        pairs, targets: numbers of those that were computed again.
+        cache: difference between the cache and the teacher.
+        noise: difference between the teacher with each view in a batch of its own and with many together.
         beyond: largest and mean |Δ log p| of the cache, less what rounding explains; where it holds normalizers, then
             the same of |Δ log Z_T|, which are not rounded.
         allowed: how large these may be.
@@ -65,8 +65,8 @@ class Finding:
     @property
     def sound(self) -> bool:
         """Whether rounding and noise explain all differences."""
-        # What is not a number fails.
-        return all(found <= limit for found, limit in zip(self.beyond, self.allowed, strict=True))
+        # Not-a-number fails.
+        return all(value <= limit for value, limit in zip(self.beyond, self.allowed, strict=True))
 
 
 def verify(config: VerifyConfig) -> Finding:
@@ -92,7 +92,7 @@ def verify(config: VerifyConfig) -> Finding:
 
 
 def check_origin(reader: CacheReader) -> None:
-    """Raise UsageError unless one teacher said all that is in a cache, word by word."""
+    """Raise UsageError unless the cache holds the predictions of one teacher, and not drawn words."""
     if reader.plan.averaged > 1:
         raise UsageError(
             f"{reader.place}: an average of {reader.plan.averaged} caches, which no teacher says again. Verify each "
@@ -118,7 +118,7 @@ def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
 
 
 def compare(reader: CacheReader, teacher: Predictor, device: torch.device, config: VerifyConfig) -> Finding:
-    """Hold a cache against a teacher that is on its device, whatever its fingerprint. Errors as in `verify`."""
+    """Compare a cache with a teacher that is on its device; fingerprints are not compared. Errors as in `verify`."""
     lines, arrays = _sample(reader, config.sample)
     plan, k = reader.plan, reader.plan.topk
     live = dataclasses.replace(
@@ -182,7 +182,7 @@ def _sample(reader: CacheReader, count: int) -> tuple[npt.NDArray[np.int64], Sha
 
 
 def _in_place(pairs: EncodedPairs, lines: npt.NDArray[np.int64], n_pairs: int) -> EncodedPairs:
-    """The pairs at their own indices, which decide how several maskings divide them, and nothing at all others."""
+    """The pairs at their indices in the corpus, which decide how maskings divide them; all other pairs are empty."""
     lengths = np.zeros((2, n_pairs), dtype=np.int64)
     lengths[:, lines] = pairs.source_lengths, pairs.target_lengths
     source_offsets, target_offsets = map(offsets_of, lengths)
@@ -194,9 +194,9 @@ def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], Non
     ids = np.zeros((n, k), dtype=np.int64)
     log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)
     normalizers = np.full((n, len(passes.plan.temperatures)), np.nan)
-    for rows, found in passes.run(pairs, 0, after_batch):
-        ids[rows], log_probs[rows], written[rows] = found.ids, found.values, found.target_log_prob
-        normalizers[rows] = _normalizers(found.log_normalizers, len(rows))
+    for rows, kept in passes.run(pairs, 0, after_batch):
+        ids[rows], log_probs[rows], written[rows] = kept.ids, kept.values, kept.target_log_prob
+        normalizers[rows] = _normalizers(kept.log_normalizers, len(rows))
     return Words(ids, log_probs, written, normalizers)
 
 

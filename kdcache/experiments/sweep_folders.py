@@ -17,7 +17,7 @@ from kdcache.files.atomic import storage_errors
 from kdcache.files.run_records import RUN_FILE, fixed_settings, log, recorded
 from kdcache.files.strict_json import read_json
 from kdcache.process.signals import StopRequest
-from kdcache.student.fingerprints import WEIGHTS_FILE, student_prints, text_sha256
+from kdcache.student.fingerprints import WEIGHTS_FILE, student_fingerprints, text_sha256
 from kdcache.student.student_config import StudentConfig
 from kdcache.text.lines import read_sentences
 
@@ -102,7 +102,7 @@ class Checker:
         record = read_record(output.with_name(f"{output.name}.{RUN_FILE}"))
         if "finished" not in record or not output.is_file():
             return False
-        inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_prints(student.folder)}
+        inputs = {"source": text_sha256(read_sentences(Path(text.source))), **student_fingerprints(student.folder)}
         settings = fixed_settings(recorded(student.generation(text)))
         if fixed_settings(record["config"]) != settings or record.get("inputs") != inputs:
             return False

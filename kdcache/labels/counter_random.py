@@ -1,4 +1,4 @@
-"""Pseudo-random numbers that are pure functions of whole numbers: no generator has a state, no order matters.
+"""Pseudo-random numbers that are pure functions of whole numbers: there is no state, and the order does not matter.
 
 The mixing function is that of SplitMix64 (Steele, Lea and Flood 2014, *Fast Splittable Pseudorandom Number
 Generators*, figure 16), whose stream from a state is `mix(state + γ), mix(state + 2γ), …`.
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
 
-# What keys are made for: the first of their numbers, so that uses with the same seed share none.
+# The purposes of keys. A key begins with its purpose, so that two uses with the same seed share no key.
 MASKINGS, DRAWS = 1, 2
 SEED_MAX = (1 << 63) - 1
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -24,13 +24,13 @@ def _mix(words: Words) -> Words:
 
 
 def keys(*parts: int | npt.NDArray[np.integer]) -> Words:
-    """One key for each row of whole numbers from 0 on, uint64 [n]; single numbers stand for all rows.
+    """One key for each row of whole numbers from 0 on, uint64 [n]; a single number is the same in all rows.
 
     The key is the state after one number after the other has been added to it and mixed.
     """
     state = np.zeros(1, dtype=np.uint64)
     for part in parts:
-        # Arrays wrap around in silence, which is what is wanted here; single numbers would warn.
+        # Arrays overflow without a warning, as this needs; single numbers would warn.
         state = _mix(state + np.atleast_1d(np.asarray(part)).astype(np.uint64) + _GAMMA)
     return state
 

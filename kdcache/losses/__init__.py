@@ -1,4 +1,4 @@
-"""What teacher and student minimise, computed without all logits in memory at once.
+"""The losses of teacher and student, computed without all logits in memory at once.
 
 This room may import compute and what is below it.
 """

@@ -1,4 +1,4 @@
-"""What a student minimises, as settings. The equations are in `kdcache.losses.objectives`."""
+"""The settings of the loss that a student minimises. The equations are in `kdcache.losses.objectives`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kdcache.errors import UsageError
 from kdcache.settings import BELOW_1, EXPERT, POSITIVE, TRAINING, Option, between, check_fields
 
 OBJECTIVES = ("chen2020", "hinton", "bucket", "forward-kl", "reverse-kl", "jensen-shannon", "sampled")
-# What these compare contains the mass of the tail: at temperature 1 the k best words give it, elsewhere a normalizer.
+# These count the mass of the tail: at temperature 1 the k best words give it, at others a normalizer.
 BUCKETED = frozenset({"bucket", "forward-kl", "reverse-kl", "jensen-shannon"})
 GATES = ("none", "confident", "known")
 
@@ -36,7 +36,7 @@ class Ramp:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What may change from step to step: α, the weight of the hard labels, and the temperature T."""
+    """The weights that may change from step to step: α, the weight of the hard labels, and the temperature T."""
 
     alpha: float
     temperature: float

@@ -91,7 +91,7 @@ def teacher_log_probs(name: str, soft: SoftLabels[Tensor], temperature: float) -
 
 
 def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    """−Σ_i p_i u_i; `[n, m]` twice to `[n]`. Words without probability do not count, whatever the student says."""
+    """−Σ_i p_i u_i; `[n, m]` twice to `[n]`. Words to which the teacher gives no probability do not count."""
     weights = teacher.exp()
     return -torch.where(weights > 0, weights * student, 0).sum(dim=-1)
 
@@ -127,6 +127,6 @@ def gate(config: ObjectiveConfig, soft: SoftLabels[Tensor], labels: Tensor) -> T
         confident: Tensor = soft.log_probs[:, 0].float().exp() >= config.gate_threshold
         return confident
     if config.gate == "known":
-        # Drawn words leave columns over, whose ids stand for nothing.
+        # The columns that drawn words leave over hold ids that mean nothing.
         return ((soft.token_ids == labels[:, None]) & (soft.log_probs > -torch.inf)).any(dim=-1)
     return None

@@ -1,9 +1,9 @@
 """The loss of hidden states, without ever holding the logits of all positions.
 
 The product with the vocabulary matrix dominates a small student, and [tokens, vocabulary] logits would fill its memory
-several times over. So positions are taken some at a time: their logits are computed, turned into their own gradient in
-place, and multiplied back into the gradients of hidden states, matrix and bias, all in the forward pass. The backward
-pass only scales; computing the logits there once more would cost a fourth product.
+several times over. So the loss works through the positions in chunks: the logits of a chunk are computed, turned into
+their own gradient in place, and multiplied into the gradients of hidden states, matrix and bias, all in the forward
+pass. The backward pass only scales them; computing the logits there again would cost a fourth product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdcache.losses.chunk import ChunkSums, Targets, chunk_loss
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.objectives import gate, make_objective, teacher_log_probs
 
-# Logits held at once, and how few positions would make the sums into the matrix's gradient the larger part.
+# Logits in memory at once; with fewer positions in a chunk, adding to the matrix's gradient would dominate.
 _CHUNK_LOGITS = 1 << 22
 _CHUNK_POSITIONS = 512
 
@@ -85,8 +85,8 @@ def projected_loss(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         total, *parts = _ProjectedLoss.apply(hidden, layer.weight, layer.bias, targets)  # type: ignore[no-untyped-call]
     else:
-        found = _run(hidden, layer.weight, layer.bias, targets, (False, False, False))
-        total, parts = found.loss, found.parts
+        sums = _run(hidden, layer.weight, layer.bias, targets, (False, False, False))
+        total, parts = sums.loss, sums.parts
     names = ("nll", "correct") if targets.soft is None else ("nll", "correct", "soft")
     return LossSums(total, dict(zip(names, parts, strict=True)), len(labels))
 
@@ -121,14 +121,14 @@ class _ProjectedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, *_parts: Tensor) -> tuple[Tensor | None, ...]:
-        """What was computed, times what the loss is multiplied by."""
+        """The gradients that the forward pass computed, times that of the loss."""
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return (*(None if one is None else (one * scale).to(dtype) for one, dtype in gradients), None)
+        return (*(None if tensor is None else (tensor * scale).to(dtype) for tensor, dtype in gradients), None)
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Of all chunks: the loss and its parts (0-dimensional), and the gradients that are needed."""
+    """Sums over all chunks: the loss and its parts (0-dimensional), and the gradients that are needed."""
 
     loss: Tensor
     parts: tuple[Tensor, ...]
@@ -140,7 +140,7 @@ class _Sums:
 def _run(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Targets, needed: tuple[bool, bool, bool]
 ) -> _Sums:
-    """Take the positions some at a time; `needed` says of which of the first three the gradient is computed."""
+    """Work through the positions in chunks; `needed` says for which of the first three a gradient is computed."""
     device = hidden.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -159,8 +159,8 @@ def _run(
         for start in range(0, max(1, len(hidden)), size):
             rows = slice(start, start + size)
             logits = _logits(states[rows], matrix, bias, room)
-            found = chunk_loss(logits, targets.rows(rows), gradient=any(needed))
-            _add(sums, found, states, matrix, rows)
+            chunk = chunk_loss(logits, targets.rows(rows), gradient=any(needed))
+            _add(sums, chunk, states, matrix, rows)
         if targets.smoothing > 0:
             _smooth(sums, hidden.to(wide), weight.to(wide), bias, targets)
     return sums
@@ -175,13 +175,13 @@ def _logits(states: Tensor, matrix: Tensor, bias: Tensor | None, room: Tensor) -
     return logits if bias is None else logits.add_(bias)
 
 
-def _add(sums: _Sums, found: ChunkSums, states: Tensor, matrix: Tensor, rows: slice) -> None:
-    sums.loss = sums.loss + found.loss
-    parts = (found.nll, found.correct, *(() if found.soft is None else (found.soft,)))
+def _add(sums: _Sums, chunk: ChunkSums, states: Tensor, matrix: Tensor, rows: slice) -> None:
+    sums.loss = sums.loss + chunk.loss
+    parts = (chunk.nll, chunk.correct, *(() if chunk.soft is None else (chunk.soft,)))
     sums.parts = tuple(a + b for a, b in zip(sums.parts, parts, strict=True)) if sums.parts else parts
-    if found.gradient is None:
+    if chunk.gradient is None:
         return
-    low = found.gradient.to(states.dtype)
+    low = chunk.gradient.to(states.dtype)
     if sums.hidden is not None:
         sums.hidden[rows] = low @ matrix
     if sums.weight is not None:
@@ -190,7 +190,7 @@ def _add(sums: _Sums, found: ChunkSums, states: Tensor, matrix: Tensor, rows: sl
         else:
             sums.weight += low.t() @ states[rows]
     if sums.bias is not None:
-        sums.bias += found.gradient.sum(dim=0)
+        sums.bias += chunk.gradient.sum(dim=0)
 
 
 def _smooth(sums: _Sums, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Targets) -> None:

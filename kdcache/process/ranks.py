@@ -1,4 +1,4 @@
-"""Which of several processes this one is. They share a folder, and nothing else."""
+"""Which one of several processes this is. Processes that fill one cache share its folder, and nothing else."""
 
 from __future__ import annotations
 

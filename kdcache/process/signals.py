@@ -1,4 +1,4 @@
-"""Stopping in an orderly way: SIGINT and SIGTERM ask, the work stops at its next safe point."""
+"""Orderly stops: SIGINT and SIGTERM are requests, and the work stops at its next safe point."""
 
 from __future__ import annotations
 

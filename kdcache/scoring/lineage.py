@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdcache.files.run_records import RUN_FILE, log
 from kdcache.files.strict_json import read_json
-from kdcache.student.fingerprints import recorded_inputs, student_prints, text_sha256
+from kdcache.student.fingerprints import recorded_inputs, student_fingerprints, text_sha256
 from kdcache.text.lines import read_sentences
 
 
@@ -67,7 +67,7 @@ class Lineage:
 
 def student_lineage(folder: Path, source: Text, references: Sequence[Text]) -> Lineage:
     """What a student's hypotheses depend on, before they are generated."""
-    prints = student_prints(folder)
+    prints = student_fingerprints(folder)
     of_references = tuple(text.sha256 for text in references)
     return Lineage(None, of_references, source.sha256, prints.get("student"), prints.get("cache"))
 

@@ -1,4 +1,4 @@
-"""What a student's training takes out of a cache, and whether the cache is the right one for it."""
+"""The pairs and soft labels that training takes from a cache, and checks that the cache is the right one for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHER_TEXT = "Train on the text that the cache was made from, or dump this text
 
 
 class CacheSections(Sections):
-    """The shards of a cache as sections; the soft labels are left out where nothing weighs them.
+    """The shards of a cache as sections; without `soft`, their soft labels are left out.
 
     Of the normalizers only those at `temperature` are kept, none by default.
     """
@@ -49,9 +49,9 @@ class CacheSections(Sections):
     def _section(self, arrays: ShardArrays) -> Section:
         if not self._soft:
             return Section(arrays.pairs)
-        found = arrays.soft.log_normalizers
-        # A copy: a view of one column would hold the others in memory.
-        kept = None if found is None or self._column is None else found[:, [self._column]]
+        stored = arrays.soft.log_normalizers
+        # A copy: a view of one column would keep the others in memory.
+        kept = None if stored is None or self._column is None else stored[:, [self._column]]
         return Section(arrays.pairs, replace(arrays.soft, log_normalizers=kept))
 
 

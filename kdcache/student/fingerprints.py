@@ -1,4 +1,4 @@
-"""Fingerprints of texts and of students: SHA-256 of content, whatever file or folder it lies in."""
+"""Fingerprints of texts and of students: SHA-256 of their content, which do not depend on where it is stored."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def text_sha256(sentences: Sequence[str]) -> str:
-    """Fingerprint of a text, whatever file it lies in: that of its lines in UTF-8, each ended by one line feed."""
+    """Fingerprint of a text: SHA-256 of its lines in UTF-8, each ended by one line feed."""
     return sha256("".join(f"{one}\n" for one in sentences).encode())
 
 
-def weights_print(folder: Path) -> str | None:
+def weights_fingerprint(folder: Path) -> str | None:
     """Fingerprint of a student: SHA-256 of its weights file, or None where there is none."""
     weights = folder / WEIGHTS_FILE
     return file_sha256(weights) if weights.is_file() else None
 
 
-def student_prints(folder: Path) -> dict[str, str]:
+def student_fingerprints(folder: Path) -> dict[str, str]:
     """Fingerprints of a student: `student`, its weights file, and `cache`, where its run.json names one.
 
     Raises:
         CorruptError: its run.json is damaged.
     """
-    weights = weights_print(folder)
+    weights = weights_fingerprint(folder)
     found = {} if weights is None else {"student": weights}
     record = folder / RUN_FILE
     cache = recorded_inputs(read_json(record)).get("cache") if record.is_file() else None

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from kdcache.compute.device import resolve_device
-from kdcache.compute.halving import Partwise
+from kdcache.compute.halving import HalvingRunner
 from kdcache.console.progress import Progress
 from kdcache.errors import DataError
 from kdcache.files.atomic import replace_file
 from kdcache.files.run_records import file_run, log
 from kdcache.process.signals import StopRequest, stop_on_signals
-from kdcache.student.fingerprints import student_prints, text_sha256
+from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.seq2seq import Student, load_student
 from kdcache.student.student_config import POSITIONS
@@ -34,7 +34,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     config.check()
     sentences = read_sentences(Path(config.source))
     student = load_student(Path(config.student))
-    inputs = {"source": text_sha256(sentences), **student_prints(Path(config.student))}
+    inputs = {"source": text_sha256(sentences), **student_fingerprints(Path(config.student))}
     run = file_run(output, "generate", config, inputs)
     if run.finished and output.exists():
         log.info("%s: was made by the same command; nothing to do.", output)
@@ -66,12 +66,12 @@ def generate(
         if len(ids) > POSITIONS:
             raise DataError(f"{config.source}:{number}: {len(ids):,} tokens; the student has {POSITIONS:,} positions.")
     hypotheses = [""] * len(sentences)
-    partwise = Partwise("a beam search over one source", "Lower --beam-size, free memory")
+    halving = HalvingRunner("a beam search over one source", "Lower --beam-size, free memory")
     with Progress("generating", len(sentences), "sentences") as progress:
         for rows in _batches(sources, config.max_tokens):
             if stop is not None:
                 stop.check()
-            for row, text in zip(rows, _search(student, [sources[row] for row in rows], config, partwise), strict=True):
+            for row, text in zip(rows, _search(student, [sources[row] for row in rows], config, halving), strict=True):
                 hypotheses[row] = text if sentences[row].strip() else ""
             progress.advance(len(rows))
     return hypotheses
@@ -89,7 +89,7 @@ def _batches(sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Tokens of sources, int64 `[rows, longest]`, padded behind."""
+    """Tokens of sources, int64 `[rows, longest]`, padded on the right."""
 
     input_ids: Tensor
 
@@ -103,18 +103,20 @@ class _Sources:
         return _Sources(self.input_ids[start:stop])
 
 
-def _search(student: Student, sources: Sequence[list[int]], config: GenerateConfig, partwise: Partwise) -> list[str]:
+def _search(
+    student: Student, sources: Sequence[list[int]], config: GenerateConfig, halving: HalvingRunner
+) -> list[str]:
     pad, longest = student.tokenizer.special.pad, len(sources[0])
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in sources]
     batch = _Sources(torch.tensor(rows, device=student.model.device))
-    found = partwise.parts(batch, lambda part: _beams(student, part.input_ids, config))
+    parts = halving.parts(batch, lambda part: _beams(student, part.input_ids, config))
     # A line feed inside a hypothesis would shift every line after it.
-    return [" ".join(student.tokenizer.decode(ids).split()) for _, best in found for ids in best]
+    return [" ".join(student.tokenizer.decode(ids).split()) for _, best in parts for ids in best]
 
 
 def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[list[int]]:
     """The best hypothesis of each row."""
-    found: list[list[int]] = student.model.generate(
+    hypotheses: list[list[int]] = student.model.generate(
         input_ids=input_ids,
         attention_mask=(input_ids != student.tokenizer.special.pad).long(),
         num_beams=config.beam_size,
@@ -122,4 +124,4 @@ def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[
         max_length=min(POSITIONS, 2 * input_ids.shape[1] + 16),
         do_sample=False,
     ).tolist()
-    return found
+    return hypotheses

@@ -57,7 +57,7 @@ class RnnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
 @dataclass
 class DecoderState:
-    """What the decoder remembers, for each row of a batch.
+    """The state of the decoder for each row of a batch.
 
     *Shape:* hidden and cell `[layers, rows, width]`, attentional `[rows, width]`.
     """
@@ -68,7 +68,7 @@ class DecoderState:
     length: int = 0
 
     def reorder_cache(self, rows: Tensor) -> None:
-        """Keep the given rows, in that order: what beam search asks of a cache."""
+        """Keep the given rows, in that order; beam search calls this."""
         self.hidden, self.cell = self.hidden.index_select(1, rows), self.cell.index_select(1, rows)
         self.attentional = self.attentional.index_select(0, rows)
 
@@ -90,9 +90,9 @@ def _padded_states(lstm: nn.LSTM, embed: Callable[[Tensor], Tensor], input_ids: 
     """
     present = mask != 0
     at_right = (present[:, 1:] <= present[:, :-1]).all(dim=1)
-    # As PyTorch itself would sort them: their order decides what dropout drops between the layers.
+    # Sorted as PyTorch itself would, since the order decides which units dropout drops between the layers.
     lengths, rows = torch.sort(present.sum(dim=1), descending=True)
-    # One transfer has all that the host needs: more of them would keep a GPU waiting.
+    # One transfer brings all that the host needs; several would keep a GPU waiting.
     lengths, padded_at_right = torch.stack([lengths, at_right.long()]).cpu()
     if padded_at_right.all():
         return _sorted_states(lstm, embed(input_ids), lengths, rows)
@@ -103,7 +103,7 @@ def _padded_states(lstm: nn.LSTM, embed: Callable[[Tensor], Tensor], input_ids: 
 
 def _sorted_states(lstm: nn.LSTM, embedded: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
     """The backward direction begins at the last word, not at padding. `rows`, the longest first, have `lengths`."""
-    # On a GPU autocast would run the LSTM in float16, whatever precision was asked for, and gradients overflow.
+    # On a GPU autocast runs an LSTM in float16, even where bfloat16 was asked for, and gradients overflow.
     with torch.autocast(embedded.device.type, enabled=False):
         # Sorted here, since packing would send the order to the GPU and fetch it back, and the host waits both times.
         packed = pack_padded_sequence(embedded.index_select(0, rows), lengths, batch_first=True)
@@ -169,7 +169,7 @@ class RnnDecoder(nn.Module):
         padding = torch.zeros(mask.shape, device=keys.device).masked_fill(mask == 0, -torch.inf)
         embedded = self.dropout(scaled(self.embed_tokens, input_ids))
         hidden, cell = list(state.hidden), list(state.cell)
-        attentional, found = state.attentional, []
+        attentional, vectors = state.attentional, []
         for step in range(input_ids.shape[1]):
             below = torch.cat([embedded[:, step], attentional], dim=-1)
             # In bfloat16 a GPU would keep the states, and add up the weights' gradients over the words, too roughly.
@@ -181,9 +181,9 @@ class RnnDecoder(nn.Module):
             weights = functional.softmax(scores + padding, dim=-1, dtype=torch.float32).to(states.dtype)
             context = torch.bmm(weights[:, None], states)[:, 0]
             attentional = self.dropout(torch.tanh(self.combine(torch.cat([context, below], dim=-1))))
-            found.append(attentional)
+            vectors.append(attentional)
         length = state.length + input_ids.shape[1]
-        return torch.stack(found, dim=1), DecoderState(torch.stack(hidden), torch.stack(cell), attentional, length)
+        return torch.stack(vectors, dim=1), DecoderState(torch.stack(hidden), torch.stack(cell), attentional, length)
 
 
 class RnnModel(nn.Module):
@@ -259,11 +259,11 @@ class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         `generate` gives `return_dict`; what is returned is always such an object.
         """
-        found = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, past_key_values)
+        output = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, past_key_values)
         return Seq2SeqLMOutput(
-            logits=self.lm_head(found.last_hidden_state),
-            past_key_values=found.past_key_values,
-            encoder_last_hidden_state=found.encoder_last_hidden_state,
+            logits=self.lm_head(output.last_hidden_state),
+            past_key_values=output.past_key_values,
+            encoder_last_hidden_state=output.encoder_last_hidden_state,
         )
 
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -308,7 +308,7 @@ class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 def inputs(batch: Batch) -> dict[str, Any]:
-    """What the model's encoder and decoder take in training."""
+    """The arguments of the model's encoder and decoder in training."""
     return {
         "input_ids": batch.source_ids,
         "attention_mask": batch.source_mask,

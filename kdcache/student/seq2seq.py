@@ -1,4 +1,4 @@
-"""A sequence-to-sequence model and its tokenizer, whatever its architecture."""
+"""A student, of any architecture: a sequence-to-sequence model and its tokenizer."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from kdcache.files.strict_json import canonical_json
 from kdcache.losses.objective_config import PLAIN, ObjectiveConfig
 from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.student.cached_labels import cache_sections, check_text
-from kdcache.student.fingerprints import WEIGHTS_FILE, weights_print
+from kdcache.student.fingerprints import WEIGHTS_FILE, weights_fingerprint
 from kdcache.student.seq2seq import Student, build_student, load_student
 from kdcache.student.student_config import POSITIONS, StudentConfig
 from kdcache.text.corpus import Corpus, fingerprints
@@ -111,7 +111,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
 
 
 def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:
-    """What a student learns from and is validated on, and the fingerprints of both and of the weights it starts from.
+    """Open the cache and the validation text; return them with the fingerprints of all that the student learns from.
 
     Raises:
         CorruptError: the cache is incomplete or damaged.
@@ -120,17 +120,17 @@ def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict
     """
     reader = open_cache(config.cache, config.store)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    start = {} if config.start_from is None else {"start": first_weights(Path(config.start_from))}
+    start = {} if config.start_from is None else {"start": start_fingerprint(Path(config.start_from))}
     return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid), **start}
 
 
-def first_weights(folder: Path) -> str:
+def start_fingerprint(folder: Path) -> str:
     """SHA-256 of the weights in `folder`, hexadecimal.
 
     Raises:
         ModelError: no student is there.
     """
-    weights = weights_print(folder)
+    weights = weights_fingerprint(folder)
     if weights is None:
         raise ModelError(f"{folder}: no student here (no {WEIGHTS_FILE}). Make one with kdcache student-train.")
     return weights

@@ -1,4 +1,4 @@
-"""What training a student would cost, without doing it: steps from the cache, time and memory from some steps."""
+"""The cost of training a student, without training it: the cache tells the steps, a few steps the time and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
 from kdcache.training.loader import Loader, step_batches
 from kdcache.training.loop import count_steps
-from kdcache.training.step import Stepper, Wishes
+from kdcache.training.step import Stepper, StepRequests
 
 _WARM_STEPS = 2
 _PILOT_STEPS = 10
@@ -27,13 +27,13 @@ _PILOT_STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What training a student would cost.
+    """The cost of training a student.
 
     Attributes:
         steps: optimizer steps of the whole run.
-        parameters: of the student.
-        peak_bytes: on a GPU, of its memory; else of this whole process.
-        seconds: of all steps; validation is not counted.
+        parameters: number of parameters of the student.
+        peak_bytes: memory that is needed, of the GPU or else of this whole process.
+        seconds: time of all steps; validation is not counted.
         pilot_steps: steps that were timed.
     """
 
@@ -58,10 +58,10 @@ def forecast(config: StudentConfig) -> Forecast:
     batches_of = partial(step_batches, task, sections, training, Position(), Group(), device)
     with Loader(batches_of, device) as stream:
         # A pilot longer than an epoch goes on with the next.
-        steps = (one for one in stream if one is not None)
+        steps = (batches for batches in stream if batches is not None)
         for step, batches in enumerate(islice(steps, _WARM_STEPS + _PILOT_STEPS), 1):
             start = time.perf_counter()
-            stepper.take(task, batches.micros, step, 0.0, Wishes)
+            stepper.take(task, batches.micro_batches, step, 0.0, StepRequests)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

@@ -50,10 +50,10 @@ def build_transformer(
 
 
 def inputs(batch: Batch) -> dict[str, Any]:
-    """What the model's encoder and decoder take in training.
+    """The arguments of the model's encoder and decoder in training.
 
     Given masks of [pairs, S], the library asks the device whether they mask anything, and the host waits for the
-    answer. Those of four dimensions it takes as they are. Padding of the decoder's input lies to the right, where a
+    answer. It takes masks of four dimensions as they are. Padding of the decoder's input is on the right, where a
     causal mask does not look.
     """
     n = batch.decoder_ids.shape[1]

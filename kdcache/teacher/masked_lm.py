@@ -120,7 +120,7 @@ class Teacher:
 
     @torch.inference_mode()
     def predict(self, views: MaskedViews, reduction: Reduction, device: torch.device, precision: str) -> Predictions:
-        """What `reduction` keeps of the distributions at the masked positions."""
+        """The part of the distributions at the masked positions that `reduction` keeps."""
         return reduction(self.log_probs(views, device, precision), views.labels, views.target_rows)
 
     def fingerprint(self) -> str:
@@ -136,7 +136,7 @@ class Teacher:
 
     @torch.inference_mode()
     def _check_output_layer(self) -> None:
-        """Compare our way through the head with the model's own, once, on a few tokens."""
+        """Compare the logits of `hidden` and `output_layer` with those of the model itself, on a few tokens."""
         self.model.eval()
         special = self.tokenizer.special
         ids = np.full((1, _PROBE_LENGTH), special.mask, dtype=np.int64)
@@ -145,9 +145,9 @@ class Teacher:
         device = next(self.model.parameters()).device
         inputs = {"input_ids": to_device(ids, device)}
         expected = self.model(**inputs).logits[0].float()
-        found = self.output_layer.exact_logits(self.hidden(views, device))
-        # A model that computes not-a-number is no stranger to us: the dump says at which line it does.
-        same = expected.shape == found.shape and torch.allclose(expected, found, atol=1e-3, rtol=1e-3, equal_nan=True)
+        logits = self.output_layer.exact_logits(self.hidden(views, device))
+        # A model that computes not-a-number passes here: the dump names the line at which it does.
+        same = expected.shape == logits.shape and torch.allclose(expected, logits, atol=1e-3, rtol=1e-3, equal_nan=True)
         if not same:
             raise ModelError(
                 f"{type(self.model).__name__} does more after its last linear layer than that layer; kdcache cannot "

@@ -3,7 +3,7 @@
 A view is `start x end joint… y end` with some target positions replaced by the mask token. The source is never
 masked; the target's end token is a target position like any other. Pass p of P masks target positions p, p+P, p+2P, …,
 so that every position is masked in exactly one of the min(P, N) passes of a pair with N positions (C-MLM, Chen et
-al. 2020, section 3.1, with a fixed partition in place of random draws). Further partitions deal the positions of each
+al. 2020, section 3.1, with a fixed partition in place of random draws). Further partitions assign the positions of each
 target to the same passes in another, pseudo-random order.
 """
 
@@ -33,7 +33,7 @@ class MaskedViews:
         lengths: int64 [views], tokens that are not padding.
         masked: int64 [masked], flat positions (row · length + column) that hold the mask token, ascending.
         labels: int64 [masked], the ids that were there.
-        target_rows: int64 [masked], where each masked position stands in the pairs' flat `target_ids`.
+        target_rows: int64 [masked], the place of each masked position in the pairs' flat `target_ids`.
     """
 
     input_ids: Ints
@@ -76,7 +76,7 @@ def view_counts(pairs: EncodedPairs, passes: int, maskings: int = 1) -> Ints:
     return np.minimum(pairs.target_lengths, passes) * maskings
 
 
-def dealt(pairs: EncodedPairs, passes: int, masking: int, seed: int, indices: Ints) -> Ints:
+def passes_of_positions(pairs: EncodedPairs, passes: int, masking: int, seed: int, indices: Ints) -> Ints:
     """The pass in which each target position is masked in one partition: int64 [ΣN], from 0.
 
     In partition 0 that is p modulo P. In a later one the positions of each target are first put into an order that is a
@@ -111,15 +111,16 @@ def partition_views(pairs: EncodedPairs, passes: int) -> tuple[Ints, Ints]:
 
 
 def partition_batches(
-    pairs: EncodedPairs, passes: int, max_tokens: int, special: SpecialIds, dealt_to: Ints | None = None
+    pairs: EncodedPairs, passes: int, max_tokens: int, special: SpecialIds, in_pass: Ints | None = None
 ) -> Iterator[MaskedViews]:
     """Yield every view of every pair once, in batches of at most `max_tokens` tokens, padding included.
 
     A single view that is longer is a batch of its own. Batches are cut from views in order of length, so that little
-    of them is padding. `dealt_to` is what `dealt` gives, by default for partition 0.
+    of them is padding. `in_pass` is the result of `passes_of_positions`, by default that for partition 0.
     """
     chosen, residues = partition_views(pairs, passes)
-    in_pass = dealt(pairs, passes, 0, 0, np.arange(pairs.n_pairs)) if dealt_to is None else dealt_to
+    if in_pass is None:
+        in_pass = passes_of_positions(pairs, passes, 0, 0, np.arange(pairs.n_pairs))
     lengths = view_lengths(pairs, special)[chosen]
     start = 0
     while start < len(chosen):
@@ -127,8 +128,8 @@ def partition_batches(
         grid = _lay_out(pairs, chosen[start:stop], special)
         hidden = np.zeros_like(grid.in_target)
         # Boolean assignment runs row by row, as in `_lay_out`.
-        own = in_pass[positions(pairs.target_offsets, chosen[start:stop])]
-        hidden[grid.in_target] = own == np.repeat(residues[start:stop], pairs.target_lengths[chosen[start:stop]])
+        assigned = in_pass[positions(pairs.target_offsets, chosen[start:stop])]
+        hidden[grid.in_target] = assigned == np.repeat(residues[start:stop], pairs.target_lengths[chosen[start:stop]])
         yield _mask(grid, hidden, special)
         start = stop
 

@@ -1,4 +1,4 @@
-"""Running a teacher over every masked view of some pairs, and reducing what it says at each target position.
+"""Runs a teacher over every masked view of some pairs, and reduces its distribution at each target position.
 
 With one masking, distributions are reduced batch by batch. With several, they are averaged first: over whole
 distributions, as probabilities, on the device. So that these fit, pairs are taken some at a time.
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from kdcache.cache.plan import Plan
 from kdcache.compute.device import moved
-from kdcache.compute.halving import Partwise
+from kdcache.compute.halving import HalvingRunner
 from kdcache.labels import counter_random
-from kdcache.teacher.masking import MaskedViews, dealt, partition_batches
+from kdcache.teacher.masking import MaskedViews, partition_batches, passes_of_positions
 from kdcache.teacher.reduction import Draws, Predictions, Reduction
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs
@@ -27,12 +27,12 @@ from kdcache.text.tokenizer import Tokenizer
 
 # Probabilities that are added up at the same time: 128 MiB in float32.
 _SUMS = 1 << 25
-# What a float32 cannot hold as a normal number counts as the least that it can.
+# The smallest normal float32; smaller probabilities count as that.
 _LEAST = torch.finfo(torch.float32).tiny
 
 
 class Predictor(Protocol):
-    """What a dump asks of a teacher; see `kdcache.teacher.masked_lm.Teacher`."""
+    """The part of a teacher that a dump uses; see `kdcache.teacher.masked_lm.Teacher`."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -50,10 +50,10 @@ class Predictor(Protocol):
         """Log-probabilities of all words at each masked position."""
 
     def predict(self, views: MaskedViews, reduction: Reduction, device: torch.device, precision: str) -> Predictions:
-        """What `reduction` keeps of them."""
+        """The part of them that `reduction` keeps."""
 
     def fingerprint(self) -> str:
-        """Which teacher it is."""
+        """SHA-256 that identifies the teacher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Passes:
     plan: Plan
     max_tokens: int
     device: torch.device
-    _partwise: Partwise = field(default_factory=lambda: Partwise("one sequence", "Free memory"))
+    _halving: HalvingRunner = field(default_factory=lambda: HalvingRunner("one sequence", "Free memory"))
 
     def run(
         self, pairs: EncodedPairs, first: int, after_batch: Callable[[int], None]
@@ -92,7 +92,7 @@ class Passes:
             return self.teacher.predict(views, reduction, self.device, self.plan.precision)
 
         for batch in partition_batches(pairs, self.plan.passes, self.max_tokens, self.teacher.tokenizer.special):
-            for views, found in self._partwise.parts(batch, predict):
+            for views, found in self._halving.parts(batch, predict):
                 yield views.target_rows, found
                 after_batch(len(views.lengths))
 
@@ -114,7 +114,7 @@ class Passes:
             part, rows = pairs.take(group), ragged.positions(pairs.target_offsets, group)
             sums = torch.zeros((len(rows), self.teacher.vocabulary), device=self.device)
             for masking in range(self.plan.maskings):
-                in_pass = dealt(part, self.plan.passes, masking, self.plan.seed, first + group)
+                in_pass = passes_of_positions(part, self.plan.passes, masking, self.plan.seed, first + group)
                 self._add(part, in_pass, sums, after_batch)
             log_probs = sums.div_(self.plan.maskings).clamp_(min=_LEAST).log_()
             yield rows, reduction(log_probs, part.target_ids.astype(np.int64), rows)
@@ -127,8 +127,8 @@ class Passes:
 
         special = self.teacher.tokenizer.special
         for batch in partition_batches(pairs, self.plan.passes, self.max_tokens, special, in_pass):
-            for views, found in self._partwise.parts(batch, predict):
-                # Nothing large is reserved from here on: a part that was predicted is added, whole and once.
+            for views, found in self._halving.parts(batch, predict):
+                # From here on nothing large is reserved, so a part that was predicted is added, whole and once.
                 sums.index_add_(0, moved(torch.from_numpy(views.target_rows), self.device), found.exp_())
                 after_batch(len(views.lengths))
 

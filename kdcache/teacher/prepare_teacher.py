@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a checkpoint with its vocabulary trimmed, or a small BERT from nothing."""
+"""The teacher before training: a checkpoint with its vocabulary trimmed, or a small BERT with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a teacher's distributions: the k best words or some that are drawn, and normalizers.
+"""The part of a teacher's distributions that is kept: the k best words or some that are drawn, and normalizers.
 
 A distribution over the whole vocabulary never leaves the device.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 from kdcache.compute.device import moved
 from kdcache.labels import counter_random
 
-# Numbers in float64 held at once: a corpus of cumulative sums would fill a GPU.
+# Numbers in float64 in memory at once: the cumulative sums of a whole batch would fill a GPU.
 _CHUNK = 1 << 22
 
 
 class Predictions:
-    """What is kept at n masked positions. A GPU may still be at work on it; whoever looks at it waits.
+    """What is kept at n masked positions. A GPU may still compute it; reading a property waits for that.
 
     *Shape:* ids `[n, k]`, values `[n, k]` (log-probabilities float32, or counts of drawn words), written float32 `[n]`,
     log_normalizers float32 `[n, n_T]` or None, on any device.
@@ -131,13 +131,13 @@ def _draw(log_probs: Tensor, keys: counter_random.Words, count: int, columns: in
 
 
 def _count(words: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """The different words of each row `[n, N]` and how often each stands there, `[n, columns]` twice, padded with 0."""
+    """The different words of each row `[n, N]` and how often each occurs there, `[n, columns]` twice, padded with 0."""
     words = words.sort(dim=-1).values
     new = torch.zeros_like(words)
     new[:, 1:] = (words[:, 1:] != words[:, :-1]).long()
     group = new.cumsum(dim=-1)
     ids = torch.zeros_like(words).scatter_(1, group, words)
     counts = torch.zeros_like(words).scatter_add_(1, group, torch.ones_like(words))
-    # Groups stand by rising id, and a stable order keeps that among equal counts.
+    # Groups come by rising id, and a stable sort keeps that order among equal counts.
     counts, order = counts.sort(dim=-1, descending=True, stable=True)
     return ids.gather(1, order)[:, :columns], counts[:, :columns].int()

@@ -68,7 +68,7 @@ class TeacherTask:
         return projected_loss(hidden, self.teacher.output_layer, labels, None, PLAIN)
 
     def valid_loss(self, batch: MaskedViews) -> LossSums:
-        """The same."""
+        """Cross entropy at the masked positions."""
         return self.loss(batch, 0)
 
 
@@ -98,7 +98,7 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     for line in examine(corpus, valid).lines():
         log.info("%s", line)
     teacher = prepare_teacher(config.bert, corpus, trim_vocab=config.trim_vocab, seed=config.training.seed)
-    # Saved before training, so that whatever was trained has its tokenizer beside it.
+    # The tokenizer is saved before training, so that every checkpoint has it beside it.
     with group.all_or_none():
         if group.leads:
             teacher.tokenizer.save(output, max_length=teacher.positions, segments=teacher.segments)
@@ -122,8 +122,8 @@ def _valid_views(valid: Corpus, teacher: Teacher, config: TeacherConfig) -> list
     parts = list(encode_sections(valid, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
     pairs = concatenate(parts)
     generator = np.random.default_rng(_VALID_SEED)
-    found = []
+    batches = []
     for selection in valid_selections(pairs, generator):
         views = random_views(pairs, selection.rows, generator, teacher.tokenizer.special)
-        found += [views.rows(*bounds) for bounds in micro_bounds(selection, config.training.most_tokens, 1)]
-    return found
+        batches += [views.rows(*bounds) for bounds in micro_bounds(selection, config.training.most_tokens, 1)]
+    return batches

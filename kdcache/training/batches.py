@@ -2,7 +2,7 @@
 
 The order is a pure function of (seed, epoch): shards are shuffled and taken a window at a time; inside a window pairs
 are shuffled, sorted by length, cut into batches of at most `max_tokens` padded tokens, and the batches are shuffled.
-So the state of a run is (seed, epoch, batches consumed), whatever reads ahead.
+So the state of a run is (seed, epoch, batches consumed), however far a thread reads ahead.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Sections(Protocol):
         """Read one section."""
 
     def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
-        """Read the sections `order`, one after the other; whoever can prepares the next meanwhile.
+        """Read the sections `order`, one after the other; a subclass may prepare the next meanwhile.
 
         `give_up` is called now and then while one is waited for; what it raises ends the wait.
         """
@@ -95,9 +95,9 @@ def epoch_order(
     `give_up` is called now and then while a section is waited for; what it raises ends the wait.
     """
     sizes = sections.sizes
-    shuffled, following = (_shuffled(len(sizes), seed, one) for one in (epoch, epoch + 1))
+    shuffled, following = (_shuffled(len(sizes), seed, number) for number in (epoch, epoch + 1))
     index = 0
-    # What the next epoch begins with can be prepared while the last window is used.
+    # The first sections of the next epoch can be prepared while the last window is used.
     with closing(sections.read([*shuffled, *following], give_up)) as stream:
         for number, window in enumerate(_windows(shuffled, sizes)):
             section = _join([next(stream) for _ in window])
@@ -106,7 +106,7 @@ def epoch_order(
                 if index >= consumed:
                     yield Selection(section, rows, epoch, index)
                 index += 1
-            # Otherwise it would stay in memory beside the next one.
+            # Otherwise this window would stay in memory beside the next one.
             del section
 
 
@@ -119,12 +119,12 @@ def _windows(shuffled: list[int], sizes: list[int]) -> Iterator[list[int]]:
     """Consecutive shards of at most WINDOW_PAIRS pairs together, at least one."""
     window: list[int] = []
     held = 0
-    for one in shuffled:
-        if window and held + sizes[one] > WINDOW_PAIRS:
+    for section in shuffled:
+        if window and held + sizes[section] > WINDOW_PAIRS:
             yield window
             window, held = [], 0
-        window.append(one)
-        held += sizes[one]
+        window.append(section)
+        held += sizes[section]
     if window:
         yield window
 
@@ -173,7 +173,7 @@ def micro_bounds(selection: Selection, micro_tokens: int, count: int) -> list[tu
 
 
 def valid_selections(pairs: EncodedPairs, generator: np.random.Generator) -> list[Selection]:
-    """Batches of a validation text: the same whatever the training's are, so that losses of runs compare."""
+    """Batches of a validation text, which do not depend on the settings of training, so that losses of runs compare."""
     batches = window_batches(pairs, _VALID_TOKENS, generator)
     return [Selection(Section(pairs), rows, 0, index) for index, rows in enumerate(batches)]
 
@@ -186,7 +186,7 @@ class Batch:
         source_ids: int64 [pairs, S].
         source_mask: int64 [pairs, S], 1 on tokens, 0 on padding.
         decoder_ids: int64 [pairs, N]: start token, then the target without its end token.
-        positions: int64 [targets], where the target positions stand in the flattened [pairs · N].
+        positions: int64 [targets], the places of the target positions in the flattened [pairs · N].
         labels: int64 [targets], the words to predict.
         soft: soft labels of the target positions with ids int32 and all else as stored, or None.
     """
@@ -219,7 +219,7 @@ def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batc
     decoder_ids, target_mask = _pad(ragged.lengths_at(pairs.target_offsets, rows), special.pad)
     labels = pairs.target_ids[target_rows].astype(np.int64)
     decoder_ids[target_mask] = labels
-    # Shifted right by one; what falls off the end is an end token or padding.
+    # The decoder's input is the target shifted right by one; what is lost at the end is an end token or padding.
     decoder_ids[:, 1:] = np.where(target_mask[:, 1:], decoder_ids[:, :-1], special.pad)
     decoder_ids[:, 0] = special.start
     soft = selection.window.soft

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that decides how training goes on, as safetensors and JSON, committed by a rename.
+"""Checkpoints: all that decides how training continues, as safetensors and JSON, committed by a rename.
 
 ::
 
@@ -6,7 +6,7 @@
     OUTPUT/checkpoints/step-00000100/optimizer.safetensors   moments
     OUTPUT/checkpoints/step-00000100/state.json              position, SHA-256 of the two others and of itself
 
-There is no state of random number generators: all random streams begin anew at each step, from seed and step.
+There is no state of random number generators: each step seeds all random streams, from seed and step.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Position:
         best_step, best_loss: of the best validation, or None.
         stale: validations since the best one.
         recent: the steps of the last validations, oldest first, whose checkpoints will be averaged.
-        unlogged: sums over the steps since the last line of the metrics, so that the curve goes on as it would have.
+        unlogged: sums over the steps since the last line of the metrics, so that the curve continues unchanged.
     """
 
     step: int = 0
@@ -79,7 +79,7 @@ class _State:
 
 
 def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Commit a checkpoint under `folder` and remove all but the last two and what these need: the best and the recent.
+    """Commit a checkpoint under `folder`; keep the last two and those that they need, the best and the recent.
 
     `run` identifies data and configuration; `restore` refuses another one.
 
@@ -88,7 +88,7 @@ def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer
     """
     target = folder / _name(position.step)
     if target.exists():
-        # The same step, with what its validation said.
+        # The parameters of this step are saved already; its validation has changed the position.
         replace_file(target / _STATE, _sealed(replace(_read_state(target), position=position)))
         return
     temporary = folder / f"{_TEMPORARY}{target.name}"
@@ -226,10 +226,10 @@ def copy_parameters(model: nn.Module, tensors: dict[str, Tensor], path: Path) ->
     Raises:
         TrainingError: names or shapes differ.
     """
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    if found != expected:
-        names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if given != expected:
+        names = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
         raise TrainingError(f"{path}: does not fit the model at {names[0]}.")
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[name])
@@ -251,7 +251,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 def save_model(model: Any, folder: Path) -> None:
     """Write a `PreTrainedModel` as an ordinary Hugging Face folder.
 
-    The weights become readable for whoever may read the configuration; safetensors 0.8 writes them for their owner.
+    The weights get the permissions of the configuration; safetensors 0.8 writes them for their owner alone.
     """
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):

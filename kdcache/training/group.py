@@ -1,6 +1,6 @@
-"""The processes that train one model together: they add up their gradients, agree, and fail together.
+"""The processes that train one model together: they add up their gradients and fail together.
 
-Gradients and flags go through one flat sum for each step; what is rare (validation sums, outcomes of writing) is
+Gradients and flags go through one flat sum for each step. What is rare (sums of validation, outcomes of writing) is
 gathered as Python objects over the CPU.
 """
 
@@ -22,7 +22,7 @@ from kdcache.errors import TrainingError, UsageError
 from kdcache.files.run_records import log
 from kdcache.process.ranks import Process, this_process
 
-# Longer than any honest wait (a large checkpoint on a slow disk), short enough to notice a machine that is gone.
+# Longer than any normal wait (a large checkpoint on a slow disk), and short enough to notice a machine that is gone.
 TIMEOUT = datetime.timedelta(minutes=10)
 
 T = TypeVar("T")
@@ -40,12 +40,12 @@ class Group:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """Number of processes."""
         return self.process.count
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the first process, the only one that writes."""
         return self.process.rank == 0
 
     def add_up(self, tensor: Tensor) -> None:
@@ -59,7 +59,7 @@ class Group:
                 dist.all_reduce(tensor)
 
     def gather(self, value: T) -> list[T]:
-        """Everybody's value, in the order of ranks.
+        """The value of each process, in the order of ranks.
 
         Raises:
             TrainingError: another process is gone.
@@ -88,7 +88,7 @@ class Group:
                 raise TrainingError(f"Process {rank} of {self.count} failed, so all stop. There: {failure}")
 
     def by_leader(self, work: Callable[[], T]) -> T:
-        """What `work` returns in the leading process, which alone calls it. If it fails there, all fail."""
+        """Call `work` in the first process alone and return its result in all; if it fails there, all fail."""
         values: list[T] = []
         with self.all_or_none():
             if self.leads:
@@ -96,10 +96,10 @@ class Group:
         return self.gather(values)[0][0]
 
     def check_visible(self, path: Path) -> None:
-        """Refuse to go on unless all processes see what the leading one wrote.
+        """Check that all processes see what the first one wrote.
 
         Raises:
-            TrainingError: one does not.
+            TrainingError: a process does not see it.
         """
         with self.all_or_none():
             if not path.exists():
@@ -109,7 +109,7 @@ class Group:
                 )
 
     def check_equal(self, value: str, what: str) -> None:
-        """Refuse to go on unless all processes have the same `value`.
+        """Check that all processes have the same `value`.
 
         Raises:
             TrainingError: they differ.
@@ -137,7 +137,7 @@ def _peers_may_die() -> Iterator[None]:
 def training_group(device: str) -> Iterator[Group]:
     """The group of the processes that `torchrun` started; without it this process alone.
 
-    Inside, processes that do not lead log errors only. `device` is that of the configuration.
+    Inside, processes other than the first log errors only. `device` is that of the configuration.
 
     Raises:
         UsageError: RANK and WORLD_SIZE say that there are several, and nothing says where they meet.
@@ -157,14 +157,14 @@ def training_group(device: str) -> Iterator[Group]:
                 "or unset RANK and WORLD_SIZE."
             ) from error
     group = Group(process)
-    with _only_the_leader_talks(group):
+    with _only_the_first_logs(group):
         yield group
-    # After a failure the others may be stuck in NCCL; then the end of the process must not wait for them.
+    # Not after a failure: other processes may be stuck in NCCL, and the end of this one must not wait for them.
     dist.destroy_process_group()
 
 
 @contextmanager
-def _only_the_leader_talks(group: Group) -> Iterator[None]:
+def _only_the_first_logs(group: Group) -> Iterator[None]:
     def is_new(record: logging.LogRecord) -> bool:
         return group.leads or record.levelno >= logging.ERROR
 

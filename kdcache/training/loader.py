@@ -1,7 +1,7 @@
 """Batches made ahead of the optimizer step, in a thread of their own.
 
-Where training stands is counted by the optimizer's steps, so what was made ahead when the state was saved counts as
-not consumed. The thread draws nothing from PyTorch's random streams.
+The optimizer's steps count how far training is, so batches that were made ahead of a saved state are not consumed. The
+thread draws nothing from PyTorch's random streams.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Task(Protocol[B]):
 
 
 @dataclass(frozen=True, slots=True)
-class Micro(Generic[B]):
+class MicroBatch(Generic[B]):
     """One forward pass; `number` counts those of its step over all processes, from 0."""
 
     number: int
@@ -77,7 +77,7 @@ class StepBatches(Generic[B]):
     """This process's share of one optimizer step, the `index`-th of its epoch; it may be empty."""
 
     index: int
-    micros: list[Micro[B]]
+    micro_batches: list[MicroBatch[B]]
 
 
 def step_batches(
@@ -103,11 +103,11 @@ def step_batches(
         for selection in epoch_order(sections, config.max_tokens, config.seed, epoch, consumed, give_up):
             empty = False
             bounds = micro_bounds(selection, config.most_tokens, group.count)
-            own = range(group.process.rank, len(bounds), group.count)
-            batches = task.collate(selection, [bounds[number] for number in own])
-            micros = [Micro(number, task.move(one, device)) for number, one in zip(own, batches, strict=True)]
+            numbers = range(group.process.rank, len(bounds), group.count)
+            batches = task.collate(selection, [bounds[number] for number in numbers])
+            micros = [MicroBatch(n, task.move(batch, device)) for n, batch in zip(numbers, batches, strict=True)]
             ready = StepBatches(selection.index, micros)
-            # What this generator still names while the next window is loaded would hold the last window in memory.
+            # A name that this generator keeps while the next window is loaded would keep the last window in memory.
             del selection, batches, micros
             yield ready
             del ready

@@ -27,27 +27,27 @@ from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
 from kdcache.training.loader import B, Loader, StepBatches, Task, step_batches
 from kdcache.training.metrics import Metrics
-from kdcache.training.step import Report, Stepper, Wishes, learning_rate
+from kdcache.training.step import Report, Stepper, StepRequests, learning_rate
 from kdcache.training.training_config import TrainingConfig
 
 _BAD_STEPS_MAX = 10
-# Steps that a GPU may be behind when the host reads what came out of one: by then the next is already in its queue.
+# A GPU may be this many steps behind when the host reads the outcome of one; then the next is already in its queue.
 _LATE = {"cpu": 0, "cuda": 1}
-# For a batch, before a signal to stop is obeyed without it.
+# The loop waits this long for a batch before it looks whether a signal asked to stop.
 _PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What training came to.
+    """The result of a training.
 
     Attributes:
         steps: optimizer steps taken.
         exported_steps: the steps whose parameters, or their mean, the model now has.
         best_loss: mean of -log P(word) over the validation targets at the best validation, in nats, or None.
         averaged_loss: the same of the mean of the last checkpoints, or None if none was asked for.
-        seconds, loader_wait: of this process in training, and of these spent waiting for batches; an interrupted
-            run's earlier part is not counted.
+        seconds, loader_wait: seconds of this process in training, and those of them in which it waited for batches;
+            earlier processes of an interrupted run are not counted.
     """
 
     steps: int
@@ -59,7 +59,7 @@ class FitResult:
 
     @property
     def exported(self) -> str:
-        """The steps in words: one, or the mean of several."""
+        """The steps in words, marked as a mean where there are several."""
         words = ", ".join(f"{step:,}" for step in self.exported_steps)
         return words if len(self.exported_steps) == 1 else f"{words} (the mean)"
 
@@ -146,14 +146,14 @@ class _Loop(Generic[B]):
 
     def _restore(self) -> Position:
         with self.group.all_or_none():
-            found = checkpoint.restore(self.checkpoints, self.run, self.model, self.stepper.optimizer)
+            restored = checkpoint.restore(self.checkpoints, self.run, self.model, self.stepper.optimizer)
         if self.group.count > 1:
-            self.group.check_equal(f"{found} {_digest(self.model)}", "checkpoints or models")
-        if found is not None:
+            self.group.check_equal(f"{restored} {_digest(self.model)}", "checkpoints or models")
+        if restored is not None:
             if self.group.leads:
-                checkpoint.set_aside_after(self.checkpoints, found)
-            log.info("Continuing after step %s of %s.", f"{found.step:,}", f"{self.total:,}")
-        return found or Position()
+                checkpoint.set_aside_after(self.checkpoints, restored)
+            log.info("Continuing after step %s of %s.", f"{restored.step:,}", f"{self.total:,}")
+        return restored or Position()
 
     def run_all(self) -> FitResult:
         """Take the remaining steps and leave the model with what is to be exported."""
@@ -183,7 +183,7 @@ class _Loop(Generic[B]):
         return FitResult(self.position.step, exported, best, averaged_loss, seconds, steps.waited)
 
     def _stop_while_waiting(self) -> None:
-        # Several processes stop at the same step, so one that is alone in waiting has to wait for that step.
+        # Several processes stop at the same step, so a process of several has to wait for that step.
         if self.stop.number is not None and self.group.count == 1:
             self._read_reports(0)
             self._save()
@@ -198,7 +198,7 @@ class _Loop(Generic[B]):
         step = self.position.step + 1
         rate = learning_rate(self.config, step, self.task.width, self.total)
         try:
-            report = self.stepper.take(self.task, batches.micros, step, rate, self._wishes)
+            report = self.stepper.take(self.task, batches.micro_batches, step, rate, self._requests)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -218,23 +218,23 @@ class _Loop(Generic[B]):
             self._save()
         self._stop_if_asked()
 
-    def _wishes(self) -> Wishes:
-        # Only the leader's clock decides when to save, so that all save the same step.
+    def _requests(self) -> StepRequests:
+        # Only the first process's clock decides when to save, so that all save the same step.
         due = self.group.leads and time.monotonic() - self.saved_at >= self.config.save_seconds
-        return Wishes(self.stop.number, due)
+        return StepRequests(self.stop.number, due)
 
     def _read_reports(self, late: int) -> None:
         while len(self.reports) > late:
-            verdict = self.reports.popleft().verdict()
-            self.asked = verdict.signal if self.asked is None else self.asked
-            # Where flags are read late, a wish is repeated before it is granted.
-            self.save_due |= verdict.save and verdict.step > self.saved_step
-            self.bad_steps = self.bad_steps + 1 if verdict.skipped else 0
-            if verdict.skipped:
-                log.warning("Step %s was skipped: its loss or gradient is not finite.", verdict.step)
+            outcome = self.reports.popleft().outcome()
+            self.asked = outcome.signal if self.asked is None else self.asked
+            # Where flags are read late, a request is repeated before it is met.
+            self.save_due |= outcome.save and outcome.step > self.saved_step
+            self.bad_steps = self.bad_steps + 1 if outcome.skipped else 0
+            if outcome.skipped:
+                log.warning("Step %s was skipped: its loss or gradient is not finite.", outcome.step)
             if self.bad_steps == _BAD_STEPS_MAX:
                 raise TrainingError(
-                    f"Loss or gradient were not finite in {_BAD_STEPS_MAX} steps in a row, up to step {verdict.step}. "
+                    f"Loss or gradient were not finite in {_BAD_STEPS_MAX} steps in a row, up to step {outcome.step}. "
                     "Lower --learning-rate, lengthen --warmup, or use --precision float32."
                 )
 
@@ -269,11 +269,11 @@ class _Loop(Generic[B]):
         self.model.eval()
         share = batches[self.group.process.rank :: self.group.count]
         with autocast(self.device, resolve_precision(self.config.precision, self.device)):
-            own = add_up(self.task.valid_loss(self.task.move(batch, self.device)) for batch in share)
+            mine = add_up(self.task.valid_loss(self.task.move(batch, self.device)) for batch in share)
         sums: dict[str, float] = {}
-        for other, number in self.group.gather((own, self.stop.number)):
+        for theirs, number in self.group.gather((mine, self.stop.number)):
             self.asked = number if self.asked is None else self.asked
-            for name, value in other.items():
+            for name, value in theirs.items():
                 sums[name] = sums.get(name, 0.0) + value
         n_tokens = sums.pop("n_tokens")
         return {name: value / n_tokens for name, value in sums.items()}

@@ -40,10 +40,10 @@ class Metrics:
         self._reporters = [] if path is None else start_reporters(report_to, path.parent, position)
 
     def add(self, step: int, names: tuple[str, ...], sums: Tensor, rate: float, norm: Tensor, waited: float) -> None:
-        """Count one step by its named sums [names], zeros if it was skipped; now and then write the means since then.
+        """Count one step by its named sums [names], zeros if it was skipped; every 20 steps write the means since then.
 
-        Tensors are read when a line is written, so that a GPU is not waited for in between. `waited` are the seconds
-        that this process has waited for batches so far.
+        Tensors are read when a line is written, so that the host does not wait for a GPU in between. `waited` is the
+        time in seconds that this process has waited for batches so far.
         """
         self._steps.append((names, sums))
         if step % _LOG_EVERY and step > 1:

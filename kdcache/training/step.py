@@ -1,7 +1,7 @@
 """One optimizer step: forward and backward passes, one sum over all processes, one update. The host waits for nothing.
 
-All gradients are views of one flat buffer, behind which the sums of the loss and the flags ride, so that one
-all-reduce brings everybody everything. A step whose loss or gradient is not finite is skipped by the device itself.
+All gradients are views of one flat buffer. The sums of the loss and the flags follow them in it, so that one all-reduce
+brings all processes everything. A step whose loss or gradient is not finite is skipped by the device itself.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from torch import Tensor, nn
 from kdcache.compute.device import autocast, resolve_precision
 from kdcache.losses.projection import LossSums
 from kdcache.training.group import Group
-from kdcache.training.loader import B, Micro, Task
+from kdcache.training.loader import B, MicroBatch, Task
 from kdcache.training.training_config import TrainingConfig
 
-# Behind the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
+# What follows the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
 _TAIL = 16
 _ALIGNMENT = 16
 _N_TOKENS, _LOSS, _SIGINT, _SIGTERM, _SAVE, _PARTS = range(6)
 
-# Steps that the learning rate rises at most, where no --warmup is given.
+# The most steps for which the learning rate rises where --warmup is not given.
 WARMUP_MOST = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What this process would like to happen after the step: the signal that it got, and whether to save."""
+class StepRequests:
+    """This process's requests to all processes: the signal that it got, and whether a checkpoint is due."""
 
     signal: int | None = None
     save: bool = False
 
 
-Ask = Callable[[], Wishes]
+GetRequests = Callable[[], StepRequests]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What all processes read about a step.
+class StepOutcome:
+    """The outcome of a step, the same in all processes.
 
     Attributes:
-        step: which one it was, from 1.
+        step: its number, from 1.
         skipped: its loss or gradient was not finite, so that it changed nothing.
-        signal: one that some process got, or None.
+        signal: a signal that some process got, or None.
         save: whether a checkpoint is due.
     """
 
@@ -59,13 +59,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out of a step, on the device.
+    """The results of a step, as tensors on the device.
 
     Attributes:
-        step: which one, from 1.
-        names: of `sums`, "n_tokens" and "loss" first.
-        sums: over all processes, [names]; zeros if the step was skipped.
-        norm: of the gradient of the mean loss before clipping, a scalar.
+        step: its number, from 1.
+        names: the names of `sums`, "n_tokens" and "loss" first.
+        sums: sums over all processes, [names]; zeros if the step was skipped.
+        norm: norm of the gradient of the mean loss before clipping, a scalar.
     """
 
     step: int
@@ -75,20 +75,20 @@ class Report:
     _flags: Tensor
     _ready: torch.cuda.Event | None
 
-    def verdict(self) -> Verdict:
+    def outcome(self) -> StepOutcome:
         """Read the flags; on a GPU this waits for the step to end."""
         if self._ready is not None:
             self._ready.synchronize()
         sigint, sigterm, save, skipped = self._flags.tolist()
         number = signal.SIGTERM if sigterm > 0 else signal.SIGINT if sigint > 0 else None
-        return Verdict(self.step, skipped > 0, None if number is None else int(number), save > 0)
+        return StepOutcome(self.step, skipped > 0, None if number is None else int(number), save > 0)
 
 
 class Stepper:
     """Takes the optimizer steps of one process of a group.
 
     Attributes:
-        gradients: of all parameters, flat, a view of the buffer that is summed.
+        gradients: the gradients of all parameters, flat, a view of the buffer that is summed.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, group: Group) -> None:
@@ -106,40 +106,44 @@ class Stepper:
             start += _aligned(parameter.numel())
         self._names: tuple[str, ...] = ("n_tokens", "loss")
 
-    def take(self, task: Task[B], micros: Sequence[Micro[B]], step: int, rate: float, ask: Ask) -> Report:
+    def take(
+        self, task: Task[B], micro_batches: Sequence[MicroBatch[B]], step: int, rate: float, requests: GetRequests
+    ) -> Report:
         """Step `step` (from 1) with learning rate `rate`; returns before a GPU has done it.
 
-        `ask` is called as late as can be, just before the sum over all processes.
+        `requests` is called as late as possible, just before the sum over all processes.
 
         Raises:
             TrainingError: another process is gone.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        norm = self.compute(task, micros, step, ask)
+        norm = self.compute(task, micro_batches, step, requests)
         skipped = ~(torch.isfinite(norm) & torch.isfinite(self._tail[_LOSS]))
-        # What PyTorch's gradient scaler sets: the fused update leaves parameters and moments alone where it is 1.
+        # PyTorch's gradient scaler sets this flag: where it is 1, the fused update leaves parameters and moments alone.
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return self._report(step, norm, skipped)
 
-    def compute(self, task: Task[B], micros: Sequence[Micro[B]], step: int, ask: Ask) -> Tensor:
+    def compute(
+        self, task: Task[B], micro_batches: Sequence[MicroBatch[B]], step: int, requests: GetRequests
+    ) -> Tensor:
         """Leave clipped gradients of the mean over the target positions of all processes; return their norm before."""
         self._buffer.zero_()
-        for micro in micros:
+        for micro in micro_batches:
             seed_streams(self._config.seed, step, micro.number)
             with autocast(self._device, self._precision):
                 sums = task.loss(micro.batch, step)
             sums.total.backward()  # type: ignore[no-untyped-call]
             self._count(sums)
-        wishes = ask()
-        for slot, wished in (
-            (_SIGINT, wishes.signal == signal.SIGINT),
-            (_SIGTERM, wishes.signal == signal.SIGTERM),
-            (_SAVE, wishes.save),
+        asked = requests()
+        for slot, requested in (
+            (_SIGINT, asked.signal == signal.SIGINT),
+            (_SIGTERM, asked.signal == signal.SIGTERM),
+            (_SAVE, asked.save),
         ):
-            # Assigned as an item, a number would be copied to a GPU from ordinary memory, for which the host waits.
-            self._tail[slot].fill_(float(wished))
+            # Assigning a number to an item would copy it to a GPU from ordinary memory, and the host would wait.
+            self._tail[slot].fill_(float(requested))
         self._group.add_up(self._buffer)
         n_tokens = self._tail[_N_TOKENS]
         norm: Tensor = torch.linalg.vector_norm(self.gradients) / n_tokens
@@ -167,12 +171,12 @@ class Stepper:
 
 
 def _aligned(size: int) -> int:
-    # Kernels read several numbers at once where these begin at multiples of 16 bytes.
+    # Kernels read several numbers at once where a tensor begins at a multiple of 16 bytes.
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def seed_streams(seed: int, step: int, number: int) -> None:
-    """Begin the random streams of micro-batch `number` of optimizer step `step`: dropout is a function of the three.
+    """Seed the random streams for micro-batch `number` of optimizer step `step`; dropout is a function of the three.
 
     So no state of a generator needs to be saved, and processes with the same micro-batches draw what one draws.
     """

@@ -1,4 +1,4 @@
-"""Experiment trackers: the lines of `metrics.jsonl` once more, for TensorBoard, Weights & Biases, MLflow or trackio.
+"""Experiment trackers, which get the lines of `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow and trackio.
 
 The trackers are those of the accelerate library. Each of them works in a thread of its own: one that fails, or that
 does not answer for a while, is given up with a warning, and training goes on.

@@ -32,7 +32,7 @@ from kdcache.training.batches import TextSections
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
 from kdcache.training.loader import step_batches
-from kdcache.training.step import Stepper, Wishes
+from kdcache.training.step import Stepper, StepRequests
 from kdcache.training.training_config import TrainingConfig
 
 TOKENS, WORDS, WIDTH, TOPK = 12, 40, 8, 4
@@ -46,8 +46,8 @@ def one_step(task: Any, sections: Any, gpu: Gpu, training: TrainingConfig) -> No
     stepper = Stepper(task.model, training, GPU, Group())
     batches = next(step_batches(task, sections, training, Position(), Group(), GPU))
     assert batches is not None
-    assert len(batches.micros) > 1
-    report = stepper.take(task, batches.micros, 1, 1e-3, Wishes)
+    assert len(batches.micro_batches) > 1
+    report = stepper.take(task, batches.micro_batches, 1, 1e-3, StepRequests)
     assert report.sums.is_cuda
     # The flags are on their way to the host, and the event is behind them.
     assert not report._flags.is_cuda

@@ -16,7 +16,7 @@ from kdcache.dump.dump_forecast import forecast
 from kdcache.dump.dump_job import make_plan
 from kdcache.teacher import passes as module
 from kdcache.teacher.masked_lm import Teacher
-from kdcache.teacher.masking import MaskedViews, dealt
+from kdcache.teacher.masking import MaskedViews, passes_of_positions
 from kdcache.teacher.passes import Passes, groups
 from kdcache.text import ragged
 from kdcache.text.corpus import Corpus, TextFiles
@@ -31,7 +31,7 @@ def slow_average(folder: Path, encoded: EncodedPairs, maskings: int, seed: int) 
     """Log of the mean of the full distributions of all partitions, one view and one position at a time."""
     total = np.zeros(1)
     for masking in range(maskings):
-        in_pass = dealt(encoded, PASSES, masking, seed, np.arange(encoded.n_pairs))
+        in_pass = passes_of_positions(encoded, PASSES, masking, seed, np.arange(encoded.n_pairs))
         rows = [one.tolist() for one in np.split(in_pass, encoded.target_offsets[1:-1])]
         _, found = slow_distributions(folder, toy_pairs(encoded.n_pairs), PASSES, rows)
         total = total + np.exp(found.astype(np.float64))
@@ -136,17 +136,21 @@ def test_each_partition_masks_every_position_once(passes: int) -> None:
     ids = np.zeros(int(offsets[-1]), dtype=np.int32)
     pairs = EncodedPairs(ids, offsets, ids, offsets)
     indices = np.array([3, 8, 9, 2, 1 << 40])
-    found = [dealt(pairs, passes, masking, 5, indices) for masking in range(4)]
+    found = [passes_of_positions(pairs, passes, masking, 5, indices) for masking in range(4)]
     rows = np.array([4, 1, 3])
     for masking, in_pass in enumerate(found):
         for pair, n in enumerate(lengths.tolist()):
             own = in_pass[offsets[pair] : offsets[pair + 1]]
             assert sorted(own.tolist()) == sorted(p % passes for p in range(n))
-        again = dealt(pairs.take(rows), passes, masking, 5, indices[rows])
+        again = passes_of_positions(pairs.take(rows), passes, masking, 5, indices[rows])
         np.testing.assert_array_equal(again, in_pass[ragged.positions(offsets, rows)])
     assert found[0].tolist() == [p % passes for n in lengths.tolist() for p in range(n)]
     if passes > 1:
-        others = [*found, dealt(pairs, passes, 1, 6, indices), dealt(pairs, passes, 1, 5, indices + 1)]
+        others = [
+            *found,
+            passes_of_positions(pairs, passes, 1, 6, indices),
+            passes_of_positions(pairs, passes, 1, 5, indices + 1),
+        ]
         assert all((one != other).any() for one, other in itertools.combinations(others, 2))
 
 

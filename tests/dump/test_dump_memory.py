@@ -17,7 +17,7 @@ from models import toy_text
 
 from kdcache.cache.reader import CacheReader
 from kdcache.compute.device import is_out_of_memory
-from kdcache.compute.halving import Partwise
+from kdcache.compute.halving import HalvingRunner
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, prepare
 from kdcache.dump.dump_shards import dump
@@ -141,10 +141,10 @@ def test_later_batches_are_not_tried_in_vain() -> None:
         labels = torch.from_numpy(views.labels)
         return Predictions(labels[:, None], labels[:, None], labels)
 
-    partwise = Partwise("one sequence", "Free memory")
+    halving = HalvingRunner("one sequence", "Free memory")
     views = next(partition_batches(make_pairs([(3, 7)] * 2), 7, 10_000, SPECIAL))
     for _ in range(2):
-        parts = list(partwise.parts(views, predict))
+        parts = list(halving.parts(views, predict))
         assert np.concatenate([part.target_rows for part, _ in parts]).tolist() == views.target_rows.tolist()
         assert all((found.target_log_prob == part.labels).all() for part, found in parts)
     # 14 views: 14 and 7 do not fit, then what is at most a quarter of their cells, and nothing larger ever again.
@@ -162,7 +162,7 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
 
     views = next(partition_batches(make_pairs([(3, 7)]), 7, 10_000, SPECIAL))
     with pytest.raises(RuntimeError, match="shapes"):
-        list(Partwise("one sequence", "Free memory").parts(views, predict))
+        list(HalvingRunner("one sequence", "Free memory").parts(views, predict))
     assert len(calls) == 1
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator: can't allocate memory"))
     assert is_out_of_memory(MemoryError())
@@ -176,7 +176,7 @@ def test_a_single_view_that_does_not_fit() -> None:
 
     views = next(partition_batches(make_pairs([(3, 7)]), 7, 10_000, SPECIAL))
     with pytest.raises(ModelError, match=f"one sequence of {views.input_ids.shape[1]} tokens"):
-        list(Partwise("one sequence", "Free memory").parts(views, predict))
+        list(HalvingRunner("one sequence", "Free memory").parts(views, predict))
 
 
 if __name__ == "__main__":

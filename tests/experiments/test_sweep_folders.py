@@ -18,7 +18,7 @@ from kdcache.experiments.sweep_report import write_report
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import Run, file_run, folder_run
 from kdcache.process.signals import StopRequest
-from kdcache.student.fingerprints import WEIGHTS_FILE, student_prints, text_sha256
+from kdcache.student.fingerprints import WEIGHTS_FILE, student_fingerprints, text_sha256
 from kdcache.student.train_student import open_inputs
 from kdcache.text.lines import read_sentences
 from kdcache.training.loop import FitResult
@@ -164,7 +164,7 @@ TEXT = ScoredText("t", "test.src", ("test.tgt",))
 def begin_writing(student: Student) -> Run:
     """Leave a text and the record of a `kdcache generate` that has not finished."""
     output = student.hypotheses(TEXT)
-    inputs = {"source": text_sha256(read_sentences(Path(TEXT.source))), **student_prints(student.folder)}
+    inputs = {"source": text_sha256(read_sentences(Path(TEXT.source))), **student_fingerprints(student.folder)}
     run = file_run(output, "generate", student.generation(TEXT), inputs)
     output.write_text("".join(f"{line}\n" for line in LINES))
     return run

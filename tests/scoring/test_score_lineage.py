@@ -24,7 +24,7 @@ from kdcache.scoring.score_config import MetricSettings, ScoreConfig
 from kdcache.scoring.score_corpus import compare_corpus
 from kdcache.scoring.score_file import read_scores
 from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
-from kdcache.student.fingerprints import student_prints, text_sha256
+from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate_file
 from kdcache.text.lines import read_sentences
@@ -110,12 +110,12 @@ def test_a_student_from_elsewhere_has_no_cache(small_student: Path, tmp_path: Pa
     """Without a run.json only the weights are known; a damaged one is refused."""
     weights = (small_student / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights)
-    assert student_prints(tmp_path) == {"student": sha256(weights)}
+    assert student_fingerprints(tmp_path) == {"student": sha256(weights)}
     (tmp_path / "run.json").write_text('{"inputs": [1]}')
-    assert student_prints(tmp_path) == {"student": sha256(weights)}
+    assert student_fingerprints(tmp_path) == {"student": sha256(weights)}
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CorruptError, match=r"run\.json: not valid JSON"):
-        student_prints(tmp_path)
+        student_fingerprints(tmp_path)
 
 
 def test_two_students_are_compared_on_one_source(texts: tuple[str, str], small_student: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from kdcache.training.batches import TextSections
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import training_group
 from kdcache.training.loader import step_batches
-from kdcache.training.step import Stepper, Wishes
+from kdcache.training.step import Stepper, StepRequests
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def gradients(trainer: Trainer, teacher: Path) -> list[tuple[torch.Tensor, torch
             stepper = Stepper(task.model, config, CPU, trainer.group)
             stream = step_batches(task, sections, config, Position(), trainer.group, CPU)
             for step, batches in enumerate(islice(stream, 3), 1):
-                norm = stepper.compute(task, batches.micros, step, Wishes)
+                norm = stepper.compute(task, batches.micro_batches, step, StepRequests)
                 found.append((stepper.gradients.clone(), norm))
     return found
 
