@@ -1,15 +1,13 @@
-"""The objectives against dense float64 arithmetic, hand-computed numbers and PyTorch's own cross entropy."""
+"""The loss against dense float64 arithmetic, hand-computed numbers and PyTorch's own cross entropy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objectives import compare, dense, make_case
+from torch import Tensor
 from torch.nn import functional
 
 from kdcache.errors import UsageError
@@ -18,15 +16,9 @@ from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.objectives import teacher_log_probs
 from kdcache.losses.projection import LossSums, OutputLayer, projected_loss
 
-Doubles = npt.NDArray[np.float64]
-
 
 def distillation_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    ids: torch.Tensor | None,
-    log_probs: torch.Tensor | None,
-    config: ObjectiveConfig,
+    logits: Tensor, labels: Tensor, ids: Tensor | None, log_probs: Tensor | None, config: ObjectiveConfig
 ) -> LossSums:
     """The loss of logits: what an output layer that changes nothing makes of them."""
     soft = None if ids is None or log_probs is None else SoftLabels(ids, log_probs)
@@ -34,57 +26,14 @@ def distillation_loss(
     return projected_loss(logits, layer, labels, soft, config)
 
 
+def positions(seed: int, n: int, vocabulary: int, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits, labels, ids and log-probabilities of random positions, in float64."""
+    case = make_case(seed, n, vocabulary, k)
+    return case.hidden @ case.weight.T + case.bias, case.labels, case.ids, case.teacher.gather(1, case.ids)
+
+
 def soft_targets(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     return teacher_log_probs("chen2020", SoftLabels(torch.zeros(0), log_probs), temperature).exp()
-
-
-@dataclass
-class Case:
-    """Logits, labels and soft labels of some positions, in float64."""
-
-    logits: Doubles
-    labels: npt.NDArray[np.int64]
-    ids: npt.NDArray[np.int64]
-    log_probs: Doubles
-
-    def tensors(self, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        return (
-            torch.tensor(self.logits, dtype=dtype),
-            torch.from_numpy(self.labels),
-            torch.from_numpy(self.ids),
-            torch.tensor(self.log_probs, dtype=dtype),
-        )
-
-
-def make_case(seed: int, n: int, vocabulary: int, k: int) -> Case:
-    """Random positions whose soft labels are the k best of a random teacher."""
-    generator = np.random.default_rng(seed)
-    teacher = generator.normal(0, 3, (n, vocabulary))
-    teacher -= np.log(np.exp(teacher).sum(axis=1, keepdims=True))
-    ids = np.argsort(-teacher, axis=1)[:, :k]
-    log_probs = np.take_along_axis(teacher, ids, axis=1)
-    return Case(generator.normal(0, 2, (n, vocabulary)), generator.integers(0, vocabulary, n), ids, log_probs)
-
-
-def dense_targets(case: Case, config: ObjectiveConfig) -> Doubles:
-    """What each position's distribution is pulled towards, written out over the whole vocabulary."""
-    n, vocabulary = case.logits.shape
-    target = np.zeros((n, vocabulary))
-    for t in range(n):
-        target[t] += config.alpha * config.label_smoothing / vocabulary
-        target[t, case.labels[t]] += config.alpha * (1 - config.label_smoothing)
-        tempered = np.exp(case.log_probs[t] / config.temperature)
-        for word, weight in zip(case.ids[t], tempered / tempered.sum(), strict=True):
-            target[t, word] += (1 - config.alpha) * weight
-    return target
-
-
-def dense_loss(case: Case, config: ObjectiveConfig) -> tuple[float, Doubles]:
-    """The loss and its gradient in the logits: -sum target · log softmax(z), softmax(z) - target."""
-    exponentials = np.exp(case.logits - case.logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    target = dense_targets(case, config)
-    return float(-(target * np.log(probabilities)).sum()), probabilities - target
 
 
 CONFIGS = [
@@ -98,17 +47,13 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("k", [1, 8, 60])
 def test_loss_and_gradient_equal_the_dense_form(config: ObjectiveConfig, k: int) -> None:
-    """Value and gradient are those of dense float64 arithmetic, also at k = 1 and k = vocabulary."""
-    case = make_case(seed=k, n=7, vocabulary=60, k=k)
-    expected, gradient = dense_loss(case, config)
-    single = distillation_loss(*case.tensors(torch.float32), config)
+    """Value and gradients are those of dense float64 arithmetic, also at k = 1 and k = vocabulary."""
+    case, temperature = make_case(seed=k, n=7, vocabulary=60, k=k), float(config.temperature)  # type: ignore[arg-type]
+    compare(case, config, temperature)
+    expected = float(dense(case, config, temperature).detach())
+    logits, *rest = (one.detach() for one in positions(seed=k, n=7, vocabulary=60, k=k))
+    single = distillation_loss(logits.float(), *rest[:2], rest[2].float(), config)
     assert float(single.total) == pytest.approx(expected, rel=1e-5)
-    logits, *rest = case.tensors(torch.float64)
-    logits.requires_grad_()
-    found = distillation_loss(logits, *rest, config)
-    assert found.total.item() == pytest.approx(expected, rel=1e-12)
-    found.total.backward()
-    np.testing.assert_allclose(logits.grad.numpy(), gradient, rtol=0, atol=1e-13)
 
 
 @settings(deadline=None)
@@ -124,36 +69,22 @@ def test_loss_and_gradient_equal_the_dense_form(config: ObjectiveConfig, k: int)
 def test_loss_equals_the_dense_form_everywhere(
     seed: int, n: int, vocabulary: int, share: float, alpha: float, temperature: float, smoothing: float
 ) -> None:
-    """Any shape and setting gives the dense form's value."""
+    """Any shape and setting gives the dense form's value and gradients."""
     case = make_case(seed, n, vocabulary, k=max(1, round(share * vocabulary)))
-    config = ObjectiveConfig(alpha, temperature, label_smoothing=smoothing)
-    found = distillation_loss(*case.tensors(torch.float64), config)
-    assert float(found.total) == pytest.approx(dense_loss(case, config)[0], rel=1e-10)
+    compare(case, ObjectiveConfig(alpha, temperature, label_smoothing=smoothing), temperature)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_reach_hidden_states_and_matrix(bias: bool) -> None:
-    """Hidden states, matrix and bias get the gradients of a dense float64 graph, and pass gradcheck."""
+    """The gradients of hidden states, matrix and bias, where there is one, are those of finite differences."""
     case = make_case(seed=5, n=4, vocabulary=11, k=3)
     config = ObjectiveConfig(alpha=0.4, temperature=2.0, label_smoothing=0.1)
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(4, 6), (11, 6), *([(11,)] if bias else [])]
-    leaves = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
-    _, labels, ids, log_probs = case.tensors(torch.float64)
 
-    def ours(hidden: torch.Tensor, weight: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def ours(hidden: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
         layer = OutputLayer(weight, rest[0] if rest else None)
-        return projected_loss(hidden, layer, labels, SoftLabels(ids, log_probs), config).total
+        return projected_loss(hidden, layer, case.labels, case.soft("chen2020", 2.0), config).total
 
-    def dense(hidden: torch.Tensor, weight: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        logits = hidden @ weight.T + (rest[0] if rest else 0)
-        return -(torch.from_numpy(dense_targets(case, config)) * torch.log_softmax(logits, dim=1)).sum()
-
-    for one, other in zip(
-        torch.autograd.grad(ours(*leaves), leaves), torch.autograd.grad(dense(*leaves), leaves), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
-    assert torch.autograd.gradcheck(ours, leaves)
+    assert torch.autograd.gradcheck(ours, case.leaves()[: 3 if bias else 2])
 
 
 def test_the_2020_formula_by_hand() -> None:
@@ -182,8 +113,7 @@ def test_the_2020_formula_by_hand() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_alpha_1_is_cross_entropy(smoothing: float) -> None:
     """With alpha 1 value and gradient are those of PyTorch's cross entropy, soft labels or not."""
-    case = make_case(seed=1, n=9, vocabulary=40, k=4)
-    logits, labels, ids, log_probs = case.tensors(torch.float64)
+    logits, labels, ids, log_probs = positions(seed=1, n=9, vocabulary=40, k=4)
     logits.requires_grad_()
     config = ObjectiveConfig(alpha=1.0, label_smoothing=smoothing)
     expected = functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
@@ -197,8 +127,7 @@ def test_alpha_1_is_cross_entropy(smoothing: float) -> None:
 
 def test_alpha_0_ignores_the_labels() -> None:
     """With alpha 0 the written words and the label smoothing do not count."""
-    case = make_case(seed=2, n=5, vocabulary=20, k=6)
-    logits, labels, ids, log_probs = case.tensors(torch.float64)
+    logits, labels, ids, log_probs = positions(seed=2, n=5, vocabulary=20, k=6)
     config = ObjectiveConfig(alpha=0.0, temperature=2.0, label_smoothing=0.3)
     found = distillation_loss(logits, labels, ids, log_probs, config)
     other = distillation_loss(logits, (labels + 1) % 20, ids, log_probs, config)
@@ -207,8 +136,7 @@ def test_alpha_0_ignores_the_labels() -> None:
 
 def test_small_temperatures_keep_the_best_word() -> None:
     """As T goes to 0 the soft term becomes the cross entropy of the teacher's best word; ties share it."""
-    case = make_case(seed=3, n=6, vocabulary=20, k=5)
-    logits, labels, ids, log_probs = case.tensors(torch.float64)
+    logits, labels, ids, log_probs = positions(seed=3, n=6, vocabulary=20, k=5)
     found = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4))
     torch.testing.assert_close(found.total, functional.cross_entropy(logits, ids[:, 0], reduction="sum"))
     tied = torch.tensor([[-1.0, -1.0, -5.0]])
@@ -217,8 +145,7 @@ def test_small_temperatures_keep_the_best_word() -> None:
 
 def test_large_temperatures_make_the_k_equal() -> None:
     """As T grows the k words share the weight equally, and nothing reaches the other words."""
-    case = make_case(seed=4, n=3, vocabulary=20, k=4)
-    logits, labels, ids, log_probs = case.tensors(torch.float64)
+    logits, labels, ids, log_probs = positions(seed=4, n=3, vocabulary=20, k=4)
     found = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9))
     expected = -torch.log_softmax(logits, dim=1).gather(1, ids).mean(dim=1).sum()
     torch.testing.assert_close(found.total, expected, rtol=1e-7, atol=0)
@@ -234,7 +161,8 @@ def test_stored_halves_are_widened_before_they_are_tempered() -> None:
 
 def test_ids_and_log_probs_as_stored_give_the_same_loss() -> None:
     """Narrow ids and float16 log-probabilities need no conversion before they come here."""
-    logits, labels, ids, log_probs = make_case(6, 5, 50, 8).tensors(torch.float32)
+    logits, labels, ids, log_probs = positions(6, 5, 50, 8)
+    logits = logits.float()
     config, halves = ObjectiveConfig(0.3, temperature=3.0), log_probs.half()
     expected = distillation_loss(logits, labels, ids, halves.float(), config).total
     assert torch.equal(distillation_loss(logits, labels, ids.int(), halves, config).total, expected)
@@ -242,7 +170,7 @@ def test_ids_and_log_probs_as_stored_give_the_same_loss() -> None:
 
 def test_missing_soft_labels_are_refused() -> None:
     """An alpha below 1 without soft labels is an error that says so."""
-    logits, labels, ids, log_probs = make_case(0, 2, 5, 2).tensors(torch.float32)
+    logits, labels, ids, log_probs = positions(0, 2, 5, 2)
     distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(alpha=0.99))
     with pytest.raises(UsageError, match="needs soft labels"):
         distillation_loss(logits, labels, None, None, ObjectiveConfig(alpha=0.99))
@@ -270,20 +198,3 @@ def test_exact_logits_stay_exact_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not torch.allclose(functional.linear(hidden, weight, layer.bias).float(), expected, atol=1e-4)
         assert torch.equal(layer.exact_logits(hidden), expected)
-
-
-@pytest.mark.parametrize(
-    ("settings_", "option"),
-    [
-        ({"alpha": -0.1}, "--alpha"),
-        ({"alpha": 1.1}, "--alpha"),
-        ({"temperature": 0.0}, "--temperature"),
-        ({"temperature": float("nan")}, "--temperature"),
-        ({"label_smoothing": 1.0}, "--label-smoothing"),
-        ({"label_smoothing": -0.1}, "--label-smoothing"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings_: dict[str, float], option: str) -> None:
-    """A value outside its range is refused with the option's name."""
-    with pytest.raises(UsageError, match=option):
-        ObjectiveConfig(**settings_).check()

@@ -22,7 +22,7 @@ from kdcache.student.seq2seq import Student, build_student, load_student
 from kdcache.student.student_config import RnnSize, StudentConfig
 from kdcache.student.train_student import make_task, train_student
 from kdcache.text.corpus import TextFiles
-from kdcache.training.batches import Section, Selection, collate
+from kdcache.training.batches import Section, Selection
 
 VOCABULARY, WIDTH = 7, 6
 START, END = 2, 3
@@ -236,31 +236,6 @@ def test_what_it_does_not_know_is_refused(model: RnnForConditionalGeneration) ->
     words = torch.tensor(TARGETS)
     with pytest.raises(TypeError, match="labels"):
         model(input_ids=ids, attention_mask=mask, decoder_input_ids=words, labels=words)
-
-
-def test_padding_does_not_change_a_pair(rnn: Student, small_cache: Path) -> None:
-    """The states of a pair are the same alone and beside longer pairs."""
-    pairs, special = CacheReader(small_cache).shard(0).pairs, rnn.tokenizer.special
-    rows = np.array([int(np.argmin(pairs.target_lengths)), int(np.argmax(pairs.target_lengths)), 0, 1])
-    together = collate(Selection(Section(pairs), rows, 0, 0), special, None)
-    alone = [collate(Selection(Section(pairs), row[None], 0, 0), special, None) for row in rows]
-    with torch.no_grad():
-        torch.testing.assert_close(
-            rnn.hidden(together), torch.cat([rnn.hidden(one) for one in alone]), rtol=1e-4, atol=1e-5
-        )
-
-
-def test_the_decoder_does_not_see_what_comes(rnn: Student, small_cache: Path) -> None:
-    """Changing a target word changes no state at or before its own position."""
-    batch = collate(
-        Selection(Section(CacheReader(small_cache).shard(0).pairs), np.array([0]), 0, 0), rnn.tokenizer.special, None
-    )
-    changed = batch.decoder_ids.clone()
-    changed[0, 3] = (changed[0, 3] + 1) % 20
-    with torch.no_grad():
-        one, other = rnn.hidden(batch), rnn.hidden(replace(batch, decoder_ids=changed))
-    assert torch.equal(one[:3], other[:3])
-    assert not torch.allclose(one[3:], other[3:], atol=1e-4)
 
 
 def test_fresh_models_depend_on_the_seed_alone(rnn: Student, small_cache: Path) -> None:

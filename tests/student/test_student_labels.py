@@ -47,7 +47,7 @@ def student(cache: Path, objective: ObjectiveConfig, count: int = 3) -> StudentC
             ("normalized", ObjectiveConfig(name=one, temperature=3.0), "known at temperature 1, 2, 5 only")
             for one in sorted(BUCKETED)
         ),
-        ("normalized", ObjectiveConfig(topk=9), "--topk must be between 1 and the 8"),
+        *(("normalized", ObjectiveConfig(topk=one), "--topk must be between 1 and the 8") for one in (0, 9)),
     ],
 )
 def test_what_a_cache_does_not_hold_is_refused(
