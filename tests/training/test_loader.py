@@ -149,7 +149,7 @@ def test_the_loader_stays_within_its_depth() -> None:
 def test_the_wait_for_the_loader_is_recorded(trainer: Trainer, tmp_path: Path, slow: str) -> None:
     """`loader_wait` is near 1 where making batches takes nearly all the time, and near 0 where the steps do."""
     task = Disturbed(trainer.task())
-    moments = {number: lambda: time.sleep(0.1) for number in range(1, 40)}
+    moments = {number: lambda: time.sleep(0.3) for number in range(1, 40)}
     if slow == "loader":
         task.before_collate = moments
     else:
