@@ -16,11 +16,11 @@ from pathlib import Path
 
 import kdcache
 from kdcache.console.progress import Progress, duration
+from kdcache.console.tables import count
 from kdcache.errors import TrainingError, UsageError
 from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, find_folders, locked
 from kdcache.experiments.sweep_report import write_report
-from kdcache.experiments.sweep_results import runs_text
 from kdcache.files.atomic import storage_errors
 from kdcache.files.run_records import LOG_FILE, METRICS_FILE, log, write_log_to
 from kdcache.process.signals import StopRequest, stop_on_signals
@@ -72,8 +72,8 @@ class SweepResult:
         """Raise TrainingError if runs failed."""
         if self.failures:
             raise TrainingError(
-                f"{len(self.failures)} of {runs_text(self.n_runs)} failed. Correct what their last lines say and run "
-                "the same command again: it repeats only what is not finished."
+                f"{len(self.failures)} of {count(self.n_runs, 'run')} failed. Correct what their last lines say and "
+                "run the same command again: it repeats only what is not finished."
             )
 
 
@@ -177,9 +177,8 @@ def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, envir
     environments = [{THREADS: str(threads)} for _ in range(jobs)]
     for number, variables in enumerate(environments if gpus else []):
         variables[DEVICES] = gpus[number % len(gpus)]
-    where = f"on {min(jobs, len(gpus))} of {len(gpus)} GPUs" if gpus else "on the CPU"
-    plural = "" if threads == 1 else "s"
-    return Division(tuple(environments), f"{jobs} at a time {where}, {threads} thread{plural} each")
+    where = f"on {min(jobs, len(gpus))} of {count(len(gpus), 'GPU')}" if gpus else "on the CPU"
+    return Division(tuple(environments), f"{jobs} at a time {where}, {count(threads, 'thread')} each")
 
 
 def _visible_gpus() -> list[str]:
@@ -214,7 +213,7 @@ def _train_all(sweep: Sweep, division: Division, handle: int, stop: StopRequest,
     n_runs = len(sweep.students)
     waiting = deque(one for one in sweep.students if next(_commands(one, sweep.tests, checker), None) is not None)
     done = n_runs - len(waiting)
-    log.info("%s, %s of them finished; %s.", runs_text(n_runs), done, division.description)
+    log.info("%s, %s of them finished; %s.", count(n_runs, "run"), done, division.description)
     free = list(reversed(division.environments))
     jobs: list[tuple[Student, dict[str, str], Generator[str, None, Failure | None]]] = []
     failures: list[Failure] = []

@@ -25,7 +25,6 @@ from kdcache.experiments.sweep_results import (
     contrast_rows,
     contrasts,
     notes,
-    runs_text,
     spreads,
     value_rows,
 )
@@ -101,7 +100,7 @@ class Report:
         values = {
             "title": self.sweep.file.name,
             "finished": len(self.outcomes),
-            "planned": runs_text(len(students)),
+            "planned": tables.count(len(students), "run"),
             "tables": self.tables,
             "baseline": self.sweep.baseline,
             "notes": self.notes,
@@ -144,7 +143,9 @@ def write_report(sweep: Sweep, others: int, checker: Checker, stop: StopRequest)
     replace_file(sweep.output / PAGE_FILE, report.page().encode())
     if others:
         lie = "is" if others == 1 else "are"
-        log.info("%s: %s not in the file %s left alone and not in the table.", sweep.output, runs_text(others), lie)
+        log.info(
+            "%s: %s not in the file %s left alone and not in the table.", sweep.output, tables.count(others, "run"), lie
+        )
     log.info("%s: the table as a page; %s and %s lie beside it.", sweep.output / PAGE_FILE, TABLE_FILE, RESULTS_FILE)
     return report.text()
 

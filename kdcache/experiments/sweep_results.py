@@ -242,11 +242,6 @@ def heading(column: str) -> str:
     return "validation loss" if column == VALIDATION else column
 
 
-def runs_text(count: int) -> str:
-    """A number of runs: `1 run`, `2 runs`."""
-    return "1 run" if count == 1 else f"{count} runs"
-
-
 def notes(outcomes: Sequence[Outcome], baseline: str | None) -> list[str]:
     """Sentences that explain the numbers, and the signatures of the metrics; `baseline` is None without contrasts."""
     sentences = [

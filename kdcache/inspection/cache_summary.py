@@ -13,6 +13,7 @@ from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.shard_records import Manifest, ShardRecord
+from kdcache.console.tables import count
 from kdcache.errors import UsageError
 from kdcache.files.strict_json import readable_json
 from kdcache.text.tokenizer import Tokenizer
@@ -143,7 +144,7 @@ def made_by(plan: Plan) -> str:
     """The command that made a cache, and from how many others."""
     if not plan.sources:
         return "dump-logits, with a teacher"
-    return f"{plan.made_by}, from {len(plan.sources)} cache{'s' if len(plan.sources) > 1 else ''}"
+    return f"{plan.made_by}, from {count(len(plan.sources), 'cache')}"
 
 
 def source_lines(plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kdcache.cache.reader import CacheReader
 from kdcache.console.progress import Progress
+from kdcache.console.tables import count
 from kdcache.errors import UsageError
 from kdcache.files.atomic import check_replaceable, replace_file
 from kdcache.inspection.cache_statistics import CacheStatistics, Collector
@@ -101,6 +102,7 @@ def render(findings: Findings, tokenizer: Tokenizer, facts: Sequence[tuple[str, 
         "k": len(statistics.ranks) - 1,
         "draws": findings.draws,
         "data": embedded_json(sentences.data),
+        "count": count,
     }
     return render_page("kdcache.inspection", _COMMAND, "inspect.html", values, ("inspect.css",), "inspect.js")
 
