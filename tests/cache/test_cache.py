@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import multiprocessing
 import os
-import pickle
 from pathlib import Path
 
 import caches
@@ -21,11 +19,10 @@ from kdcache.cache.audit import unexpected_files, verify_shard
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import Plan, SourceCache, read_plan
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.shard import ShardArrays
 from kdcache.cache.writer import CacheWriter
-from kdcache.errors import CorruptError, MismatchError, OutputError, UsageError
+from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files.strict_json import canonical_json
-from kdcache.inspection.cache_summary import summarize, view_pair
+from kdcache.inspection.cache_summary import summarize
 from kdcache.text.vocabulary import from_corpus
 
 PLAN_FIELDS = [field.name for field in dataclasses.fields(Plan)]
@@ -157,76 +154,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def slow_summary(shards: list[ShardArrays], unknown: int) -> dict[str, float]:
-    """What `inspect` reports, by loops over single positions."""
-    mass, known, best, surprise, missing, targets, source = [], 0, 0, [], 0, 0, 0
-    for shard in shards:
-        source += len(shard.pairs.source_ids)
-        rows = zip(
-            shard.pairs.target_ids.tolist(),
-            shard.soft.token_ids.tolist(),
-            shard.soft.log_probs.tolist(),
-            shard.target_log_prob.tolist(),
-            strict=True,
-        )
-        for word, ids, log_probs, own in rows:
-            targets += 1
-            mass.append(math.fsum(math.exp(value) for value in log_probs))
-            known += word in ids
-            best += word == ids[0]
-            surprise.append(-own)
-            missing += word == unknown
-    return {
-        "targets": targets,
-        "source_tokens": source,
-        "unknown": missing,
-        "mass": math.fsum(mass) / targets,
-        "known": known / targets,
-        "best": best / targets,
-        "perplexity": math.exp(math.fsum(surprise) / targets),
-    }
-
-
-def test_inspect_equals_a_slow_loop(cache: Path) -> None:
-    """The figures of `inspect` are those of a loop over every position and every file."""
-    summary = summarize(CacheReader(cache))
-    expected = slow_summary([make_arrays(make_plan(), i) for i in range(3)], tokenizer().special.unk)
-    assert {name: getattr(summary, name) for name in expected} == pytest.approx(expected, rel=1e-12)
-    assert summary.bytes == sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    assert summary.bytes_per_target == summary.bytes / expected["targets"]
-    lengths = [make_arrays(make_plan(), i).pairs.target_lengths for i in range(3)]
-    assert summary.skipped == sum(int((one == 0).sum()) for one in lengths) > 0
-    assert (summary.pairs, summary.shards) == (20, 3)
-
-
 def test_inspect_and_verify_commands_agree_with_the_library(cache: Path) -> None:
     """`inspect --json` prints the summary's values, and `verify` accepts the cache with exit code 0."""
     shown = json.loads(run_cli("inspect", cache, "--json").stdout)
     assert shown["mass"] == summarize(CacheReader(cache)).mass
     verified = run_cli("verify", cache)
     assert (verified.returncode, "sound" in verified.stdout) == (0, True), verified.stderr
-
-
-@pytest.mark.parametrize("index", [0, 7, 8, 19])
-def test_a_pair_is_shown_as_it_was_written(cache: Path, index: int) -> None:
-    """`inspect --pair` shows the words of that line number, across shard boundaries."""
-    shard, row = divmod(index, 8)
-    arrays = make_arrays(make_plan(), shard)
-    start, stop = arrays.pairs.target_offsets[row : row + 2]
-    view = view_pair(CacheReader(cache), index)
-    assert view.target == tokenizer().decode(arrays.pairs.target_ids[start:stop].tolist())
-    assert [word for word, _, _ in view.words] == [tokenizer().piece(i) for i in arrays.pairs.target_ids[start:stop]]
-    assert [best[0][0] for _, _, best in view.words] == [
-        tokenizer().piece(i) for i in arrays.soft.token_ids[start:stop, 0]
-    ]
-    assert [own for _, own, _ in view.words] == arrays.target_log_prob[start:stop].tolist()
-
-
-@pytest.mark.parametrize("index", [-1, 20])
-def test_a_pair_that_does_not_exist_is_refused(cache: Path, index: int) -> None:
-    """A pair outside the plan is a user's mistake, which names the range."""
-    with pytest.raises(UsageError, match="pairs 0 to 19"):
-        view_pair(CacheReader(cache), index)
 
 
 def test_verify_names_exactly_the_damaged_shard(cache: Path) -> None:
@@ -282,14 +215,6 @@ def test_a_tokenizer_that_was_changed_is_refused(cache: Path) -> None:
     from_corpus(["another text"]).save(cache / "tokenizer", max_length=64, segments=False)
     with pytest.raises(CorruptError, match=r"not the tokenizer that plan\.json names"):
         CacheReader(cache).tokenizer()
-
-
-def test_a_reader_can_be_pickled(cache: Path) -> None:
-    """A pickled reader reads the same shards, also after it was used."""
-    reader = CacheReader(cache)
-    reader.shard(0)
-    copy = pickle.loads(pickle.dumps(reader))  # noqa: S301 - our own bytes
-    assert caches.equal(copy.shard(1), make_arrays(make_plan(), 1))
 
 
 def test_a_reader_works_after_fork_and_spawn(cache: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +15,6 @@ import pytest
 from caches import contents
 from conftest import ROOT, run_cli
 from families import World, same
-from models import wait_until
 
 from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
 from kdcache.cache.derived.merging import merge
@@ -85,30 +82,6 @@ def test_killed_and_run_again(
     assert files(tmp_path / "made") == undisturbed[command]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_random_times(command: str, tmp_path: Path) -> None:
-    """Killed again and again among its shards, at any moment of a commit, the command ends with equal files."""
-    world = World(n_pairs=400)
-    sources = [world.write(tmp_path / str(m), m, shard_pairs=4 + m) for m in range(2)]
-    assert run(command, sources, tmp_path / "undisturbed")[0] == 0
-    records = tmp_path / "made" / "shards"
-    generator = random.Random(command)
-    kills = 0
-    for _ in range(12):
-        enough = len(list(records.glob("*.json"))) + generator.randint(1, 5)
-        with start(command, sources, tmp_path / "made") as process:
-            # Not by the clock alone: on a busy machine every kill would come before the first shard.
-            wait_until(lambda n=enough: len(list(records.glob("*.json"))) >= n, process)
-            time.sleep(generator.uniform(0, 0.02))
-            process.kill()
-            process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    assert kills > 5
-    assert run(command, sources, tmp_path / "made")[0] == 0
-    assert files(tmp_path / "made") == files(tmp_path / "undisturbed")
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_two_processes_share_the_work(
     command: str, sources: list[Path], undisturbed: dict[str, dict[str, bytes]], tmp_path: Path
@@ -129,23 +102,6 @@ def test_one_of_two_processes_leaves_the_rest(sources: list[Path], tmp_path: Pat
         f"0000{index}.{kind}" for index in (1, 2) for kind in ("h5", "json")
     ]
     assert not (tmp_path / "made" / "manifest.json").exists()
-
-
-def test_stopped_by_a_signal(sources: list[Path], tmp_path: Path) -> None:
-    """SIGTERM ends the work between two shards with exit code 143, and what was committed stays."""
-    process = start("transcode", sources, tmp_path / "made", **{VARIABLE: "shard-published:1:stop"})
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert "all finished work is kept" in err
-    assert (tmp_path / "made" / "shards" / "00000.json").exists()
-    assert not (tmp_path / "made" / "manifest.json").exists()
-    assert run("transcode", sources, tmp_path / "made")[0] == 0
 
 
 def flip(path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from caches import forge, make_arrays, make_plan, write_cache
 from conftest import SUPPORT
-from faults import environment, faulty, within
+from faults import environment, faulty, within, without
 
 from kdcache.cache import schema, shard_records
 from kdcache.cache.audit import verify_shard
@@ -39,23 +39,6 @@ def cache(tmp_path: Path) -> Path:
     """A complete cache of 20 pairs in 3 shards."""
     assert write_cache(tmp_path / "cache", make_plan())
     return tmp_path / "cache"
-
-
-def without(data: bytes, name: str, put: Callable[[h5py.File, h5py.Dataset], object]) -> bytes:
-    """A shard in which `put` makes the dataset `name` instead of what was there."""
-    with (
-        h5py.File(h5py.h5f.open_file_image(data)) as old,
-        h5py.File("memory", "w", driver="core", backing_store=False, libver=("v110", "v110")) as new,
-    ):
-        for key, value in old.attrs.items():
-            new.attrs[key] = value
-        for key in old:
-            if key == name:
-                put(new, old[key])
-            else:
-                old.copy(key, new)
-        new.flush()
-        return bytes(new.id.get_file_image())
 
 
 def external_storage(secret: Path) -> Callable[[h5py.File, h5py.Dataset], object]:

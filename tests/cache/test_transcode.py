@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from kdcache.cache.pair_ranges import PairRanges, concatenate, take
 from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, MismatchError, UsageError
-from kdcache.inspection import cache_summary
 from kdcache.labels.soft_labels import from_counts
 
 WORLD = World()
@@ -247,24 +245,3 @@ def test_drawn_words_are_carried(tmp_path: Path) -> None:
     other = WORLD.write(tmp_path / "other", teacher=1)
     with pytest.raises(UsageError, match="samples are not averaged"):
         merge(MergeConfig((str(other), str(source))), tmp_path / "average")
-
-
-def test_the_tree_of_sources(tmp_path: Path) -> None:
-    """`inspect` says what made a cache and shows each source below what was made from it, in text and JSON."""
-    one, two = (WORLD.write(tmp_path / str(m), m) for m in range(2))
-    small = convert(one, tmp_path / "small", topk=2, encoding="compact")
-    assert merge(MergeConfig((str(small), str(two))), tmp_path / "average") is not None
-    plan = CacheReader(tmp_path / "average").plan
-    roots = {name: CacheReader(tmp_path / name).manifest.root[:12] for name in ("0", "1", "small")}
-    lines = cache_summary.source_lines(plan)
-    assert sorted(line.split()[0] for line in lines) == sorted(roots.values())
-    place = next(i for i, line in enumerate(lines) if line.startswith(roots["small"]))
-    assert lines[place].split("  ")[1].startswith("transcode, k 2, sqrt8/gzip, passes 7, maskings 1, teacher ")
-    assert lines[place + 1].startswith(f"  {roots['0']}  dump-logits, k 6, float16/gzip")
-    assert cache_summary.made_by(plan) == "merge, from 2 caches"
-    assert cache_summary.made_by(CacheReader(one).plan) == "dump-logits, with a teacher"
-    text = run_cli("inspect", tmp_path / "average").stdout
-    assert all(line in text for line in lines)
-    found = json.loads(run_cli("inspect", tmp_path / "average", "--json").stdout)
-    assert found["made_by"] == "merge"
-    assert {source["root"][:12] for source in found["plan"]["sources"]} == {roots["small"], roots["1"]}
