@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
-from kdcache.compute.device import autocast, moved
+from kdcache.compute.device import autocast, is_out_of_memory, moved
 from kdcache.errors import ModelError
 from kdcache.files.strict_json import canonical_json, read_json
 from kdcache.losses.projection import OutputLayer
+from kdcache.teacher import trials
 from kdcache.teacher.masking import MaskedViews
 from kdcache.teacher.reduction import Predictions, Reduction
 from kdcache.text.tokenizer import Tokenizer
@@ -24,7 +28,9 @@ from kdcache.training.checkpoint import save_model
 _NOT_COMPUTED = frozenset(
     {"architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "id2label", "label2id"}
 )
-_PROBE_LENGTH = 8
+_UNBOUNDED = 1 << 20
+# How models fail on inputs that they do not take.
+_FAILURES = (IndexError, RuntimeError, TypeError, ValueError, AttributeError)
 
 
 class Teacher:
@@ -37,20 +43,22 @@ class Teacher:
         segments: whether it reads segment ids.
 
     Raises:
-        ModelError: the output layer is not one linear layer over the vocabulary.
+        ModelError: the output layer is not one linear layer over the vocabulary, or the answers to a view depend on
+            what is computed beside or before it.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, config: dict[str, Any] | None = None) -> None:
         self.model = model
         self._config = model.config.to_dict() if config is None else config
         self.tokenizer = tokenizer
-        self.positions = _positions(model)
         self.segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
-        self._fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
         self._decoder = model.get_output_embeddings()
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise self._refusal("is an encoder with a decoder, and a teacher is an encoder alone")
         if not isinstance(self._decoder, nn.Linear):
-            raise ModelError(f"{type(model).__name__} has no linear output layer; kdcache cannot use it as a teacher.")
-        self._check_output_layer()
+            raise self._refusal("has no linear output layer")
+        self.model.eval()
+        self.positions, self._padding = self._tried()
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -83,7 +91,7 @@ class Teacher:
     @property
     def width(self) -> int:
         """Size of the hidden states."""
-        return int(self.model.config.hidden_size)
+        return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def vocabulary(self) -> int:
@@ -92,13 +100,22 @@ class Teacher:
 
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
-        inputs = {"input_ids": to_device(views.input_ids, device), "attention_mask": self.attention(views, device)}
-        if self.segments:
-            inputs["token_type_ids"] = to_device(views.segment_ids, device)
+        if self._padding is Padding.NONE:
+            return torch.cat([self._hidden(part, device) for part in views.of_one_length()])
+        return self._hidden(views, device)
+
+    def _hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
+        inputs = self._inputs(views, device) | {"attention_mask": self.attention(views, device)}
         with _HeadOnMasked(self.model.base_model, self._decoder, to_device(views.masked, device)):
             output = self.model(**inputs)
         hidden: Tensor = output.logits[0]
         return hidden
+
+    def _inputs(self, views: MaskedViews, device: torch.device) -> dict[str, Tensor | None]:
+        inputs: dict[str, Tensor | None] = {"input_ids": to_device(views.input_ids, device)}
+        if self.segments:
+            inputs["token_type_ids"] = to_device(views.segment_ids, device)
+        return inputs
 
     def attention(self, views: MaskedViews, device: torch.device) -> Tensor | None:
         """Which tokens may be looked at: all but padding, `[views, 1, 1, length]` or `[views, length]`."""
@@ -108,7 +125,7 @@ class Teacher:
             return None
         mask = to_device(np.arange(length) < views.lengths[:, None], device)
         # One of four dimensions is taken as it is; for others the host waits to hear whether they mask anything.
-        return mask[:, None, None] if self._fused else mask.long()
+        return mask[:, None, None] if self._padding is Padding.WIDE_MASK else mask.long()
 
     @torch.inference_mode()
     def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
@@ -135,24 +152,105 @@ class Teacher:
         return digest.hexdigest()
 
     @torch.inference_mode()
-    def _check_output_layer(self) -> None:
-        """Compare the logits of `hidden` and `output_layer` with those of the model itself, on a few tokens."""
-        self.model.eval()
-        special = self.tokenizer.special
-        ids = np.full((1, _PROBE_LENGTH), special.mask, dtype=np.int64)
-        every = np.arange(_PROBE_LENGTH)
-        views = MaskedViews(ids, np.zeros_like(ids), np.array([_PROBE_LENGTH]), every, every, every)
+    def library_logits(self, views: MaskedViews, device: torch.device) -> Tensor:
+        """What the library itself answers to each view by itself, without anything of ours: `[masked, vocabulary]`.
+
+        Only the product with the vocabulary matrix is in float32 under autocast, too, as in `OutputLayer`.
+        """
+        found = []
+        for row in range(len(views.lengths)):
+            view = views.rows(row, row + 1)
+            inputs = self._inputs(view, device) | {"attention_mask": to_device(np.ones_like(view.input_ids), device)}
+            with _computing(self._decoder, self._exact_at(to_device(view.masked, device))):
+                found.append(self.model(**inputs).logits[0].float())
+        return torch.cat(found)
+
+    def _exact_at(self, places: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda states: self.output_layer.exact_logits(states[:, places])
+
+    def _tried(self) -> tuple[int, Padding]:
+        """Tokens that a view may have, and how views of several lengths are run, both found by trying.
+
+        Raises:
+            ModelError: nothing that was tried gives what the library answers to each view by itself.
+        """
         device = next(self.model.parameters()).device
-        inputs = {"input_ids": to_device(ids, device)}
-        expected = self.model(**inputs).logits[0].float()
-        logits = self.output_layer.exact_logits(self.hidden(views, device))
-        # A model that computes not-a-number passes here: the dump names the line at which it does.
-        same = expected.shape == logits.shape and torch.allclose(expected, logits, atol=1e-3, rtol=1e-3, equal_nan=True)
-        if not same:
-            raise ModelError(
-                f"{type(self.model).__name__} does more after its last linear layer than that layer; kdcache cannot "
-                "use it as a teacher."
-            )
+        answers: dict[int, Tensor] = {}
+
+        def run(length: int) -> None:
+            answers[length] = self.library_logits(trials.trial_views(self.tokenizer, (length,)), device)
+
+        positions, tabulated = _declared_positions(self.model)
+        try:
+            if positions <= trials.LONG or tabulated:
+                positions = trials.longest(positions, self.tokenizer.special.pad, run)
+            lengths = min(positions, trials.LONG), min(positions, trials.SHORT)
+            # The long one first: there are models that change for good when they see a short view.
+            for length in lengths:
+                if length not in answers:
+                    run(length)
+            self._check_output_layer(trials.trial_views(self.tokenizer, lengths[1:]), device)
+        except _FAILURES as error:
+            if is_out_of_memory(error):
+                raise
+            raise self._refusal(f"cannot be run as other models are ({first_line(error)})") from error
+        expected = torch.cat([answers[length] for length in lengths])
+        views = trials.trial_views(self.tokenizer, lengths)
+        return positions, self._padding_that_gives(expected, views, device)
+
+    @torch.inference_mode()
+    def _check_output_layer(self, views: MaskedViews, device: torch.device) -> None:
+        """Compare our way through the head with the model's own, on one view without padding."""
+        self._padding = Padding.MASK
+        expected = self.model(**self._inputs(views, device)).logits[0].float()[to_device(views.masked, device)]
+        if not trials.same_answers(expected, self.output_layer.exact_logits(self.hidden(views, device))):
+            raise self._refusal("does more after its last linear layer than that layer")
+
+    @torch.inference_mode()
+    def _padding_that_gives(self, expected: Tensor, views: MaskedViews, device: torch.device) -> Padding:
+        """The first way of running views beside each other that changes no answer."""
+        fused = getattr(self.model.config, "_attn_implementation", None) == "sdpa"
+        for padding in list(Padding) if fused else list(Padding)[1:]:
+            self._padding = padding
+            try:
+                found = self.output_layer.exact_logits(self.hidden(views, device))
+            except _FAILURES as error:
+                if is_out_of_memory(error):
+                    raise
+                continue
+            if trials.same_answers(expected, found):
+                return padding
+        # BigBird can be told to attend to everything, always.
+        sparse = getattr(self.model.config, "attention_type", None) == "block_sparse"
+        raise self._refusal(
+            "answers the same view differently beside or after others, or each time",
+            " Set attention_type to original_full in its config.json." if sparse else "",
+        )
+
+    def _refusal(self, why: str, remedy: str = "") -> ModelError:
+        return ModelError(f"{type(self.model).__name__} {why}; kdcache cannot use it as a teacher.{remedy}")
+
+
+class Padding(Enum):
+    """How views of several lengths are run together; a model takes the first that leaves its answers alone.
+
+    WIDE_MASK hands the fused attention a mask of four dimensions, which replaces whatever else the model masks; MASK
+    hands on one of two, as the library's own callers do; NONE runs each length by itself.
+    """
+
+    WIDE_MASK = 1
+    MASK = 2
+    NONE = 3
+
+
+@contextmanager
+def _computing(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While active, a module computes something else."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 class _HeadOnMasked:
@@ -189,15 +287,16 @@ def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return moved(torch.from_numpy(array), device)
 
 
-def _positions(model: Any) -> int:
-    """Tokens that fit: RoBERTa-like models number positions from the padding id on, and lose that many."""
-    most = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    lost = 0
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            most = module.num_embeddings
-            lost = 0 if module.padding_idx is None else module.padding_idx + 1
-    return most - lost if most > 0 else 1 << 20
+def _declared_positions(model: Any) -> tuple[int, bool]:
+    """Tokens that fit according to a model itself, and whether it has a table of positions."""
+    most = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
+    tables = [
+        module.num_embeddings
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    most = tables[-1] if tables else most
+    return (most if most > 0 else _UNBOUNDED), bool(tables)
 
 
 def open_masked_lm(name: str) -> tuple[Any, list[str]]:
@@ -216,8 +315,12 @@ def open_masked_lm(name: str) -> tuple[Any, list[str]]:
 
 def hub_message(name: str, error: Exception) -> str:
     """Why a checkpoint could not be opened, and what can be done without a network."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"--bert {name}: cannot be opened: {first} Check the name or the network, give a folder with a downloaded "
+        f"--bert {name}: cannot be opened: {first_line(error)} Check the name or the network, give a folder with a downloaded "
         "checkpoint, or train a small one from nothing with --bert scratch:tiny."
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

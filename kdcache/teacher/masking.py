@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,12 @@ class MaskedViews:
             self.labels[first:last],
             self.target_rows[first:last],
         )
+
+    def of_one_length(self) -> Iterator[MaskedViews]:
+        """Runs of neighbouring views that have the same length, without any padding."""
+        starts = np.flatnonzero(np.diff(self.lengths, prepend=-1))
+        for start, stop in pairwise([*starts.tolist(), len(self.lengths)]):
+            yield self.rows(start, stop)
 
 
 def view_lengths(pairs: EncodedPairs, special: SpecialIds) -> Ints:
