@@ -316,8 +316,8 @@ def open_masked_lm(name: str) -> tuple[Any, list[str]]:
 def hub_message(name: str, error: Exception) -> str:
     """Why a checkpoint could not be opened, and what can be done without a network."""
     return (
-        f"--bert {name}: cannot be opened: {first_line(error)} Check the name or the network, give a folder with a downloaded "
-        "checkpoint, or train a small one from nothing with --bert scratch:tiny."
+        f"--bert {name}: cannot be opened: {first_line(error)} Check the name or the network, give a folder with a "
+        "downloaded checkpoint, or train a small one from nothing with --bert scratch:tiny."
     )
 
 
