@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -138,46 +139,34 @@ def test_50_real_pairs_equal_the_slow_loop(encoding: str, multi30k: Path, tmp_pa
     check_cache(tmp_path / "cache", tmp_path / "teacher", [Pair(*pair) for pair in zip(*sides, strict=True)], passes=7)
 
 
-def test_the_check_can_fail(small_teacher: Path, tmp_path: Path) -> None:
-    """The comparison above notices another word, a slipped row and a difference of two float16 steps."""
+@pytest.mark.parametrize(("encoding", "check"), [("float16", check_against), ("compact", check_codes)])
+def test_the_checks_can_fail(
+    encoding: str, check: Callable[[ShardArrays, np.ndarray], None], small_teacher: Path, tmp_path: Path
+) -> None:
+    """The comparisons above notice another word, a slipped row, two steps of float16, a code too many and no code."""
     text = toy_text(tmp_path, 4)
-    dump(DumpConfig(str(small_teacher), text, device="cpu"), tmp_path / "cache")
+    dump(DumpConfig(str(small_teacher), text, encoding=encoding, device="cpu"), tmp_path / "cache")
     _, expected = slow_distributions(small_teacher, toy_pairs(4), 7)
     arrays = CacheReader(tmp_path / "cache").shard(0)
-    check_against(arrays, expected)
+    check(arrays, expected)
     ids, log_probs, written = arrays.soft.token_ids, arrays.soft.log_probs, arrays.target_log_prob
-    swapped, step = ids.copy(), log_probs.copy()
+    swapped, step, between = ids.copy(), log_probs.copy(), log_probs.copy()
     swapped[2, :2] = swapped[2, 1::-1]
-    step[3, 4] -= 4 * half_step(step)[3, 4] + 2 * NOISE
+    if encoding == "float16":
+        step[3, 4] -= 4 * half_step(step)[3, 4] + 2 * NOISE
+        between = step
+    else:
+        code = coded(log_probs)[3, 4]
+        step[3, 4], between[3, 4] = TABLE[code + 1], (TABLE[code] + TABLE[code + 1]) / 2
     for wrong in (
         replace(arrays, soft=replace(arrays.soft, token_ids=swapped)),
         replace(arrays, soft=replace(arrays.soft, token_ids=np.roll(ids, 1, axis=0))),
         replace(arrays, soft=replace(arrays.soft, log_probs=step)),
-        replace(arrays, target_log_prob=np.roll(written, 1)),
-    ):
-        with pytest.raises(AssertionError):
-            check_against(wrong, expected)
-
-
-def test_the_check_of_codes_can_fail(small_teacher: Path, tmp_path: Path) -> None:
-    """The comparison of codes notices a code too many, another word, a slipped row, and values that are no codes."""
-    text = toy_text(tmp_path, 4)
-    dump(DumpConfig(str(small_teacher), text, encoding="compact", device="cpu"), tmp_path / "cache")
-    _, expected = slow_distributions(small_teacher, toy_pairs(4), 7)
-    arrays = CacheReader(tmp_path / "cache").shard(0)
-    check_codes(arrays, expected)
-    ids, log_probs, written = arrays.soft.token_ids, arrays.soft.log_probs, arrays.target_log_prob
-    next_code, between = log_probs.copy(), log_probs.copy()
-    next_code[3, 4] = TABLE[coded(log_probs)[3, 4] + 1]
-    between[3, 4] = (TABLE[coded(log_probs)[3, 4]] + TABLE[coded(log_probs)[3, 4] + 1]) / 2
-    for wrong in (
-        replace(arrays, soft=replace(arrays.soft, token_ids=np.roll(ids, 1, axis=0))),
-        replace(arrays, soft=replace(arrays.soft, log_probs=next_code)),
         replace(arrays, soft=replace(arrays.soft, log_probs=between)),
         replace(arrays, target_log_prob=np.roll(written, 1)),
     ):
         with pytest.raises(AssertionError):
-            check_codes(wrong, expected)
+            check(wrong, expected)
 
 
 def test_shards_do_not_depend_on_each_other(small_teacher: Path, small_text: TextFiles, tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 import torch
 from faults import python
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from loops import RUN, CrashError, Disturbed, Trainer, all_metrics, crash, metrics, terminate
 from models import parameters, same_parameters
 from streams import COUNTS, METHODS
@@ -49,23 +47,6 @@ def loaders() -> list[threading.Thread]:
 def fit_into(output: Path, task: Disturbed, trainer: Trainer, config: TrainingConfig | None = None) -> FitResult:
     output.mkdir(exist_ok=True)
     return fit(task, trainer.sections, config or trainer.config.training, output, RUN)
-
-
-@settings(deadline=None)
-@given(
-    lengths=st.lists(st.tuples(st.integers(3, 40), st.integers(1, 40)), min_size=1, max_size=40),
-    micro_tokens=st.integers(1, 700),
-    count=st.integers(1, 5),
-)
-def test_micro_batches_cover_a_step(lengths: list[tuple[int, int]], micro_tokens: int, count: int) -> None:
-    """Every row is in one micro-batch, each keeps to --micro-tokens, and processes get as many each while rows last."""
-    lengths = sorted(lengths)
-    bounds = micro_bounds(Selection(Section(encoded(lengths)), np.arange(len(lengths)), 0, 0), micro_tokens, count)
-    assert [row for start, stop in bounds for row in range(start, stop)] == list(range(len(lengths)))
-    for start, stop in bounds:
-        longest = sum(max(one[side] for one in lengths[start:stop]) for side in (0, 1))
-        assert stop - start == 1 or (stop - start) * longest <= micro_tokens
-    assert len(bounds) % count == 0 or len(bounds) == len(lengths)
 
 
 def test_a_step_that_fits_is_one_micro_batch() -> None:
