@@ -88,8 +88,12 @@ def start_reporters(names: Sequence[str], output: Path, position: Position) -> l
     TensorBoard's files lie in OUTPUT/tensorboard, and a resumed training takes back what stands there after `position`.
     Every other tracker gets a run of its own for each process that trains, named after the folder and the step.
     """
-    if names:
-        _make_state()
+    try:
+        if names:
+            _make_state()
+    except Exception as error:  # an installation that is broken costs no training
+        log.warning("Nothing is reported to %s, metrics.jsonl has all values: %s.", ", ".join(names), error)
+        return []
     begins: dict[str, Callable[[], _Tracker]] = {
         "tensorboard": partial(_tensorboard, output / FOLDER, position),
         **{name: partial(_hosted, name, output, position) for name in ("wandb", "mlflow", "trackio")},
@@ -122,7 +126,6 @@ def _tensorboard(folder: Path, position: Position) -> _Tracker:
         kind: TensorBoardTracker(kind, folder, purge_step=step + 1)
         for kind, step in (("training", position.step), ("validation", position.validated))
     }
-
     for tracker in trackers.values():
         tracker.start()
 
