@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.2
 _KILL_SECONDS = 10.0
 _LOG_LINES = 5
 _TAIL_BYTES = 8_192
-# How much of a run's time training takes, for the estimate of the time left; then come the texts.
+# The share of a run's time that training is taken to need, for the estimate of the time left; the texts need the rest.
 _TRAINING_SHARE = 0.9
 
 
@@ -319,14 +319,14 @@ def _start(
     package = str(Path(kdcache.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     with storage_errors(console), console.open("wb") as file:
-        # In a group of its own: Ctrl-C reaches this process alone, which then asks each run once. A second request
-        # some seconds later would make a run stop without a checkpoint.
+        # The child has a process group of its own, so that Ctrl-C reaches only this process, which then asks each run
+        # once. A second request some seconds later would make a run stop without a checkpoint.
         return subprocess.Popen(  # noqa: S603 (no shell; the arguments were read as options before)
             [sys.executable, "-m", "kdcache.experiments.child_command", *arguments],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            # The folder that it runs in is a user's: no module is imported from there.
+            # The working directory belongs to the user, so no module may be imported from there.
             env={**os.environ, **environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
             pass_fds=(handle,),
             process_group=0,

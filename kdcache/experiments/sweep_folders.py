@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.1
 def find_folders(sweep: Sweep, checker: Checker) -> tuple[Sweep, int]:
     """Give each student its folder: the one with its name, or one that holds a run with its settings and inputs.
 
-    Thus a run is found again after the file was changed in a way that changed names. The number of folders that hold
+    Thus a run is found again after its name was changed in the file. The number of folders that hold
     a student of no run is returned as well.
     """
     records = {path.parent.name: read_record(path) for path in sorted(sweep.output.glob(f"*/{RUN_FILE}"))}
@@ -42,7 +42,7 @@ def find_folders(sweep: Sweep, checker: Checker) -> tuple[Sweep, int]:
         if name not in trained:
             wanted = recorded(student.config)
             fitting = [other for other, record in unclaimed.items() if checker.same(record, student.config)]
-            # Of several runs that could be continued, the one whose record differs in nothing is taken.
+            # If several runs could be continued, the one whose record is equal in everything is taken.
             name = next((other for other in fitting if unclaimed[other]["config"] == wanted), next(iter(fitting), name))
             unclaimed.pop(name, None)
         placed.append(dataclasses.replace(student, folder=sweep.output / name))

@@ -92,11 +92,11 @@ class CacheStatistics:
     Attributes:
         n_targets: number of target positions, end tokens included.
         surprise: mean of −log p of the written words, in nats; infinite where one has probability 0.
-        mass: by the number of words.
+        mass: probability of the first words together, by their number.
         ranks: positions whose written word is the teacher's 1st, …, k-th, or none of them: int64 [k + 1].
         levels: positions by the probability p of the written word: p ≥ 0.5, ≥ 0.1, ≥ 0.01, ≥ 0.001, less: int64 [5].
-        from_start, from_end: entropy by position.
-        calibration: of the teacher's first word.
+        from_start, from_end: mean entropy by position.
+        calibration: calibration of the teacher's first word.
     """
 
     n_targets: int
@@ -136,8 +136,8 @@ def level(p: npt.ArrayLike) -> Counts:
 
 def calibration_interval(p: npt.ArrayLike) -> Counts:
     """The interval ((m − 1)/15, m/15] of each probability, from 0 for the first, which also has p = 0: int64."""
-    found: Counts = np.searchsorted(CALIBRATION_EDGES, np.asarray(p), side="left") - 1
-    return np.clip(found, 0, CALIBRATION_BINS - 1)
+    interval: Counts = np.searchsorted(CALIBRATION_EDGES, np.asarray(p), side="left") - 1
+    return np.clip(interval, 0, CALIBRATION_BINS - 1)
 
 
 class Collector:
@@ -151,10 +151,10 @@ class Collector:
         self._masses = np.zeros((k, MASS_BINS), np.int64)
         self._ranks = np.zeros(k + 1, np.int64)
         self._levels = np.zeros(len(LEVELS) + 1, np.int64)
-        # Counts, sums of entropies; from the start, from the end.
+        # The first row counts positions from the start of the target, the second from its end.
         self._at = np.zeros((2, POSITIONS), np.int64)
         self._entropy = np.zeros((2, POSITIONS))
-        # Positions, sums of p, hits by interval.
+        # The rows hold the positions of each interval, the sums of p, and the positions where the first word is right.
         self._intervals = np.zeros((3, CALIBRATION_BINS))
 
     def add(self, arrays: ShardArrays) -> None:
@@ -173,7 +173,7 @@ class Collector:
         self._add_calibration(np.exp(arrays.soft.log_probs[:, 0].astype(np.float64)), ranks == 0)
 
     def _add_mass(self, soft: SoftArrays) -> None:
-        # One column after the other: a table of all partial sums would be four times the shard's own.
+        # The columns are added one after the other, since a table of all partial sums would be four times the shard.
         total = np.zeros(len(soft.log_probs))
         for column in range(self._k):
             total += np.exp(soft.log_probs[:, column].astype(np.float64))
@@ -221,11 +221,11 @@ def _mean(sums: Floats, counts: Counts) -> Floats:
 
 def _quartiles(histograms: npt.NDArray[np.int64]) -> Floats:
     """Quartiles [3, k] of histograms [k, bins] over [0, 1], interpolated inside their bin."""
-    found = np.zeros((len(_QUARTERS), len(histograms)))
+    quartiles = np.zeros((len(_QUARTERS), len(histograms)))
     for column, counts in enumerate(histograms):
         upto = np.cumsum(counts)
         wanted: Any = _QUARTERS * upto[-1]
         bins = np.searchsorted(upto, wanted, side="left")
         inside = np.maximum(counts[bins], 1)
-        found[:, column] = (bins + (wanted - (upto[bins] - counts[bins])) / inside) / counts.size
-    return found
+        quartiles[:, column] = (bins + (wanted - (upto[bins] - counts[bins])) / inside) / counts.size
+    return quartiles

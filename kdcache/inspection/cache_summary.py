@@ -91,7 +91,7 @@ def summarize(reader: CacheReader) -> Summary:
 
 
 def _size(reader: CacheReader) -> int:
-    """Bytes of all the cache's own files; of the JSON as it was written, since each record would have to be fetched."""
+    """Bytes of all files of the cache; the JSON counts as it was written, since records would have to be fetched."""
     parts: list[Plan | Manifest | ShardRecord] = [reader.plan, reader.manifest, *reader.records]
     written = sum(len(readable_json(asdict(part))) for part in parts)
     return written + reader.files.tokenizer_bytes() + sum(record.bytes for record in reader.records)
@@ -148,7 +148,7 @@ def made_by(plan: Plan) -> str:
 
 
 def source_lines(plan: Plan) -> list[str]:
-    """The caches that this one was made from, each with its own below it, indented; nothing if a teacher made it."""
+    """The caches that this one was made from, each with its sources indented below it; empty if a teacher made it."""
     return [f"{'  ' * depth}{_line(source)}" for depth, source in _walk(plan, 0)]
 
 

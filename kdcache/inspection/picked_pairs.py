@@ -79,12 +79,12 @@ class Worst:
 
     @property
     def by_mean(self) -> list[PickedPair]:
-        """By falling mean of −log p over all target positions, the end token included; equal ones by index."""
+        """The pairs by falling mean of −log p over their target positions, end token included; equal ones by index."""
         return [pair for _, pair in self._by_mean]
 
     @property
     def by_word(self) -> list[PickedPair]:
-        """By falling −log p of the most surprising word; equal ones by index."""
+        """The pairs by falling −log p of the most surprising word; equal ones by index."""
         return [pair for _, pair in self._by_word]
 
     def add(self, arrays: ShardArrays, first: int) -> None:
@@ -107,7 +107,7 @@ class Worst:
         arrays: ShardArrays,
         first: int,
     ) -> list[tuple[float, PickedPair]]:
-        """The best of those `kept` and of a shard's `rows` [m] with their `scores` [m]."""
+        """The highest of the pairs that were `kept` and of a shard's `rows` [m], which have these `scores` [m]."""
         least = kept[-1][0] if len(kept) == self._limit else -np.inf
         order = np.argsort(-scores, kind="stable")[: self._limit]
         new = [(float(scores[i]), pick(arrays, int(rows[i]), first)) for i in order if scores[i] > least]
@@ -118,8 +118,8 @@ class Worst:
 class Sample:
     """About `count` pairs, spread evenly over the usable ones and drawn with a fixed seed.
 
-    The usable pairs are divided into `count` runs of equal length (to one), and one of each run is drawn. `usable` has
-    their number in each shard. All are taken if they are no more than `count`.
+    The usable pairs are divided into `count` runs whose lengths differ by one at most, and one pair of each run is
+    drawn. `usable` has their number in each shard. All are taken if there are no more than `count`.
     """
 
     def __init__(self, usable: Sequence[int], count: int) -> None:

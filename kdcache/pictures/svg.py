@@ -17,7 +17,7 @@ _NAMES_AT = 0.425
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Size of a picture and its margins, in its own units; a drawing area lies between the margins."""
+    """Size of a picture and its margins, in the units of the picture; the drawing area lies between the margins."""
 
     width: float = 400
     height: float = 270
@@ -77,7 +77,7 @@ def picture(title: str, description: str, parts: Sequence[Markup], sheet: Sheet 
 
 
 def y_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str] | None = None) -> Markup:
-    """Grid lines with their values on the left, and what is measured, turned by a quarter."""
+    """Grid lines with their values on the left, and a label, turned by a quarter."""
     names = names or Axis(tuple(values)).labels()
     start, end = area.across.start, area.across.end
     parts: list[Markup] = []
@@ -92,7 +92,7 @@ def y_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str
 
 
 def x_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str] | None = None) -> Markup:
-    """The line below with its marks and their names, and what is measured."""
+    """The line below the drawing area, its marks with their names, and a label."""
     names = names or Axis(tuple(values)).labels()
     y = area.down.start
     parts = [_line(area.across.start, y, area.across.end, y, "axis")]

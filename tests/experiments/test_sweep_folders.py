@@ -14,10 +14,8 @@ from sweeps import BASE, TEST, read, results, write_inputs
 from kdcache.experiments.run_sweep import run_sweep
 from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, find_folders
-from kdcache.experiments.sweep_report import write_report
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import Run, file_run, folder_run
-from kdcache.process.signals import StopRequest
 from kdcache.student.fingerprints import WEIGHTS_FILE, student_fingerprints, text_sha256
 from kdcache.student.train_student import open_inputs
 from kdcache.text.lines import read_sentences
@@ -139,19 +137,6 @@ def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog:
     assert results(folder) == expected
     assert caplog.text.count("could not be compared") == 1
     assert not Checker().trained(place(sweep_of(folder, [("one", "elsewhere")]))[0])
-
-
-def test_seeds_are_counted_without_any_number(folder: Path) -> None:
-    """Where there is neither a validation text nor a test, the table still says how many seeds are finished."""
-    base = BASE.replace('valid_source = "valid.src"\nvalid_target = "valid.tgt"\n', "")
-    for seeds, said in (("[1, 2]", "2"), ("[1, 2, 3]", "2 of 3")):
-        sweep = read(folder, base, f"[grid]\nseed = {seeds}")
-        checker = Checker()
-        sweep, others = find_folders(sweep, checker)
-        for student in sweep.students[:2]:
-            finish(student)
-        table = write_report(sweep, others, checker, StopRequest())
-        assert table.splitlines()[-1].split(maxsplit=1) == ["run", said]
 
 
 # What a student has written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 
 import pytest
@@ -19,12 +20,14 @@ def test_mean_and_deviation_by_hand() -> None:
 
 
 def test_rows_are_means_over_seeds(students: list[Student], outcomes: list[Outcome]) -> None:
-    """Each row has mean, deviation and number of its seeds, written with the digits of its kind."""
+    """Each row has mean, deviation and number of its seeds, the number also where nothing was measured."""
     _, rows = report_of([*students, students[-1], students[-1]], outcomes).tables[0]
     assert rows[0] == ("settings", "seeds", "validation loss", "t bleu")
     deviation = statistics.stdev([10.0, 14.0, 99.0])
     assert rows[1] == ("plain", "3", "4.4000 ± 3.9850", f"41.00 ± {deviation:.2f}")
     assert rows[2] == (ODD, "2 of 4", "1.5000 ± 0.0000", "14.00 ± 1.41")
+    unmeasured = [dataclasses.replace(one, valid_nll=None, scores={}) for one in outcomes]
+    assert report_of(students, unmeasured).tables == [(None, [("settings", "seeds"), ("plain", "3"), (ODD, "2")])]
 
 
 def test_differences_pair_seeds_and_pool_outputs(students: list[Student], outcomes: list[Outcome]) -> None:
