@@ -25,14 +25,9 @@ from kdcache.files.strict_json import canonical_json
 from kdcache.inspection.cache_summary import summarize
 from kdcache.text.vocabulary import from_corpus
 
+pytestmark = pytest.mark.complete_cache
+
 PLAN_FIELDS = [field.name for field in dataclasses.fields(Plan)]
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards, the last one shorter."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
 
 
 def test_every_pair_is_in_the_cache_once(cache: Path) -> None:

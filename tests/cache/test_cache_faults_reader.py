@@ -17,6 +17,8 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import decode_shard, encode_shard
 from kdcache.errors import CorruptError
 
+pytestmark = pytest.mark.complete_cache
+
 SHARD = Path("shards/00001.h5")
 
 # In a process of its own, since HDF5 might crash. Prints how many flips were caught, harmless and silent.
@@ -51,13 +53,6 @@ for bit in generator.sample(range(8 * len(data)), count):
 path.write_bytes(data)
 print(caught, harmless, silent)
 """
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
 
 
 def flips(folder: Path, count: int, mode: str) -> tuple[int, int, int]:

@@ -17,14 +17,9 @@ from kdcache.cache.plan import read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError
 
+pytestmark = pytest.mark.complete_cache
+
 SHARD = Path("shards/00001.h5")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
 
 
 def test_fault_26_missing_shard(cache: Path) -> None:

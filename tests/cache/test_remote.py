@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import streams
-from caches import make_plan, write_cache
 from faults import python
 from remote import SHARDS, Server, copies, fetchers, same
 
@@ -22,14 +21,7 @@ from kdcache.errors import CacheError, CorruptError, UsageError
 from kdcache.files.locations import StoreConfig
 from kdcache.inspection.cache_summary import summarize, view_pair
 
-pytestmark = pytest.mark.usefixtures("impatient")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
+pytestmark = [pytest.mark.usefixtures("impatient"), pytest.mark.complete_cache]
 
 
 def test_a_remote_cache_reads_as_the_local_one(server: Server, cache: Path, store: StoreConfig) -> None:

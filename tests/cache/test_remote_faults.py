@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from caches import make_plan, write_cache
 from faults import within
 from remote import SHARDS, Server, copies, fetchers, same
 
@@ -17,17 +16,10 @@ from kdcache.cache.remote import ATTEMPTS, RemoteFiles
 from kdcache.errors import CacheError, CorruptError
 from kdcache.files.locations import StoreConfig
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = [pytest.mark.usefixtures("impatient"), pytest.mark.complete_cache]
 
 
 SMALL = ["plan.json", "manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
 
 
 @pytest.mark.parametrize("fault", ["truncated", "short", "empty", "flipped", "longer", "reset", "503", "429"])

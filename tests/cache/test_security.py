@@ -29,16 +29,11 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import decode_shard, encode_shard
 from kdcache.errors import CorruptError
 
+pytestmark = pytest.mark.complete_cache
+
 Filters = dict[str, Any]
 SAME: Filters = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
 SHARD = Path("shards/00001.h5")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
 
 
 def external_storage(secret: Path) -> Callable[[h5py.File, h5py.Dataset], object]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import make_plan, write_cache
 from faults import python
 
 from kdcache.cache.audit import unexpected_files, verify_shard
@@ -18,12 +17,7 @@ from kdcache.files.atomic import sha256
 from kdcache.files.strict_json import canonical_json
 from kdcache.inspection.cache_summary import summarize, view_pair
 
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
+pytestmark = pytest.mark.complete_cache
 
 
 def is_sound(folder: Path) -> bool:

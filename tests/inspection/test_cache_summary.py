@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from caches import make_arrays, make_plan, tokenizer, write_cache
+from caches import make_arrays, make_plan, tokenizer
 from conftest import run_cli
 from families import World
 
@@ -20,12 +20,7 @@ from kdcache.errors import UsageError
 from kdcache.inspection import cache_summary
 from kdcache.inspection.cache_summary import summarize, view_pair
 
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A complete cache of 20 pairs in 3 shards, the last one shorter."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    return tmp_path / "cache"
+pytestmark = pytest.mark.complete_cache
 
 
 def slow_summary(shards: list[ShardArrays], unknown: int) -> dict[str, float]:

@@ -26,8 +26,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A folder that does not exist yet."""
+def cache(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder that does not exist yet; where marked so, a complete cache of 20 pairs in shards of 8, 8 and 4."""
+    if request.node.get_closest_marker("complete_cache") is not None:
+        from caches import make_plan, write_cache
+
+        assert write_cache(tmp_path / "cache", make_plan())
     return tmp_path / "cache"
 
 
