@@ -105,15 +105,15 @@ class _Collector:
         self._counts: npt.NDArray[Any] = np.zeros((n, plan.topk if plan.draws else 0), count_dtype(plan.draws))
         self._normalizers = np.full((n, len(plan.temperatures)), np.nan, dtype=np.float32)
 
-    def add(self, rows: npt.NDArray[np.int64], found: Predictions) -> None:
-        self._ids[rows] = found.ids
-        self._written[rows] = self._round(found.target_log_prob)
+    def add(self, rows: npt.NDArray[np.int64], kept: Predictions) -> None:
+        self._ids[rows] = kept.ids
+        self._written[rows] = self._round(kept.target_log_prob)
         if self._draws:
-            self._counts[rows] = found.values
+            self._counts[rows] = kept.values
         else:
-            self._log_probs[rows] = self._round(found.values)
-        if found.log_normalizers is not None:
-            self._normalizers[rows] = found.log_normalizers
+            self._log_probs[rows] = self._round(kept.values)
+        if kept.log_normalizers is not None:
+            self._normalizers[rows] = kept.log_normalizers
 
     def first_bad(self) -> int | None:
         columns = (self._log_probs, self._written[:, None], self._normalizers)

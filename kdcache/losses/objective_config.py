@@ -114,7 +114,8 @@ class ObjectiveConfig:
 
     def at(self, step: int) -> Weights:
         """The weights at optimizer step `step`, counted from 1."""
-        return Weights(*(one.at(step) if isinstance(one, Ramp) else one for one in (self.alpha, self.temperature)))
+        values = (self.alpha, self.temperature)
+        return Weights(*(value.at(step) if isinstance(value, Ramp) else value for value in values))
 
     def check(self) -> None:
         """Raise UsageError if a value is outside its range or contradicts another."""

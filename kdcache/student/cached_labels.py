@@ -91,7 +91,7 @@ def check_objective(objective: ObjectiveConfig, plan: Plan) -> None:
         )
     temperature = _tail_temperature(objective)
     if temperature is not None and temperature not in plan.temperatures:
-        stored = ", ".join(f"{one:g}" for one in (1.0, *plan.temperatures))
+        stored = ", ".join(f"{known:g}" for known in (1.0, *plan.temperatures))
         raise UsageError(
             f"--temperature {temperature:g} with --objective {objective.name}: the mass of the tail is known at "
             f"temperature {stored} only. Choose one of these, make a cache with dump-logits --normalizers "

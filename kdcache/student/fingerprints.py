@@ -15,7 +15,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 def text_sha256(sentences: Sequence[str]) -> str:
     """Fingerprint of a text: SHA-256 of its lines in UTF-8, each ended by one line feed."""
-    return sha256("".join(f"{one}\n" for one in sentences).encode())
+    return sha256("".join(f"{sentence}\n" for sentence in sentences).encode())
 
 
 def weights_fingerprint(folder: Path) -> str | None:
@@ -31,10 +31,10 @@ def student_fingerprints(folder: Path) -> dict[str, str]:
         CorruptError: its run.json is damaged.
     """
     weights = weights_fingerprint(folder)
-    found = {} if weights is None else {"student": weights}
+    prints = {} if weights is None else {"student": weights}
     record = folder / RUN_FILE
     cache = recorded_inputs(read_json(record)).get("cache") if record.is_file() else None
-    return found if cache is None else {**found, "cache": cache}
+    return prints if cache is None else {**prints, "cache": cache}
 
 
 def recorded_inputs(content: Any) -> dict[str, str]:

@@ -98,7 +98,8 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
         return
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
-    log.info("%s pairs, %s targets; a student of %s parameters.", *_thousands(reader, parameters))
+    counts = (f"{count:,}" for count in (reader.plan.n_pairs, reader.n_targets, parameters))
+    log.info("%s pairs, %s targets; a student of %s parameters.", *counts)
     if config.start_from is not None:
         log.info("It starts from the weights in %s.", config.start_from)
     result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
@@ -170,10 +171,6 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None =
         start_from(student, Path(config.start_from))
     batches = None if valid is None else _valid_batches(valid, config, student)
     return StudentTask(student, config.objective, batches)
-
-
-def _thousands(reader: CacheReader, parameters: int) -> tuple[str, str, str]:
-    return f"{reader.plan.n_pairs:,}", f"{reader.n_targets:,}", f"{parameters:,}"
 
 
 def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:

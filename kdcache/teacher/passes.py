@@ -92,8 +92,8 @@ class Passes:
             return self.teacher.predict(views, reduction, self.device, self.plan.precision)
 
         for batch in partition_batches(pairs, self.plan.passes, self.max_tokens, self.teacher.tokenizer.special):
-            for views, found in self._halving.parts(batch, predict):
-                yield views.target_rows, found
+            for views, predictions in self._halving.parts(batch, predict):
+                yield views.target_rows, predictions
                 after_batch(len(views.lengths))
 
     def _reduction(self, pairs: EncodedPairs, first: int) -> Reduction:
@@ -127,9 +127,9 @@ class Passes:
 
         special = self.teacher.tokenizer.special
         for batch in partition_batches(pairs, self.plan.passes, self.max_tokens, special, in_pass):
-            for views, found in self._halving.parts(batch, predict):
+            for views, log_probs in self._halving.parts(batch, predict):
                 # From here on nothing large is reserved, so a part that was predicted is added, whole and once.
-                sums.index_add_(0, moved(torch.from_numpy(views.target_rows), self.device), found.exp_())
+                sums.index_add_(0, moved(torch.from_numpy(views.target_rows), self.device), log_probs.exp_())
                 after_batch(len(views.lengths))
 
 

@@ -100,13 +100,13 @@ def open_tokenizer(name: str) -> Tokenizer:
         ModelError: it cannot be found, has no vocabulary, or is not of the fast kind that kdcache works with.
     """
     try:
-        found = AutoTokenizer.from_pretrained(name)
+        opened = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the hub client and the library raise many kinds
         raise ModelError(hub_message(name, error)) from error
-    backend = getattr(found, "backend_tokenizer", None)
+    backend = getattr(opened, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"--bert {name}: its tokenizer has no tokenizer.json form, which kdcache needs.")
-    names = {key: str(text) for key in SPECIAL_NAMES if (text := getattr(found, key, None)) is not None}
+    names = {key: str(text) for key in SPECIAL_NAMES if (text := getattr(opened, key, None)) is not None}
     tokenizer = Tokenizer(json.loads(backend.to_str()), names)
     if tokenizer.size <= len(tokenizer.definition["added_tokens"]):
         # The library makes a tokenizer of the special tokens alone where a folder holds none.
