@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from docutils import nodes
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's own commands and docstrings, whatever is installed
 
 import kdcache  # noqa: E402
+from kdcache.settings import Option, kind_of  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +101,17 @@ def show_options(app: Sphinx, context: click.Context, lines: list[str]) -> None:
     lines[:] = [line if line.startswith("..") else OPTION.sub(r"``\g<0>``", line) for line in lines]
 
 
+def show_settings(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Describe the fields of settings by their help texts, which are written nowhere else."""
+    if what == "class" and dataclasses.is_dataclass(obj):
+        kinds = ((field.name, kind_of(field)) for field in dataclasses.fields(obj))
+        helps = [f":ivar {field}: {kind.help}" for field, kind in kinds if isinstance(kind, Option)]
+        lines += [OPTION.sub(r"``\g<0>``", line) for line in helps] + [""]
+
+
 def setup(app: Sphinx) -> None:
-    """Register the renderer of formulas and the look of help texts; Sphinx calls this."""
+    """Register the renderer of formulas, the look of help texts, and what fields mean; Sphinx calls this."""
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.connect("sphinx-click-process-description", show_description)
     app.connect("sphinx-click-process-options", show_options)
+    app.connect("autodoc-process-docstring", show_settings)

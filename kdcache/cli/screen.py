@@ -65,6 +65,10 @@ def verbosity() -> list[click.Parameter]:
     ]
 
 
+def _group(parameter: click.Parameter) -> str:
+    return str(getattr(parameter, "group", BASIC))
+
+
 class Command(click.Command):
     """A command with -v and -q, whose options stand in groups, and whose settings arrive as one checked object."""
 
@@ -72,7 +76,8 @@ class Command(click.Command):
         super().__init__(name, **attributes)
         self.settings: Settings | None = getattr(self.callback, "settings", None)
         self.context_settings = {**HELP_NAMES, **self.context_settings}
-        self.params += verbosity()
+        # In the order of the headings, which other readers of a command (the site) do not know.
+        self.params = [*sorted(self.params, key=lambda one: GROUPS.index(_group(one))), *verbosity()]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line, and make the settings of it."""
@@ -96,7 +101,7 @@ class Command(click.Command):
             record = one.get_help_record(ctx)
             if record is not None and isinstance(one, click.Option):
                 last = one.name in ("verbose", "quiet") or "--help" in one.opts
-                found[_LAST if last else getattr(one, "group", BASIC)].append(record)
+                found[_LAST if last else _group(one)].append(record)
         for heading, records in found.items():
             if records:
                 with formatter.section(heading):

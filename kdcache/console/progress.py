@@ -106,7 +106,7 @@ def _bar(total: int, done: int) -> tqdm[Any]:
     from tqdm import tqdm
 
     # The text comes first: where a line is too short for both, the bar shrinks.
-    layout = {"bar_format": "{desc} {bar}", "dynamic_ncols": True, "leave": False}
+    layout = {"bar_format": "{desc} |{bar}|", "dynamic_ncols": True, "leave": False}
     return tqdm(total=total, initial=done, miniters=0, delay=0.2, disable=False, **layout)
 
 
