@@ -1,4 +1,4 @@
-"""The loss against dense float64 arithmetic, hand-computed numbers and PyTorch's own cross entropy."""
+"""The loss at the ends of its settings, against numbers by hand and PyTorch's own cross entropy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objectives import compare, dense, make_case
+from objectives import compare, make_case
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,39 +26,19 @@ def distillation_loss(
     return projected_loss(logits, layer, labels, soft, config)
 
 
-def positions(seed: int, n: int, vocabulary: int, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, labels, ids and log-probabilities of random positions, in float64."""
-    case = make_case(seed, n, vocabulary, k)
-    return case.hidden @ case.weight.T + case.bias, case.labels, case.ids, case.teacher.gather(1, case.ids)
-
-
-def soft_targets(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+def soft_targets(log_probs: Tensor, temperature: float) -> Tensor:
     return teacher_log_probs("chen2020", SoftLabels(torch.zeros(0), log_probs), temperature).exp()
 
 
-CONFIGS = [
-    ObjectiveConfig(alpha=alpha, temperature=temperature, label_smoothing=smoothing)
-    for alpha in (0.0, 0.3, 1.0)
-    for temperature in (0.5, 1.0, 10.0)
-    for smoothing in (0.0, 0.1)
-]
+def make_logits(seed: int, n: int, vocabulary: int, k: int) -> tuple[Tensor, ...]:
+    """Logits, labels, and ids and log-probabilities of a random teacher's k best words, in float64."""
+    case = make_case(seed, n, vocabulary, k, width=vocabulary)
+    return 2 * case.hidden, case.labels, case.ids, case.teacher.gather(1, case.ids)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-@pytest.mark.parametrize("k", [1, 8, 60])
-def test_loss_and_gradient_equal_the_dense_form(config: ObjectiveConfig, k: int) -> None:
-    """Value and gradients are those of dense float64 arithmetic, also at k = 1 and k = vocabulary."""
-    case, temperature = make_case(seed=k, n=7, vocabulary=60, k=k), float(config.temperature)  # type: ignore[arg-type]
-    compare(case, config, temperature)
-    expected = float(dense(case, config, temperature).detach())
-    logits, *rest = (one.detach() for one in positions(seed=k, n=7, vocabulary=60, k=k))
-    single = distillation_loss(logits.float(), *rest[:2], rest[2].float(), config)
-    assert float(single.total) == pytest.approx(expected, rel=1e-5)
-
-
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
-    seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(0, 2**31),
     n=st.integers(1, 6),
     vocabulary=st.integers(2, 30),
     share=st.floats(0, 1),
@@ -69,7 +49,7 @@ def test_loss_and_gradient_equal_the_dense_form(config: ObjectiveConfig, k: int)
 def test_loss_equals_the_dense_form_everywhere(
     seed: int, n: int, vocabulary: int, share: float, alpha: float, temperature: float, smoothing: float
 ) -> None:
-    """Any shape and setting gives the dense form's value and gradients."""
+    """Any shape and setting of the formula of 2020 gives the dense form's value and gradients."""
     case = make_case(seed, n, vocabulary, k=max(1, round(share * vocabulary)))
     compare(case, ObjectiveConfig(alpha, temperature, label_smoothing=smoothing), temperature)
 
@@ -113,7 +93,7 @@ def test_the_2020_formula_by_hand() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_alpha_1_is_cross_entropy(smoothing: float) -> None:
     """With alpha 1 value and gradient are those of PyTorch's cross entropy, soft labels or not."""
-    logits, labels, ids, log_probs = positions(seed=1, n=9, vocabulary=40, k=4)
+    logits, labels, ids, log_probs = make_logits(1, 9, 40, 4)
     logits.requires_grad_()
     config = ObjectiveConfig(alpha=1.0, label_smoothing=smoothing)
     expected = functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
@@ -127,50 +107,37 @@ def test_alpha_1_is_cross_entropy(smoothing: float) -> None:
 
 def test_alpha_0_ignores_the_labels() -> None:
     """With alpha 0 the written words and the label smoothing do not count."""
-    logits, labels, ids, log_probs = positions(seed=2, n=5, vocabulary=20, k=6)
+    logits, labels, *soft = make_logits(2, 5, 20, 6)
     config = ObjectiveConfig(alpha=0.0, temperature=2.0, label_smoothing=0.3)
-    found = distillation_loss(logits, labels, ids, log_probs, config)
-    other = distillation_loss(logits, (labels + 1) % 20, ids, log_probs, config)
+    found = distillation_loss(logits, labels, *soft, config)
+    other = distillation_loss(logits, (labels + 1) % 20, *soft, config)
     assert float(found.total) == float(other.total) == float(found.parts["soft"])
 
 
-def test_small_temperatures_keep_the_best_word() -> None:
-    """As T goes to 0 the soft term becomes the cross entropy of the teacher's best word; ties share it."""
-    logits, labels, ids, log_probs = positions(seed=3, n=6, vocabulary=20, k=5)
-    found = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4))
-    torch.testing.assert_close(found.total, functional.cross_entropy(logits, ids[:, 0], reduction="sum"))
+def test_extreme_temperatures_keep_the_best_word_or_make_the_k_equal() -> None:
+    """As T goes to 0 the teacher's best word alone counts, ties share it; as T grows the k words share equally."""
+    logits, labels, ids, log_probs = make_logits(3, 6, 20, 5)
+    cold = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4)).total
+    torch.testing.assert_close(cold, functional.cross_entropy(logits, ids[:, 0], reduction="sum"))
     tied = torch.tensor([[-1.0, -1.0, -5.0]])
     torch.testing.assert_close(soft_targets(tied, 1e-4), torch.tensor([[0.5, 0.5, 0.0]]))
-
-
-def test_large_temperatures_make_the_k_equal() -> None:
-    """As T grows the k words share the weight equally, and nothing reaches the other words."""
-    logits, labels, ids, log_probs = positions(seed=4, n=3, vocabulary=20, k=4)
-    found = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9))
+    hot = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9)).total
     expected = -torch.log_softmax(logits, dim=1).gather(1, ids).mean(dim=1).sum()
-    torch.testing.assert_close(found.total, expected, rtol=1e-7, atol=0)
+    torch.testing.assert_close(hot, expected, rtol=1e-7, atol=0)
 
 
-def test_stored_halves_are_widened_before_they_are_tempered() -> None:
-    """Float16 log-probabilities give the weights of the same values in float32."""
-    stored = torch.tensor([[-0.01, -4.7, -9.3, -17.0]], dtype=torch.float16)
-    found = soft_targets(stored, 1.0)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, soft_targets(stored.float(), 1.0))
-
-
-def test_ids_and_log_probs_as_stored_give_the_same_loss() -> None:
-    """Narrow ids and float16 log-probabilities need no conversion before they come here."""
-    logits, labels, ids, log_probs = positions(6, 5, 50, 8)
-    logits = logits.float()
-    config, halves = ObjectiveConfig(0.3, temperature=3.0), log_probs.half()
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_ids_and_log_probs_as_stored_give_the_same_loss(temperature: float) -> None:
+    """Narrow ids and float16 log-probabilities are widened before they are tempered: they need no conversion."""
+    logits, labels, ids, log_probs = make_logits(6, 5, 50, 8)
+    logits, config, halves = logits.float(), ObjectiveConfig(0.3, temperature), log_probs.half()
     expected = distillation_loss(logits, labels, ids, halves.float(), config).total
     assert torch.equal(distillation_loss(logits, labels, ids.int(), halves, config).total, expected)
 
 
 def test_missing_soft_labels_are_refused() -> None:
     """An alpha below 1 without soft labels is an error that says so."""
-    logits, labels, ids, log_probs = positions(0, 2, 5, 2)
+    logits, labels, ids, log_probs = make_logits(0, 2, 5, 2)
     distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(alpha=0.99))
     with pytest.raises(UsageError, match="needs soft labels"):
         distillation_loss(logits, labels, None, None, ObjectiveConfig(alpha=0.99))
