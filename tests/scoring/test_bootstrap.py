@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.significance import PairedTest
 
 from kdcache.errors import UsageError
 from kdcache.scoring.rouge import sentence_rouge
@@ -28,10 +29,14 @@ def noisy(sentences: list[str], share: float, seed: int) -> list[str]:
     return [" ".join(filter(None, one)) for one in words]
 
 
+def sentences(count: int) -> list[str]:
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(4, 14))) for _ in range(count)]
+
+
 @pytest.fixture(scope="module")
 def references() -> list[str]:
-    draw = random.Random(0)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(4, 14))) for _ in range(120)]
+    return sentences(120)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +45,10 @@ def systems(references: list[str]) -> tuple[list[str], list[str]]:
     return noisy(references, 0.2, 1), noisy(references, 0.23, 2)
 
 
-def sacrebleu(folder: Path, *arguments: str, **environment: str) -> str:
+def sacrebleu(folder: Path, *arguments: str) -> str:
     """What sacreBLEU's own program prints for the files in `folder`."""
     command = [sys.executable, "-m", "sacrebleu", "reference", *arguments, "-w", "6"]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -58,22 +61,15 @@ def folder(tmp_path: Path, references: list[str], systems: tuple[list[str], list
     return tmp_path
 
 
-@pytest.mark.parametrize("seed", ["12345", "7"])
 def test_the_paired_test_is_that_of_sacrebleu(
-    seed: str,
-    folder: Path,
-    references: list[str],
-    systems: tuple[list[str], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, references: list[str], systems: tuple[list[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, intervals and p-values of three metrics are what `sacrebleu --paired-bs` prints, digit for digit."""
-    printed = sacrebleu(
-        folder, "-i", "baseline", "system", "--paired-bs", "-f", "text", "-m", *SACRE, SACREBLEU_SEED=seed
-    )
+    monkeypatch.setenv("SACREBLEU_SEED", "7")
+    printed = sacrebleu(folder, "-i", "baseline", "system", "--paired-bs", "-f", "text", "-m", *SACRE)
     rows = re.findall(r"([\d.]+) \(([\d.]+) ± ([\d.]+)\)", printed)
     p_values = re.findall(r"\(p = ([\d.]+)\)", printed)
     assert (len(rows), len(p_values)) == (6, 3)
-    monkeypatch.setenv("SACREBLEU_SEED", seed)
     ours = [score_corpus(text, [references], SACRE) for text in (systems[1], systems[0])]
     for score, row in zip([*ours[0], *ours[1]], rows, strict=True):
         found = (score.value, (score.low + score.high) / 2, (score.high - score.low) / 2)
@@ -81,7 +77,7 @@ def test_the_paired_test_is_that_of_sacrebleu(
         assert found == pytest.approx(tuple(map(float, row)), abs=2e-5), score.name
     found_p = compare_corpus(*systems, [references], SACRE)
     assert [f"{one.p_value:.4f}" for one in found_p] == p_values
-    assert {one.seed for one in found_p} == {int(seed)}
+    assert {one.seed for one in found_p} == {7}
 
 
 def test_an_interval_alone_is_that_of_sacrebleu(
@@ -144,18 +140,46 @@ def test_rouge_has_the_p_value_of_a_slow_loop(references: list[str], systems: tu
     assert 0.001 < found.p_value < 0.5
 
 
-@pytest.mark.parametrize("metric", ["bleu", "chrf", "ter", "rougeL"])
-def test_the_interval_of_a_difference_is_of_the_same_resamples(
+def by_name(text: list[str], references: list[str], metric: str) -> Score:
+    """One score of a text."""
+    family = "rouge" if metric.startswith("rouge") else metric
+    return next(one for one in score_corpus(text, [references], [family]) if one.name == metric)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL"])
+def test_compared_scores_are_the_scores_of_the_texts(
     metric: str, references: list[str], systems: tuple[list[str], list[str]]
 ) -> None:
-    """The middle of the difference's interval is the difference of the middles: both systems see the same resamples."""
-    family = "rouge" if metric == "rougeL" else metric
-    middles: list[float] = []
-    for text in systems:
-        score = next(one for one in score_corpus(text, [references], [family]) if one.name == metric)
-        middles.append((score.low + score.high) / 2)
+    """Both values equal the corpus scores, and the middle of the difference's interval is the difference of theirs.
+
+    So both systems see the same resamples.
+    """
     found = compare(*systems, [references], metric)
-    assert (found.low + found.high) / 2 == pytest.approx(middles[0] - middles[1], abs=1e-4)
+    one, other = (by_name(text, references, metric) for text in systems)
+    assert (found.system, found.baseline) == pytest.approx((one.value, other.value), abs=1e-9)
+    assert found.signature == one.signature
+    assert found.difference == pytest.approx(found.system - found.baseline)
+    assert found.low < found.difference < found.high
+    assert found.low + found.high == pytest.approx(one.low + one.high - other.low - other.high, abs=2e-4)
+
+
+def test_comparing_is_antisymmetric(references: list[str], systems: tuple[list[str], list[str]]) -> None:
+    """Swapping the systems mirrors difference and interval and leaves the p-value."""
+    there, back = (compare(*pair, [references], "bleu") for pair in (systems, systems[::-1]))
+    assert (back.difference, back.low, back.high) == pytest.approx((-there.difference, -there.high, -there.low))
+    assert back.p_value == there.p_value
+
+
+def test_the_bootstrap_counts_one_tail() -> None:
+    """A two-sided paired test, sacreBLEU's approximate randomization, has a p-value about twice as large."""
+    references = sentences(300)
+    system, baseline = noisy(references, 0.18, 1), noisy(references, 0.22, 2)
+    ours = compare(system, baseline, [references], "bleu", resamples=2_000)
+    metrics = {"BLEU": BLEU(references=[references], force=True)}
+    systems = [("baseline", baseline), ("system", system)]
+    theirs = PairedTest(systems, metrics, references=None, test_type="ar", n_samples=2_000)()[1]["BLEU"][1].p_value
+    assert 0.005 < theirs < 0.1
+    assert 1.4 < theirs / ours.p_value < 3
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

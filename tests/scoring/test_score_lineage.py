@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,58 +40,55 @@ def digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def made(small_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with twelve lines of source and reference, and what the student wrote."""
+    folder = tmp_path_factory.mktemp("lineage")
+    source = write(folder / "source", toy_lines("src", 12))
+    write(folder / "reference", toy_lines("tgt", 12))
+    generate_file(search(small_student, source), folder / "output")
+    return folder
+
+
 @pytest.fixture
-def texts(tmp_path: Path) -> tuple[str, str]:
-    """Source and reference, twelve lines."""
-    return write(tmp_path / "source", toy_lines("src", 12)), write(tmp_path / "reference", toy_lines("tgt", 12))
+def texts(made: Path, tmp_path: Path) -> tuple[str, str, str]:
+    """Copies of source, reference and output."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return str(tmp_path / "source"), str(tmp_path / "reference"), str(tmp_path / "output")
 
 
 def search(student: Path, source: str) -> GenerateConfig:
     return GenerateConfig(str(student), source, beam_size=1, device="cpu")
 
 
-def test_what_was_generated_knows_its_student(
-    texts: tuple[str, str], small_student: Path, small_cache: Path, tmp_path: Path
+def test_a_student_is_scored_like_what_it_writes(
+    texts: tuple[str, str, str], small_student: Path, small_cache: Path
 ) -> None:
-    """A file of `kdcache generate` is scored with the hashes of its text, its student, the cache and the source."""
-    source, reference = texts
-    output = tmp_path / "output"
-    generate_file(search(small_student, source), output)
-    found, _ = measure(prepare(ScoreConfig((reference,), str(output))))
-    assert found.lineage == Lineage(
+    """A student has scores and lineage of the file that it writes: hashes of text, student, cache and source."""
+    source, reference, output = texts
+    task = prepare(ScoreConfig((reference,), None, search(small_student, source)))
+    assert set(task.inputs()) == {"reference", "source", "student", "cache"}
+    of_student, hypotheses = measure(task)
+    of_file, _ = measure(prepare(ScoreConfig((reference,), output)))
+    assert of_file.lineage == Lineage(
         hypothesis=digest(output),
         references=(digest(reference),),
         source=digest(source),
         student=digest(small_student / "model.safetensors"),
         cache=CacheReader(small_cache).manifest.root,
     )
-
-
-def test_a_student_is_scored_like_what_it_writes(texts: tuple[str, str], small_student: Path, tmp_path: Path) -> None:
-    """Scoring a student gives the scores and the lineage of the file that it generates, and ceilings besides."""
-    source, reference = texts
-    generate_file(search(small_student, source), tmp_path / "output")
-    task = prepare(ScoreConfig((reference,), None, search(small_student, source)))
-    assert set(task.inputs()) == {"reference", "source", "student", "cache"}
-    of_student, hypotheses = measure(task)
-    of_file, _ = measure(prepare(ScoreConfig((reference,), str(tmp_path / "output"))))
     assert (of_student.scores, of_student.lineage) == (of_file.scores, of_file.lineage)
-    assert hypotheses == read_sentences(tmp_path / "output")
+    assert hypotheses == read_sentences(Path(output))
     assert [one.name for one in of_student.ceilings] == ["bleu", "chrf"]
     assert of_file.ceilings == ()
 
 
-def test_an_edited_text_loses_its_student(
-    texts: tuple[str, str], small_student: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_edited_text_loses_its_student(texts: tuple[str, str, str], caplog: pytest.LogCaptureFixture) -> None:
     """A text that was changed after `kdcache generate` wrote it is not ascribed to the student; a warning says so."""
-    source, reference = texts
-    output = tmp_path / "output"
-    generate_file(search(small_student, source), output)
-    lines = read_sentences(output)
-    write(output, [*lines[:-1], lines[-1] + " indeed"])
+    _, reference, output = texts
+    write(Path(output), [*read_sentences(Path(output))[:-1], "something else"])
     with caplog.at_level(logging.WARNING, logger="kdcache"):
-        lineage = prepare(ScoreConfig((reference,), str(output))).system.lineage
+        lineage = prepare(ScoreConfig((reference,), output)).system.lineage
     assert (lineage.student, lineage.cache, lineage.source) == (None, None, None)
     assert lineage.hypothesis == digest(output)
     assert "is not the text that output.run.json describes" in caplog.text
@@ -118,16 +116,14 @@ def test_a_student_from_elsewhere_has_no_cache(small_student: Path, tmp_path: Pa
         student_fingerprints(tmp_path)
 
 
-def test_two_students_are_compared_on_one_source(texts: tuple[str, str], small_student: Path, tmp_path: Path) -> None:
+def test_two_students_are_compared_on_one_source(
+    texts: tuple[str, str, str], small_student: Path, tmp_path: Path
+) -> None:
     """A folder as baseline writes from the same source with the same search; a file does as well; both are tested."""
-    source, reference = texts
+    source, reference, output = texts
     other = tmp_path / "other"
-    other.mkdir()
-    for path in small_student.iterdir():
-        if path.is_file() and path.name != "run.json":
-            (other / path.name).write_bytes(path.read_bytes())
-    generate_file(search(small_student, source), tmp_path / "output")
-    scrambled = write(tmp_path / "scrambled", read_sentences(tmp_path / "output")[::-1])
+    shutil.copytree(small_student, other, ignore=shutil.ignore_patterns("run.json", "checkpoints"))
+    scrambled = write(tmp_path / "scrambled", read_sentences(Path(output))[::-1])
     of_folder, hypotheses = measure(prepare(ScoreConfig((reference,), None, search(small_student, source), str(other))))
     assert of_folder.comparison is not None
     assert of_folder.comparison.lineage.student == of_folder.lineage.student
@@ -141,33 +137,33 @@ def test_two_students_are_compared_on_one_source(texts: tuple[str, str], small_s
     assert of_file.comparison.lineage.hypothesis == digest(scrambled)
 
 
-def test_each_text_is_read_once(texts: tuple[str, str], small_student: Path) -> None:
-    """What is scored was read once: source and references may be gone when the students write."""
-    source, reference = texts
-    task = prepare(ScoreConfig((reference,), None, search(small_student, source), str(small_student)))
+def test_each_text_is_read_once(texts: tuple[str, str, str], small_student: Path) -> None:
+    """What is scored was read once: source and references may be gone when the student writes."""
+    source, reference, output = texts
+    task = prepare(ScoreConfig((reference,), None, search(small_student, source), output))
     expected, _ = measure(task)
-    for path in (source, reference):
+    for path in (source, reference, output):
         Path(path).unlink()
     again, _ = measure(task)
     assert again == expected
     assert again.lineage.source == task.system.text.sha256
 
 
-def test_outputs_of_other_sources_are_not_compared(texts: tuple[str, str], small_student: Path, tmp_path: Path) -> None:
+def test_outputs_of_other_sources_are_not_compared(
+    texts: tuple[str, str, str], small_student: Path, tmp_path: Path
+) -> None:
     """Two generated files whose records name different sources are refused."""
-    source, reference = texts
-    other = write(tmp_path / "other", toy_lines("src", 12, first=30))
-    for name, one in (("a", source), ("b", other)):
-        generate_file(search(small_student, one), tmp_path / name)
-    with pytest.raises(DataError, match=r"--baseline .*/b: was generated from another source text than .*/a"):
-        prepare(ScoreConfig((reference,), str(tmp_path / "a"), baseline=str(tmp_path / "b")))
+    _, reference, output = texts
+    generate_file(search(small_student, write(tmp_path / "other", toy_lines("src", 12, first=30))), tmp_path / "b")
+    with pytest.raises(DataError, match=r"--baseline .*/b: was generated from another source text than .*/output"):
+        prepare(ScoreConfig((reference,), output, baseline=str(tmp_path / "b")))
 
 
 def test_numbers_of_lines_are_compared_before_anything_is_written(
-    texts: tuple[str, str], small_student: Path, tmp_path: Path
+    texts: tuple[str, str, str], small_student: Path, tmp_path: Path
 ) -> None:
     """A source, a text or a baseline with another number of lines than a reference is refused before any generation."""
-    source, reference = texts
+    source, reference, _ = texts
     short = write(tmp_path / "short", toy_lines("tgt", 11))
     student = search(small_student, source)
     assert prepare(ScoreConfig((reference,), None, student, reference)).baseline is not None
@@ -200,7 +196,7 @@ def test_contradictions_are_refused(config: ScoreConfig, message: str) -> None:
 
 
 def test_the_record_binds_a_result_to_its_texts(tmp_path: Path) -> None:
-    """`score --json` writes what it printed and its lineage; over another reference it does not write again."""
+    """`score --json` writes what it printed and its lineage; nothing is written over another reference or file."""
     write(tmp_path / "h", ["a b c d", "e f g h"])
     write(tmp_path / "b", ["a b c d", "e f x h"])
     write(tmp_path / "r", ["a b c d", "e f g i"])
@@ -237,20 +233,9 @@ def test_the_record_binds_a_result_to_its_texts(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "reference 1 differs" in refused.stderr
     assert read_scores(tmp_path / "found.json") == found
-
-
-def test_one_file_is_not_written_twice(tmp_path: Path) -> None:
-    """The same file for --json and --sentences is a usage error, and so is a file that somebody else wrote."""
-    for name in ("h", "r"):
-        write(tmp_path / name, ["a b"])
-    arguments = ["score", "--reference", "r", "--hypothesis", "h"]
-    done = run_cli(*arguments, "--json", "x", "--sentences", "x", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--json and --sentences" in done.stderr
-    done = run_cli(*arguments, "--sentences", "h", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "h: exists" in done.stderr
-    assert (tmp_path / "h").read_text() == "a b\n"
+    refused = run_cli("score", "--reference", "r", "--hypothesis", "h", "--sentences", "b", cwd=tmp_path)
+    assert (refused.returncode, (tmp_path / "b").read_text()) == (1, "a b c d\ne f x h\n")
+    assert "b: exists" in refused.stderr
 
 
 # Sentences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -16,11 +17,8 @@ from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.masking import MaskedViews, partition_batches
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.teacher.reduction import Predictions, Reduction
-from kdcache.teacher.teacher_config import TeacherConfig
-from kdcache.teacher.train_teacher import train_teacher
 from kdcache.text.corpus import Corpus, Pair, TextFiles
 from kdcache.text.encoded_pairs import EncodedPairs
-from kdcache.training.training_config import TrainingConfig
 
 CPU = torch.device("cpu")
 K = 6
@@ -73,22 +71,13 @@ def test_predictions_are_the_librarys_own(kind: str, folders: dict[str, Path], s
 
 
 def test_segment_ids_only_where_the_model_has_them(folders: dict[str, Path], small_text: TextFiles) -> None:
-    """BERT reads segment ids and its predictions depend on them; the others are not given any."""
+    """BERT's predictions depend on the segments; DistilBERT and RoBERTa, which have none, get none."""
     corpus = Corpus(small_text)
-    teachers = {
-        kind: prepare_teacher(str(folder), corpus, trim_vocab=False, seed=1) for kind, folder in folders.items()
-    }
-    assert {kind: teacher.segments for kind, teacher in teachers.items()} == {
-        "bert": True,
-        "untied": True,
-        "distilbert": False,
-        "roberta": False,
-    }
+    teachers = {kind: prepare_teacher(str(one), corpus, trim_vocab=False, seed=1) for kind, one in folders.items()}
+    assert {kind for kind, teacher in teachers.items() if teacher.segments} == {"bert", "untied"}
     teacher = teachers["bert"]
     views = next(partition_batches(teacher.tokenizer.encode_pairs(toy_pairs(6)), 4, 600, teacher.tokenizer.special))
-    flat = MaskedViews(
-        views.input_ids, views.segment_ids * 0, views.lengths, views.masked, views.labels, views.target_rows
-    )
+    flat = dataclasses.replace(views, segment_ids=views.segment_ids * 0)
     one, other = (teacher.predict(some, Reduction(K), CPU, "float32").target_log_prob for some in (views, flat))
     assert np.abs(one - other).max() > 0.01
 
@@ -151,9 +140,9 @@ def test_trimming_keeps_the_predictions(
     kind: str, folders: dict[str, Path], small_text: TextFiles, tmp_path: Path
 ) -> None:
     """After trimming the logits of every kept word are what they were, also after saving, and unused words are gone."""
-    corpus = Corpus(small_text)
-    whole = prepare_teacher(str(folders[kind]), corpus, trim_vocab=False, seed=1)
-    trimmed = prepare_teacher(str(folders[kind]), corpus, trim_vocab=True, seed=1)
+    whole, trimmed = (
+        prepare_teacher(str(folders[kind]), Corpus(small_text), trim_vocab=trim, seed=1) for trim in (False, True)
+    )
     assert trimmed.vocabulary == trimmed.tokenizer.size == trimmed.model.config.vocab_size < whole.vocabulary
     old = np.array([whole.tokenizer.backend.token_to_id(trimmed.tokenizer.piece(i)) for i in range(trimmed.vocabulary)])
     assert len(set(old.tolist())) == trimmed.vocabulary
@@ -195,10 +184,12 @@ def test_byte_level_vocabularies_are_kept_whole(
 
 
 def test_scratch_is_deterministic(small_text: TextFiles) -> None:
-    """The teacher from nothing depends on text and seed alone."""
+    """The teacher from nothing depends on text and seed alone; it has segments and 512 positions."""
     corpus = Corpus(small_text)
-    prints = [prepare_teacher("scratch:tiny", corpus, trim_vocab=True, seed=seed).fingerprint() for seed in (1, 1, 2)]
-    assert prints[0] == prints[1] != prints[2]
+    teachers = [prepare_teacher("scratch:tiny", corpus, trim_vocab=True, seed=seed) for seed in (1, 1, 2)]
+    one, same, other = (teacher.fingerprint() for teacher in teachers)
+    assert one == same != other
+    assert (teachers[0].segments, teachers[0].positions) == (True, 512)
 
 
 def test_saved_teacher_opens_without_kdcache(
@@ -217,16 +208,6 @@ def test_saved_teacher_opens_without_kdcache(
         expected = teacher.model(**inputs).logits
     torch.testing.assert_close(torch.tensor(found["logits"]), expected, rtol=0, atol=1e-5)
     assert found["imported"] == []
-
-
-def test_train_teacher_end_to_end(small_text: TextFiles, tmp_path: Path) -> None:
-    """From nothing to a folder that loads, with the tokenizer already beside it while it trains."""
-    training = TrainingConfig(1e-3, "linear", 1_000, max_steps=2, device="cpu")
-    train_teacher(TeacherConfig(small_text, "scratch:tiny", training=training), tmp_path / "teacher")
-    teacher = Teacher.load(tmp_path / "teacher")
-    assert teacher.positions == 512
-    assert teacher.segments
-    assert np.isfinite(predictions(teacher, toy_pairs(2), 7, 600).target_log_prob).all()
 
 
 def test_the_real_minilm_package(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
