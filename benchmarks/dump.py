@@ -18,8 +18,8 @@ from benchmarks.job import PASSES, SHARD_PAIRS, TOKENS, forward, make_job, save_
 from benchmarks.peak import forward_operations, operations_per_second
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.text import first_pairs, training_text
-from kdcache.cache.commit_loop import write_shards
-from kdcache.cache.writer import CacheWriter
+from kdcache.cache.commit_protocol import CacheWriter
+from kdcache.cache.fill_cache import write_shards
 from kdcache.dump.dump_job import Job
 from kdcache.dump.dump_shards import Dumping
 from kdcache.process.signals import StopRequest

@@ -61,8 +61,8 @@ def main(folder: Path, work: str, rank: int, start: Path, text: TextFiles) -> No
     """One process: get ready, wait for the start, work, print targets per second."""
     os.sched_setaffinity(0, {int(os.environ["PINNED_CORE"])})
     from benchmarks.job import PASSES, TOKENS, forward, pilot_job
-    from kdcache.cache.commit_loop import write_shards
-    from kdcache.cache.writer import CacheWriter
+    from kdcache.cache.commit_protocol import CacheWriter
+    from kdcache.cache.fill_cache import write_shards
     from kdcache.cli.screen import quiet_transformers
     from kdcache.dump.dump_shards import Dumping
     from kdcache.process.signals import StopRequest

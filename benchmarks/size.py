@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.report import publish
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.writer import CacheWriter
 from kdcache.inspection.cache_summary import summarize
 from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 

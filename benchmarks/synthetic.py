@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.writer import CacheWriter
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, make_plan
 from kdcache.dump.dump_shards import dump_job

@@ -58,7 +58,7 @@ class _Field:
         """A field with a default."""
         return dataclasses.field(default=value, metadata={_KEY: self})
 
-    def made_by(self, factory: Callable[[], T]) -> T:
+    def default_factory(self, factory: Callable[[], T]) -> T:
         """A field whose default is made when it is needed."""
         return dataclasses.field(default_factory=factory, metadata={_KEY: self})
 
@@ -76,9 +76,9 @@ class Option(_Field):
         within: the numbers that are allowed.
         choices: the texts that are allowed.
         parse: makes the value of a text; raises UsageError. The second argument is the option as it is written.
-        parts: what of a value is held against `within` and `choices`, where it is more than one number or text.
+        parts: the numbers or texts of a value that `within` and `choices` test, where it is made of several.
         test: raises UsageError where a value breaks another rule.
-        argument: whether it is given by its place, without a name.
+        positional: whether it is given by its place on the command line, without a name.
         inverted: whether the flag turns off what the field turns on.
     """
 
@@ -92,7 +92,7 @@ class Option(_Field):
     parse: Callable[[str, str], Any] | None = None
     parts: Callable[[Any], Iterable[Any]] = lambda value: (value,)
     test: Callable[[Any], None] = lambda value: None
-    argument: bool = False
+    positional: bool = False
     inverted: bool = False
 
     def check(self, field: str, value: Any) -> None:

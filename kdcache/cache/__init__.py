@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdcache.cache.audit import verify_shard
+    from kdcache.cache.commit_protocol import CacheWriter
     from kdcache.cache.number_encoding import Encoding
     from kdcache.cache.plan import Plan
     from kdcache.cache.reader import CacheReader, open_cache
     from kdcache.cache.shard import ShardArrays
     from kdcache.cache.shard_records import Manifest, ShardRecord
-    from kdcache.cache.writer import CacheWriter
 
 __all__ = [
     "CacheReader",

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from kdcache.labels.soft_labels import LogProbs
 
 # Natural logarithms down to -25 (p = 1.4e-11); what is less probable is stored as that.
-_LEAST = 25.0
-_STEP = math.sqrt(_LEAST) / 255
+_MAX_NEGATIVE_LOG_PROB = 25.0
+_STEP = math.sqrt(_MAX_NEGATIVE_LOG_PROB) / 255
 _CODED = (-((np.arange(256) * _STEP) ** 2)).astype(np.float16)
 
 # The stored type of log-probabilities.
@@ -59,7 +59,7 @@ class Encoding:
         return self.ids in ("uint16", "uint32") and self.log_probs in LOG_PROB_DTYPES and self.filters in FILTERS
 
     def round(self, log_probs: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
-        """The nearest values that can be stored, in the same order of size; what is not finite stays so."""
+        """The nearest values that can be stored. Rounding keeps their order, and non-finite ones stay non-finite."""
         if self.log_probs == "sqrt8":
             finite = np.isfinite(log_probs)
             return np.where(finite, _CODED[_codes(np.where(finite, log_probs, 0))], np.float16(np.nan))
@@ -94,8 +94,8 @@ class Encoding:
 
     @property
     def least(self) -> float:
-        """The smallest log-probability that is stored apart from all smaller ones."""
-        return -_LEAST if self.log_probs == "sqrt8" else -math.inf
+        """The lower limit of the encoding: smaller log-probabilities are stored as this value."""
+        return -_MAX_NEGATIVE_LOG_PROB if self.log_probs == "sqrt8" else -math.inf
 
     def rounding_error(self, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The expected total variation between a teacher's distributions and the stored ones: [n, k] to [n].

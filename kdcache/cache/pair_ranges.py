@@ -16,9 +16,9 @@ from kdcache.text.ragged import positions
 
 
 class PairRanges:
-    """Reads runs of pairs; the shard that was read last stays in memory, and no other.
+    """Reads contiguous ranges of pairs; the shard that was read last stays in memory, and no other.
 
-    Runs in rising order read each shard once.
+    Ranges in rising order read each shard once.
     """
 
     def __init__(self, reader: CacheReader) -> None:

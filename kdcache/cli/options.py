@@ -133,7 +133,7 @@ def _options(config: type[Any], place: Nested, *, optional: bool) -> Iterator[tu
 def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter:
     name = str(option.name)
     several = typing.get_origin(field.type) is tuple and option.parse is None
-    if option.argument:
+    if option.positional:
         return click.Argument([name], metavar=option.metavar, nargs=-1 if several else 1, required=True)
     default = None if field.default is dataclasses.MISSING else field.default
     more: dict[str, Any] = {"group": option.group, "help": _help(field, option, default), "required": required}

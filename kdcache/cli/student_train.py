@@ -1,4 +1,4 @@
-"""`kdcache student-train`."""
+"""`kdcache student-train`; its options are fields of StudentConfig, ObjectiveConfig (loss) and TrainingConfig."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class WordTable:
     """Words [n, k] at n positions by falling probability, their log-probabilities, and those of the written words [n].
 
     log_normalizers [n, n_T] are log Z_T at n_T temperatures, of which there may be none.
@@ -27,9 +27,9 @@ class Words:
     written: Floats
     log_normalizers: Floats
 
-    def first(self, k: int) -> Words:
+    def first(self, k: int) -> WordTable:
         """The same with the first k words of each position."""
-        return Words(self.ids[:, :k], self.log_probs[:, :k], self.written, self.log_normalizers)
+        return WordTable(self.ids[:, :k], self.log_probs[:, :k], self.written, self.log_normalizers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Difference:
     normalizers: tuple[float, float] | None
 
 
-def difference(given: Words, live: Words, least: float) -> tuple[Difference, Floats]:
+def difference(given: WordTable, live: WordTable, least: float) -> tuple[Difference, Floats]:
     """How far `live` is from `given`, and |Δ log p| at the k words and the written one: [n, k + 1].
 
     What `live` calls less probable than `least` counts as that, since it is stored as that.
@@ -79,7 +79,7 @@ def difference(given: Words, live: Words, least: float) -> tuple[Difference, Flo
     return found, gaps
 
 
-def _look_up(ids: npt.NDArray[np.int64], live: Words) -> Floats:
+def _look_up(ids: npt.NDArray[np.int64], live: WordTable) -> Floats:
     """The log-probabilities that `live` has for `ids` [n, k]; -inf where it has none."""
     width = 1 + max(int(ids.max()), int(live.ids.max()))
     found = np.empty(ids.shape)
@@ -92,7 +92,7 @@ def _look_up(ids: npt.NDArray[np.int64], live: Words) -> Floats:
     return found
 
 
-def rounding(stored: Words, encodings: list[Encoding]) -> Floats:
+def rounding(stored: WordTable, encodings: list[Encoding]) -> Floats:
     """How far at most rounding, once for each encoding in the lineage, moved the k words and the written one."""
     values = np.concatenate([stored.log_probs, stored.written[:, None]], axis=1)
     kinds = {one.log_probs: one for one in encodings}

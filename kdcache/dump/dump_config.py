@@ -155,7 +155,7 @@ class DumpConfig:
 class VerifyConfig:
     """How a cache is compared with its teacher."""
 
-    cache: str = Option("Folder or URL of a cache.", metavar="CACHE", argument=True).required()
+    cache: str = Option("Folder or URL of a cache.", metavar="CACHE", positional=True).required()
     teacher: str | None = Option(
         "Compute a sample of the pairs again with this teacher, and compare.", metavar="DIR"
     ).default(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache
+from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, prepare

@@ -21,7 +21,7 @@ from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.compute.device import resolve_device
 from kdcache.console.progress import Progress
-from kdcache.dump.difference import Difference, Floats, Words, difference, rounding
+from kdcache.dump.difference import Difference, Floats, WordTable, difference, rounding
 from kdcache.dump.dump_config import VerifyConfig
 from kdcache.errors import DataError, MismatchError, UsageError
 from kdcache.teacher.masked_lm import Teacher
@@ -133,7 +133,7 @@ def compare(reader: CacheReader, teacher: Predictor, device: torch.device, confi
             _words(Passes(teacher, live, max_tokens, device), pairs, progress.advance)
             for max_tokens in (_MAX_TOKENS, 1)
         )
-    stored = Words(
+    stored = WordTable(
         arrays.soft.token_ids.astype(np.int64),
         arrays.soft.log_probs.astype(np.float64),
         arrays.target_log_prob.astype(np.float64),
@@ -189,7 +189,7 @@ def _in_place(pairs: EncodedPairs, lines: npt.NDArray[np.int64], n_pairs: int) -
     return EncodedPairs(pairs.source_ids, source_offsets, pairs.target_ids, target_offsets)
 
 
-def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> Words:
+def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> WordTable:
     n, k = pairs.n_targets, passes.plan.topk
     ids = np.zeros((n, k), dtype=np.int64)
     log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)
@@ -197,7 +197,7 @@ def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], Non
     for rows, kept in passes.run(pairs, 0, after_batch):
         ids[rows], log_probs[rows], written[rows] = kept.ids, kept.values, kept.target_log_prob
         normalizers[rows] = _normalizers(kept.log_normalizers, len(rows))
-    return Words(ids, log_probs, written, normalizers)
+    return WordTable(ids, log_probs, written, normalizers)
 
 
 def _normalizers(found: npt.NDArray[np.float32] | None, n: int) -> Floats:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def read_sweep(file: Path, options: Mapping[str, bool], read: ReadOptions) -> Sw
     return sweep
 
 
-def _check_known(key: str, names: Sequence[str], place: str) -> None:
+def _check_known(key: str, names: Collection[str], place: str) -> None:
     if key not in names:
         raise UsageError(f"{place}: {key!r} is not known. Leave it out, or write one of {', '.join(names)}.")
 

@@ -29,8 +29,8 @@ _POLL_SECONDS = 0.1
 def find_folders(sweep: Sweep, checker: Checker) -> tuple[Sweep, int]:
     """Give each student its folder: the one with its name, or one that holds a run with its settings and inputs.
 
-    Thus a run is found again after its name was changed in the file. The number of folders that hold
-    a student of no run is returned as well.
+    Thus a run is found again after its name was changed in the file. Also returns the
+    number of folders whose student belongs to no run of the sweep.
     """
     records = {path.parent.name: read_record(path) for path in sorted(sweep.output.glob(f"*/{RUN_FILE}"))}
     trained = {name: record for name, record in records.items() if record.get("command") == "student-train"}

@@ -14,7 +14,7 @@ from kdcache.errors import UsageError
 from kdcache.files.atomic import check_replaceable, replace_file
 from kdcache.inspection.cache_statistics import CacheStatistics, Collector
 from kdcache.inspection.figures import figures
-from kdcache.inspection.picked_pairs import PickedPair, Sample, Worst
+from kdcache.inspection.picked_pairs import MostSurprisingPairs, PickedPair, Sample
 from kdcache.inspection.sentences import LISTED, Sentences
 from kdcache.inspection.wording import LEVEL_NAMES, percent
 from kdcache.pictures.html_page import embedded_json, generator_mark, render_page
@@ -65,7 +65,7 @@ def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Pa
 def read_findings(reader: CacheReader) -> Findings:
     """Read the shards once, one at a time; nothing of a shard is kept but the pairs that the page shows."""
     plan = reader.plan
-    collector, worst = Collector(plan.topk), Worst(WORST_PAIRS)
+    collector, worst = Collector(plan.topk), MostSurprisingPairs(WORST_PAIRS)
     sizes = (stop - first for first, stop in map(plan.bounds, range(len(reader.records))))
     usable = [size - record.n_skipped for size, record in zip(sizes, reader.records, strict=True)]
     sample = Sample(usable, SAMPLED_PAIRS)

@@ -69,7 +69,7 @@ def usable_rows(arrays: ShardArrays) -> npt.NDArray[np.int64]:
     return np.flatnonzero(arrays.pairs.target_lengths).astype(np.int64)
 
 
-class Worst:
+class MostSurprisingPairs:
     """The `limit` pairs at whose words the teacher is most surprised, on average and by their worst word."""
 
     def __init__(self, limit: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kdcache.inspection.cache_statistics import LEVELS
 from kdcache.text.tokenizer import Tokenizer
 
-_LEAST = 1e-5
+_SMALLEST_SHOWN = 1e-5
 # How other kinds of tokenizer mark the beginning of a word: byte-level BPE, and Unigram.
 _WORD_MARKS = ("Ġ", "▁")
 
@@ -34,8 +34,8 @@ def nats(value: float) -> str:
 
 def small(p: float) -> str:
     """A probability that may be very small, with the sign that leads it: `= 0.30 %` or `< 0.001 %`."""
-    if 0 < p < _LEAST:
-        return f"< {100 * _LEAST:g} %"
+    if 0 < p < _SMALLEST_SHOWN:
+        return f"< {100 * _SMALLEST_SHOWN:g} %"
     return f"= {percent(p, 1 if p >= 0.1 else 2 if p >= 0.01 else 3)}"
 
 

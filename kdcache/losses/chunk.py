@@ -1,4 +1,4 @@
-"""The loss of some positions and its gradient in their logits, which takes the logits' place."""
+"""The loss of some positions and its gradient with respect to their logits, written over the logits in place."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums
         temperature = targets.objective.student_temperature
         head = (logits.gather(1, soft.token_ids) - best) / temperature
     # One sum of exponentials serves both terms, unless the soft one tempers the student.
-    apart = ((logits - best) / temperature).exp_() if temperature != 1 else None
+    tempered_exp = ((logits - best) / temperature).exp_() if temperature != 1 else None
     exponentials = logits.sub_(best).exp_()
     total = exponentials.sum(dim=-1, keepdim=True)
     log_written = written - best - total.log()
@@ -84,12 +84,14 @@ def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums
     hard = total.log() + best - (1 - targets.smoothing) * written
     loss, soft_sum, term = (alpha * hard).sum(), None, None
     if soft is not None and head is not None:
-        tempered = (exponentials, total) if apart is None else (apart, apart.sum(dim=-1, keepdim=True))
+        tempered = (
+            (exponentials, total) if tempered_exp is None else (tempered_exp, tempered_exp.sum(dim=-1, keepdim=True))
+        )
         term = _soft_term(*tempered, head, soft, targets.objective, gradient=gradient)
         loss = loss + ((1 - alpha[:, 0]) * term.loss).sum()
         soft_sum = term.loss.sum()
     if gradient:
-        _into_gradient(exponentials, total, targets, term, apart)
+        _into_gradient(exponentials, total, targets, term, tempered_exp)
     correct = (written == best).sum()
     return ChunkSums(loss, -log_written.sum(), correct, soft_sum, exponentials if gradient else None)
 
@@ -101,7 +103,7 @@ def _soft_term(
     log_total = total.log()
     student = head - log_total
     if objective.bucket:
-        # 1 less the head's mass would lose its digits where the student is sure: the others are added up themselves.
+        # 1 - the head's mass would lose precision where the student is confident: the other words are added up.
         exponentials.scatter_(1, soft.token_ids, 0)
         rest = exponentials.sum(dim=-1, keepdim=True)
         exponentials.scatter_(1, soft.token_ids, head.exp())
@@ -133,19 +135,19 @@ def _in_logits(student: Tensor, slopes: Tensor, log_total: Tensor, objective: Ob
 
 
 def _into_gradient(
-    exponentials: Tensor, total: Tensor, targets: Targets, term: _SoftTerm | None, apart: Tensor | None
+    exponentials: Tensor, total: Tensor, targets: Targets, term: _SoftTerm | None, tempered_exp: Tensor | None
 ) -> None:
     """Turn exp(z − its maximum) into the gradient of the loss in z, in place."""
     alpha = targets.alpha[:, None]
     factor = alpha / total
     if term is not None and term.factor is not None and term.head is not None and targets.soft is not None:
-        ids, softly, head = targets.soft.token_ids, (1 - alpha) * term.factor, (1 - alpha) * term.head
-        if apart is None:
+        ids, soft_factor, head = targets.soft.token_ids, (1 - alpha) * term.factor, (1 - alpha) * term.head
+        if tempered_exp is None:
             head = head + factor * exponentials.gather(1, ids)
-            exponentials.mul_(factor + softly).scatter_(1, ids, head)
+            exponentials.mul_(factor + soft_factor).scatter_(1, ids, head)
         else:
-            apart.mul_(softly).scatter_(1, ids, head)
-            torch.addcmul(apart, exponentials, factor, out=exponentials)
+            tempered_exp.mul_(soft_factor).scatter_(1, ids, head)
+            torch.addcmul(tempered_exp, exponentials, factor, out=exponentials)
     else:
         exponentials.mul_(factor)
     exponentials.scatter_add_(1, targets.labels[:, None], -(1 - targets.smoothing) * alpha)

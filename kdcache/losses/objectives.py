@@ -33,7 +33,7 @@ from kdcache.labels.soft_labels import SoftLabels
 from kdcache.losses.objective_config import BUCKETED, ObjectiveConfig
 
 # A smaller probability counts as e^-25 (1.4e-11) where its logarithm is a factor.
-_LEAST = -25.0
+_MIN_LOG_PROB = -25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,13 @@ def forward_kl(student: Tensor, teacher: Tensor) -> Tensor:
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Σ_i e^{u_i} (u_i − log p_i), p_i at least e^−25; `[n, m]` twice to `[n]`."""
     weights = student.exp()
-    return torch.where(weights > 0, weights * (student - teacher.clamp(min=_LEAST)), 0).sum(dim=-1)
+    return torch.where(weights > 0, weights * (student - teacher.clamp(min=_MIN_LOG_PROB)), 0).sum(dim=-1)
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
     """½ KL(p, m) + ½ KL(e^u, m) with m their mean; `[n, m]` twice to `[n]`, between 0 and log 2."""
-    mean = torch.logaddexp(student, teacher.clamp(min=10 * _LEAST)) - math.log(2)
+    # The bound only keeps the gradient of log 0 finite: e^-250 adds nothing to a mean.
+    mean = torch.logaddexp(student, teacher.clamp(min=10 * _MIN_LOG_PROB)) - math.log(2)
     return (forward_kl(mean, teacher) + forward_kl(mean, student)) / 2
 
 

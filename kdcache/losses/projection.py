@@ -37,7 +37,7 @@ class OutputLayer:
     bias: Tensor | None
 
     def exact_logits(self, hidden: Tensor) -> Tensor:
-        """Logits computed in float32 even under autocast: a log-softmax after bfloat16 logits is too late.
+        """Logits computed in float32 even under autocast: a log-softmax cannot repair bfloat16 logits.
 
         *Shape:* hidden `[tokens, width]` to float32 `[tokens, vocabulary]`.
         """

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdcache.scoring.score_config import METRICS
 from kdcache.scoring.scripts import unspaced
 
-KINDS = ("rouge1", "rouge2", "rougeL")
+KINDS = METRICS["rouge"]
 # Above this share of foreign letters the published a–z tokenizer is left. English with a few names stays below.
 FOREIGN_SHARE = 0.005
 _ASCII = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")

@@ -10,7 +10,11 @@ from kdcache.errors import UsageError
 from kdcache.settings import EXPERT, Nested, Option, at_least, between, check_fields
 from kdcache.student.generate_config import GenerateConfig
 
-METRICS = ("bleu", "chrf", "ter", "rouge")
+# The scores that each metric gives. `kdcache.scoring.scorers` makes them.
+METRICS = {"bleu": ("bleu",), "chrf": ("chrf",), "ter": ("ter",), "rouge": ("rouge1", "rouge2", "rougeL")}
+# The scores in the order of tables, with their titles.
+SCORES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+LESS_IS_BETTER = frozenset({"ter"})
 RESAMPLES = 1_000
 RESAMPLES_MIN = 100
 TOKENIZERS = ("none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.errors import UsageError
-from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES, MetricSettings, bootstrap_seed
-from kdcache.scoring.scorers import NAMES, Estimate, Floats, Scorer, check_counts, check_resamples, make_scorers
+from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES, SCORES, MetricSettings, bootstrap_seed
+from kdcache.scoring.scorers import Estimate, Floats, Scorer, check_counts, check_resamples, make_scorers
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,9 @@ def compare(
         DataError: numbers of lines differ.
         UsageError: the metric is none of these, too few resamples, or an unusable seed.
     """
-    if metric not in NAMES:
-        raise UsageError(f"{metric}: only {', '.join(NAMES)} can be compared.")
-    family = metric if metric in METRICS else "rouge"
+    if metric not in SCORES:
+        raise UsageError(f"{metric}: only {', '.join(SCORES)} can be compared.")
+    family = next(family for family, names in METRICS.items() if metric in names)
     differences = compare_corpus(system, baseline, references, [family], settings, resamples)
     return next(difference for difference in differences if difference.name == metric)
 

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from kdcache.console.tables import escape, markdown_table
 from kdcache.errors import DataError
+from kdcache.scoring.score_config import LESS_IS_BETTER, SCORES
 from kdcache.scoring.score_corpus import Score
 from kdcache.scoring.score_file import ScoreFile, read_scores
-from kdcache.scoring.scorers import NAMES
 
-TITLES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 LEVELS = ((0.01, "‡"), (0.05, "†"))
-LESS_IS_BETTER = frozenset({"ter"})
 UNKNOWN = "–"
 _DIGITS = 8
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -112,7 +110,7 @@ def build(rows: Sequence[Row]) -> ScoreTable:
     scores = [_column(rows, name, signature) for name, signature in columns]
     headings = [
         Heading("System"),
-        *(Heading(TITLES[name], number) for name, number in zip(names, numbers, strict=True)),
+        *(Heading(SCORES[name], number) for name, number in zip(names, numbers, strict=True)),
         *map(Heading, ("n", "student", "cache")),
     ]
     cells = []
@@ -122,7 +120,7 @@ def build(rows: Sequence[Row]) -> ScoreTable:
         cells.append([Cell(row.name), *of_row, Cell(f"{row.found.scores[0].n:,}"), *prints])
     signed: dict[str, list[str]] = {}
     for (name, signature), number in zip(columns, numbers, strict=True):
-        signed.setdefault(signature, []).append(f"{TITLES[name]}{_superscript(number)}")
+        signed.setdefault(signature, []).append(f"{SCORES[name]}{_superscript(number)}")
     signatures = [Note(f"{', '.join(titles)}: ", signature) for signature, titles in signed.items()]
     return ScoreTable(headings, cells, [*_notes(rows, names), *signatures])
 
@@ -130,7 +128,7 @@ def build(rows: Sequence[Row]) -> ScoreTable:
 def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Names and signatures of all scores, by name first."""
     seen = dict.fromkeys((one.name, one.signature) for row in rows for one in row.found.scores)
-    return sorted(seen, key=lambda column: NAMES.index(column[0]))
+    return sorted(seen, key=lambda column: list(SCORES).index(column[0]))
 
 
 def _column(rows: Sequence[Row], name: str, signature: str) -> list[Cell]:

@@ -16,13 +16,12 @@ import numpy.typing as npt
 from kdcache.errors import DataError, UsageError
 from kdcache.scoring.rouge import KINDS, sentence_rouge, signature
 from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES_MIN, MetricSettings, bootstrap_seed
-from kdcache.scoring.scripts import Blanks, blanks_of
+from kdcache.scoring.scripts import WordSpacing, blanks_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Score as SacreScore
     from sacrebleu.metrics.base import Signature
 
-NAMES = ("bleu", "chrf", "ter", *KINDS)
 PRECISION, RECALL, F1 = range(3)
 
 Floats = npt.NDArray[np.float64]
@@ -44,7 +43,7 @@ class Scorer:
     """One score of texts against fixed references. sacreBLEU's `PairedTest` takes it for one of its metrics.
 
     Attributes:
-        name: of the score, one of NAMES.
+        name: of the score, one of SCORES.
         signature: how the score is made.
         parts: the scorers of precision and recall, for ROUGE; empty for the others.
     """
@@ -166,7 +165,7 @@ def sacre_metric(
     against = None if by_sentence else [list(text) for text in references]
     match metric:
         case "bleu":
-            tokenize = settings.tokenize or {Blanks.HAN: "zh", Blanks.UNSPACED: "char"}.get(blanks, "13a")
+            tokenize = settings.tokenize or {WordSpacing.HAN: "zh", WordSpacing.UNSPACED: "char"}.get(blanks, "13a")
             try:
                 # `force` only silences the question whether the text was tokenized before.
                 return BLEU(settings.lowercase, True, tokenize, effective_order=by_sentence, references=against)
@@ -174,19 +173,19 @@ def sacre_metric(
                 reason = " ".join(str(error).split())
                 raise UsageError(f"--tokenize {tokenize}: sacreBLEU cannot use it here: {reason}") from error
         case "chrf":
-            if settings.word_order and blanks is not Blanks.SPACED:
+            if settings.word_order and blanks is not WordSpacing.SPACED:
                 raise UsageError(
                     f"--word-order {settings.word_order} counts words, and the script of the references puts no blanks "
                     "between them. Leave it out: chrF over characters needs none."
                 )
             return CHRF(word_order=settings.word_order, lowercase=settings.lowercase, references=against)
         case "ter":
-            if blanks is Blanks.UNSPACED:
+            if blanks is WordSpacing.UNSPACED:
                 raise UsageError(
                     "--metric ter counts words, and the script of the references puts no blanks between them, nor can "
                     "TER's own tokenizer split it. Use chrf, or bleu with --tokenize."
                 )
-            han = blanks is Blanks.HAN
+            han = blanks is WordSpacing.HAN
             return TER(normalized=han, asian_support=han, references=against)
         case _:
             raise UsageError(f"--metric {metric}: unknown; choose from {', '.join(METRICS)}.")

@@ -13,8 +13,8 @@ _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "BOPOMOFO ", "THAI ", "LAO ", "KH
 _SHARE = 0.1
 
 
-class Blanks(Enum):
-    """What stands between the words of a text: blanks; nothing, between Chinese characters; or nothing otherwise."""
+class WordSpacing(Enum):
+    """Whether words are separated by spaces (SPACED), or by nothing in Chinese (HAN) or another script (UNSPACED)."""
 
     SPACED = "spaced"
     HAN = "han"
@@ -27,7 +27,7 @@ def unspaced(char: str) -> bool:
     return unicodedata.name(char, "").startswith(_UNSPACED)
 
 
-def blanks_of(references: Sequence[Sequence[str]]) -> Blanks:
+def blanks_of(references: Sequence[Sequence[str]]) -> WordSpacing:
     """How the words of `references` [R][n] are separated: what holds of a tenth of all letters decides."""
     letters = without = han = 0
     for text in (text for file in references for text in file):
@@ -37,5 +37,5 @@ def blanks_of(references: Sequence[Sequence[str]]) -> Blanks:
                 without += 1
                 han += unicodedata.name(char, "").startswith("CJK ")
     if without <= _SHARE * letters:
-        return Blanks.SPACED
-    return Blanks.HAN if han > (1 - _SHARE) * without else Blanks.UNSPACED
+        return WordSpacing.SPACED
+    return WordSpacing.HAN if han > (1 - _SHARE) * without else WordSpacing.UNSPACED

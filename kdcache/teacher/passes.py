@@ -28,7 +28,7 @@ from kdcache.text.tokenizer import Tokenizer
 # Probabilities that are added up at the same time: 128 MiB in float32.
 _SUMS = 1 << 25
 # The smallest normal float32; smaller probabilities count as that.
-_LEAST = torch.finfo(torch.float32).tiny
+_MIN_PROB = torch.finfo(torch.float32).tiny
 
 
 class Predictor(Protocol):
@@ -116,7 +116,7 @@ class Passes:
             for masking in range(self.plan.maskings):
                 in_pass = passes_of_positions(part, self.plan.passes, masking, self.plan.seed, first + group)
                 self._add(part, in_pass, sums, after_batch)
-            log_probs = sums.div_(self.plan.maskings).clamp_(min=_LEAST).log_()
+            log_probs = sums.div_(self.plan.maskings).clamp_(min=_MIN_PROB).log_()
             yield rows, reduction(log_probs, part.target_ids.astype(np.int64), rows)
 
     def _add(self, pairs: EncodedPairs, in_pass: ragged.Ints, sums: Tensor, after_batch: Callable[[int], None]) -> None:

@@ -70,7 +70,7 @@ class Draws:
     """
 
     count: int
-    keys: counter_random.Words
+    keys: counter_random.UInt64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _parts(rows: Tensor, width: int = 0) -> list[Tensor]:
     return [rows[start : start + size] for start in range(0, max(1, len(rows)), size)]
 
 
-def _draw(log_probs: Tensor, keys: counter_random.Words, count: int, columns: int) -> tuple[Tensor, Tensor]:
+def _draw(log_probs: Tensor, keys: counter_random.UInt64s, count: int, columns: int) -> tuple[Tensor, Tensor]:
     """Draw `count` words at each position by inverting the cumulative distribution in the order of ids.
 
     *Shape:* log_probs `[n, vocabulary]`; ids int64 and counts int32 `[n, columns]`, by falling count, then by id.

@@ -44,7 +44,7 @@ class TeacherConfig:
             "learning_rate": {"default_words": f"{PRETRAINED_RATE:g}; {SCRATCH_RATE:g} for {SCRATCH}"},
             "epochs": {"default_words": f"{DEFAULT_EPOCHS}"},
         }
-    ).made_by(teacher_training)
+    ).default_factory(teacher_training)
 
     def check(self) -> None:
         """Raise UsageError if a value is not allowed, or contradicts another."""

@@ -16,10 +16,10 @@ from conftest import run_cli
 
 from kdcache.cache import shard_records
 from kdcache.cache.audit import unexpected_files, verify_shard
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import Plan, SourceCache, read_plan
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.writer import CacheWriter
 from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files.strict_json import canonical_json
 from kdcache.inspection.cache_summary import summarize

@@ -33,9 +33,9 @@ from faults import (
 
 from kdcache.cache import schema
 from kdcache.cache.audit import verify_shard
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.writer import CacheWriter
 from kdcache.files.failpoints import VARIABLE
 
 # How often a run reaches each point, and at which times the quick tier kills it there.

@@ -36,8 +36,8 @@ from faults import (
 
 from kdcache.cache import schema
 from kdcache.cache.audit import verify_shard
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.writer import CacheWriter
 from kdcache.errors import CorruptError, DataError
 from kdcache.files.failpoints import VARIABLE
 from kdcache.text.corpus import Corpus, TextFiles

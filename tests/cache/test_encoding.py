@@ -158,7 +158,7 @@ def test_summary_and_verify_know_the_cost(name: str, tmp_path: Path) -> None:
     """`inspect` reports the expected cost of rounding, `verify` accepts it, and compact costs more than float16."""
     plan = plan_for(name, 60)
     writer_arrays = rounded(caches.make_arrays(plan, 0), plan.encoding)
-    from kdcache.cache.writer import CacheWriter
+    from kdcache.cache.commit_protocol import CacheWriter
 
     writer = CacheWriter(tmp_path / "cache", plan, caches.tokenizer())
     writer.commit(0, writer_arrays)

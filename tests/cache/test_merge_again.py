@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from remote import serve
 
-from kdcache.cache.commit_loop import neighbouring_shards
 from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
 from kdcache.cache.derived.merging import merge
 from kdcache.cache.derived.transcoding import transcode
+from kdcache.cache.fill_cache import neighbouring_shards
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import UsageError
 from kdcache.files.failpoints import VARIABLE

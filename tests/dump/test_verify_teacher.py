@@ -18,7 +18,7 @@ from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.dump.difference import Words, difference
+from kdcache.dump.difference import WordTable, difference
 from kdcache.dump.dump_config import Distributions, DumpConfig, VerifyConfig
 from kdcache.dump.dump_shards import dump
 from kdcache.dump.verification import Finding, compare, verify
@@ -126,8 +126,8 @@ def test_a_changed_value_is_noticed_and_its_line_named(small_teacher: Path, smal
 
 def forged(folder: Path, source: Path, teacher: Path, arrays: ShardArrays) -> Path:
     """A cache of the plan of `source` that holds other values."""
+    from kdcache.cache.commit_protocol import CacheWriter
     from kdcache.cache.pair_ranges import take
-    from kdcache.cache.writer import CacheWriter
 
     plan = CacheReader(source).plan
     writer = CacheWriter(folder, plan, Teacher.load(teacher).tokenizer)
@@ -203,8 +203,8 @@ def test_skipped_pairs_are_passed_over(small_teacher: Path, tmp_path: Path) -> N
 def test_differences_by_hand() -> None:
     """Largest, mean, orders and total variation of two positions, one with a word that the teacher does not name."""
     none = np.zeros((2, 0))
-    given = Words(np.array([[1, 2], [3, 4]]), np.log([[0.5, 0.25], [0.5, 0.25]]), np.log([0.5, 0.125]), none)
-    live = Words(
+    given = WordTable(np.array([[1, 2], [3, 4]]), np.log([[0.5, 0.25], [0.5, 0.25]]), np.log([0.5, 0.125]), none)
+    live = WordTable(
         np.array([[1, 2, 5], [4, 6, 7]]), np.log([[0.5, 0.25, 0.125], [0.5, 0.25, 0.125]]), np.log([0.5, 0.125]), none
     )
     found, gaps = difference(given, live, -np.inf)
@@ -216,8 +216,8 @@ def test_differences_by_hand() -> None:
     # Words 0.375 and 0.25 apart, the rest 0.25 against 0.375.
     assert found.variation == pytest.approx((0.375 + 0.25 + 0.125) / 2 / 2)
     # What cannot be told from e^-25 is no difference.
-    low = Words(np.array([[1]]), np.array([[-25.0]]), np.array([-25.0]), none[:1])
-    far = Words(np.array([[1]]), np.array([[-31.0]]), np.array([-40.0]), none[:1])
+    low = WordTable(np.array([[1]]), np.array([[-25.0]]), np.array([-25.0]), none[:1])
+    far = WordTable(np.array([[1]]), np.array([[-31.0]]), np.array([-40.0]), none[:1])
     assert difference(low, far, -25.0)[0].largest == 0
     # Normalizers are compared place by place.
     one = dataclasses.replace(given, log_normalizers=np.array([[1.0, 2.0], [3.0, 4.0]]))

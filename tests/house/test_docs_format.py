@@ -15,11 +15,11 @@ import pytest
 from caches import drawn_arrays, drawn_plan
 from conftest import ROOT
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, encode_shard
-from kdcache.cache.writer import CacheWriter
 from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text import ragged, vocabulary
 from kdcache.text.corpus import Corpus, TextFiles

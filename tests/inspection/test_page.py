@@ -13,9 +13,9 @@ from caches import make_arrays, make_plan, write_cache
 from conftest import run_cli
 from pages import FACTS, HOSTILE, check_sound, data_of, page_of
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.writer import CacheWriter
 from kdcache.errors import CorruptError, OutputError, UsageError
 from kdcache.inspection.inspect_page import SAMPLED_PAIRS, WORST_PAIRS, Findings, read_findings, render, write_page
 from kdcache.text.tokenizer import Tokenizer

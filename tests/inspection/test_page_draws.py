@@ -11,8 +11,8 @@ from caches import drawn_arrays, drawn_plan
 from conftest import run_cli
 from pages import check_sound
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.writer import CacheWriter
 from kdcache.inspection.inspect_page import write_page
 
 DRAWS = 10

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache.plan import Plan
-from kdcache.inspection.picked_pairs import PickedPair, Sample, Worst, pick, usable_rows
+from kdcache.inspection.picked_pairs import MostSurprisingPairs, PickedPair, Sample, pick, usable_rows
 
 
 def all_pairs(plan: Plan) -> list[PickedPair]:
@@ -27,7 +27,7 @@ def all_pairs(plan: Plan) -> list[PickedPair]:
 def test_the_worst_are_those_of_a_sorted_list(n_pairs: int, shard_pairs: int, limit: int) -> None:
     """However pairs lie in shards, both lists are the heads of all pairs sorted by surprise, then by index."""
     plan = make_plan(n_pairs, shard_pairs)
-    worst = Worst(limit)
+    worst = MostSurprisingPairs(limit)
     for index in range(plan.n_shards):
         worst.add(make_arrays(plan, index), plan.bounds(index)[0])
     pairs = all_pairs(plan)
@@ -42,7 +42,7 @@ def test_equal_pairs_come_in_their_order() -> None:
     plan = make_plan(30, 10)
     arrays = make_arrays(plan, 0)
     arrays.target_log_prob[:] = -2
-    worst = Worst(7)
+    worst = MostSurprisingPairs(7)
     for first in (0, 10, 20):
         worst.add(arrays, first)
     expected = [int(row) for row in usable_rows(arrays)][:7]
@@ -120,7 +120,7 @@ def test_a_shard_without_usable_pairs_adds_nothing(n_pairs: int) -> None:
         arrays.soft.take(np.array([], np.int64)),
         arrays.target_log_prob[:0],
     )
-    worst, sample = Worst(3), Sample([0], 3)
+    worst, sample = MostSurprisingPairs(3), Sample([0], 3)
     worst.add(empty, 0)
     sample.add(empty, 0, 0)
     assert (worst.by_mean, worst.by_word, sample.pairs) == ([], [], [])

@@ -13,7 +13,7 @@ from sacrebleu.metrics.ter import TER
 from kdcache.errors import UsageError
 from kdcache.scoring.score_config import MetricSettings
 from kdcache.scoring.score_corpus import Score, score_corpus
-from kdcache.scoring.scripts import Blanks, blanks_of
+from kdcache.scoring.scripts import WordSpacing, blanks_of
 from kdcache.scoring.sentence_scores import sentence_scores
 
 CHINESE = ["市长昨天宣布了一项新的计划。", "这本书在 1998 年出版。"]
@@ -34,17 +34,17 @@ def one(hypotheses: list[str], references: list[str], metric: str, **settings: o
 @pytest.mark.parametrize(
     ("text", "blanks"),
     [
-        (CHINESE, Blanks.HAN),
-        (JAPANESE, Blanks.UNSPACED),
-        (THAI, Blanks.UNSPACED),
-        (KHMER, Blanks.UNSPACED),
-        (BURMESE, Blanks.UNSPACED),
-        (KOREAN, Blanks.SPACED),
-        (GERMAN, Blanks.SPACED),
-        (["", "?!"], Blanks.SPACED),
+        (CHINESE, WordSpacing.HAN),
+        (JAPANESE, WordSpacing.UNSPACED),
+        (THAI, WordSpacing.UNSPACED),
+        (KHMER, WordSpacing.UNSPACED),
+        (BURMESE, WordSpacing.UNSPACED),
+        (KOREAN, WordSpacing.SPACED),
+        (GERMAN, WordSpacing.SPACED),
+        (["", "?!"], WordSpacing.SPACED),
     ],
 )
-def test_fault_59_the_script_decides(text: list[str], blanks: Blanks) -> None:
+def test_fault_59_the_script_decides(text: list[str], blanks: WordSpacing) -> None:
     """What most letters of the references are decides; a foreign name in a text with blanks does not."""
     assert blanks_of([text]) is blanks
 

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.cache import schema, shard_records
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.hdf5 import write_image
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.plan import FORMAT, VERSION, Plan, read_plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.shard_records import ShardRecord
-from kdcache.cache.writer import CacheWriter
 from kdcache.errors import KDCacheError
 from kdcache.files.atomic import sha256
 from kdcache.files.strict_json import readable_json

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from caches import make_plan, tokenizer
 
 from kdcache.cache.audit import verify_shard
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.derived.derive_config import MergeConfig
 from kdcache.cache.derived.merging import merge
 from kdcache.cache.number_encoding import Encoding
@@ -23,7 +24,6 @@ from kdcache.cache.pair_ranges import take
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.cache.writer import CacheWriter
 from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs

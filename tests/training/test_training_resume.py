@@ -13,8 +13,8 @@ from conftest import run_cli
 from loops import EPOCHS, RUN, CrashError, Disturbed, Trainer, crash, metrics, terminate
 from models import parameters, same_parameters, start_cli, steps, wait_until
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.writer import CacheWriter
 from kdcache.errors import MismatchError, OutputError, StoppedError
 from kdcache.student.train_student import train_student
 from kdcache.teacher.prepare_teacher import prepare_teacher

@@ -15,7 +15,7 @@ ENCODINGS = ("float16", "compact", "uncompressed")
 class TranscodeConfig:
     """What becomes of one cache; None leaves a part as it is."""
 
-    cache: str = Option("Folder or URL of the cache that is read.", metavar="CACHE", argument=True).required()
+    cache: str = Option("Folder or URL of the cache that is read.", metavar="CACHE", positional=True).required()
     topk: int | None = Option(
         "Number of words kept at each position, no more than are stored.", default_words="all", within=at_least(1)
     ).default(None)
@@ -34,7 +34,7 @@ class MergeConfig:
     """Which caches are averaged; their order does not matter."""
 
     caches: tuple[str, ...] = Option(
-        "Folders or URLs of at least two caches.", metavar="CACHE CACHE ...", argument=True
+        "Folders or URLs of at least two caches.", metavar="CACHE CACHE ...", positional=True
     ).required()
     topk: int | None = Option(
         "Number of words stored at each position.", default_words="the least of the caches", within=at_least(1)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.derived.average import MassBalance, average
 from kdcache.cache.derived.derive_config import MergeConfig
+from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, take
 from kdcache.cache.plan import Plan, SourceCache
@@ -92,7 +92,7 @@ class Merging(ShardMaker):
                     "edited, or another program wrote it."
                 )
 
-    def unreported(self) -> list[int]:
+    def shards_to_recount(self) -> list[int]:
         """Shards that another run or process wrote: they are averaged again for the report."""
         return [index for index in range(self.plan.n_shards) if index not in self._mass_balances]
 

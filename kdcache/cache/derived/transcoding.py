@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kdcache.cache.commit_loop import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.derived.derive_config import TranscodeConfig
+from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges
 from kdcache.cache.plan import Plan, SourceCache

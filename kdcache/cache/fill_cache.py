@@ -11,11 +11,11 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.plan import Plan
 from kdcache.cache.schema import check_shards
 from kdcache.cache.shard import ShardArrays
 from kdcache.cache.shard_records import Manifest, read_manifest
-from kdcache.cache.writer import CacheWriter
 from kdcache.console import tables
 from kdcache.console.progress import Progress
 from kdcache.files.run_records import earlier_result, folder_run, log
@@ -46,8 +46,8 @@ class ShardMaker(ABC):
     def shard(self, index: int, report: Report) -> ShardArrays:
         """What shard `index` holds; work that takes long may `report` how far it is."""
 
-    def unreported(self) -> list[int]:
-        """Shards that must be made, though they are committed, before `result` can be told."""
+    def shards_to_recount(self) -> list[int]:
+        """Committed shards that must be made again, to be counted, before `result` can be reported."""
         return []
 
     def result(self) -> dict[str, Any]:
@@ -86,9 +86,9 @@ def commit_cache(
         if not writer.finalize():
             log.info("%s: the shards of this process are done, others are still missing.", output)
             return None
-        unreported = maker.unreported()
-        with _progress("counting", plan, unreported) as progress:
-            for index in unreported:
+        uncounted = maker.shards_to_recount()
+        with _progress("counting", plan, uncounted) as progress:
+            for index in uncounted:
                 _make(maker, index, progress, stop)
     result = {**_content(read_manifest(output, plan)), **maker.result()}
     run.finish(result)
@@ -97,7 +97,7 @@ def commit_cache(
 
 
 def neighbouring_shards(n_shards: int, process: Process) -> range:
-    """The run of shards that is up to a process; it follows from their number, whatever others have done meanwhile.
+    """The contiguous range of shards that one process must write; it follows from their number alone.
 
     Several neighbours may be made from one shard of another cache, which then only one or two processes read.
     """
