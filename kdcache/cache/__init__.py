@@ -28,7 +28,7 @@ __all__ = [
 ]
 _MODULE_OF = {
     "CacheReader": "reader",
-    "CacheWriter": "writer",
+    "CacheWriter": "commit_protocol",
     "Encoding": "number_encoding",
     "Manifest": "shard_records",
     "Plan": "plan",
