@@ -40,7 +40,7 @@ class Inner:
 class Outer:
     """One field of each kind."""
 
-    place: str = Option("Place.", metavar="PLACE", argument=True).required()
+    place: str = Option("Place.", metavar="PLACE", positional=True).required()
     share: float = Option("Share.", TRAINING, within=between(0, 1)).default(0.5)
     steps: int | None = Option("Steps.", default_words="all").default(None)
     names: tuple[str, ...] = Option("Names.", choices=("a", "b"), parts=tuple).default(("a",))

@@ -25,7 +25,7 @@ def make_rows(seed: int, n: int, vocabulary: int, spread: float = 2.0) -> Tensor
     return torch.log_softmax(logits, dim=1)
 
 
-def draw(log_probs: Tensor, keys: counter_random.Words, count: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(log_probs: Tensor, keys: counter_random.UInt64s, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and counts of `count` draws from each row."""
     n, vocabulary = log_probs.shape
     reduction = Reduction(min(count, vocabulary), draws=Draws(count, keys))
