@@ -71,6 +71,11 @@ def _compare(config: VerifyConfig) -> None:
     click.echo(f"\nbeyond rounding: {', '.join(shown[:2])}")
     if shown[2:]:
         click.echo(f"normalizers: {', '.join(shown[2:])}")
+    if not found.steady:
+        raise CacheError(
+            f"{config.cache}: the teacher's answers to a view depend on what is computed beside it, by up to "
+            f"{found.noise.largest:.2f} in log-probability. Such labels are wrong; please report the model."
+        )
     if not found.sound:
         lines = ", ".join(f"{line:,}" for line in found.worst)
         raise CacheError(

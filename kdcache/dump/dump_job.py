@@ -148,6 +148,7 @@ def prepare(config: DumpConfig) -> Job:
     plan = make_plan(config, teacher, corpus, device)
     schema.check_shards(plan)
     teacher.model.to(device)
+    teacher.check_run(device, plan.precision)
     return Job(config, teacher, corpus, plan, device)
 
 

@@ -184,7 +184,7 @@ class Teacher:
         try:
             if positions <= trials.LONG or tabulated:
                 positions = trials.longest(positions, self.tokenizer.special.pad, run)
-            lengths = min(positions, trials.LONG), min(positions, trials.SHORT)
+            lengths = _trial_lengths(positions)
             # The long one first: there are models that change for good when they see a short view.
             for length in lengths:
                 if length not in answers:
@@ -227,8 +227,47 @@ class Teacher:
             " Set attention_type to original_full in its config.json." if sparse else "",
         )
 
+    @torch.inference_mode()
+    def check_run(self, device: torch.device, precision: str) -> None:
+        """Try on the device and in the precision of a run what was tried on a CPU in float32.
+
+        Raises:
+            ModelError: views beside each other get other answers there than each by itself.
+        """
+        if device.type == "cpu" and precision == "float32":
+            return
+        views = trials.trial_views(self.tokenizer, _trial_lengths(self.positions))
+        with autocast(device, precision):
+            expected = self.library_logits(views, device)
+            found = self.output_layer.exact_logits(self.hidden(views, device))
+        if not trials.same_answers(expected, found, trials.ROUNDED[precision]):
+            raise self._refusal(
+                f"answers the same view differently beside others in {precision}", " Try --precision float32."
+            )
+
     def _refusal(self, why: str, remedy: str = "") -> ModelError:
         return ModelError(f"{type(self.model).__name__} {why}; kdcache cannot use it as a teacher.{remedy}")
+
+
+class LibraryTeacher:
+    """A teacher that answers each view by itself, through the library alone: what a cache is held against."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self.tokenizer, self.positions = teacher.tokenizer, teacher.positions
+        self.vocabulary, self.fingerprint = teacher.vocabulary, teacher.fingerprint
+
+    @torch.inference_mode()
+    def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
+        """As the teacher's own."""
+        with autocast(device, precision):
+            logits = self._teacher.library_logits(views, device)
+        return torch.log_softmax(logits, dim=-1)
+
+    @torch.inference_mode()
+    def predict(self, views: MaskedViews, reduction: Reduction, device: torch.device, precision: str) -> Predictions:
+        """As the teacher's own."""
+        return reduction(self.log_probs(views, device, precision), views.labels, views.target_rows)
 
 
 class Padding(Enum):
@@ -285,6 +324,10 @@ def _unchanged(hidden: Tensor) -> Tensor:
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     """An array as a tensor on the device."""
     return moved(torch.from_numpy(array), device)
+
+
+def _trial_lengths(positions: int) -> tuple[int, int]:
+    return min(positions, trials.LONG), min(positions, trials.SHORT)
 
 
 def _declared_positions(model: Any) -> tuple[int, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from model_families import FAMILIES, POSITIONS, save_family
 from models import slow_distributions, toy_lines, toy_pairs, write_text
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from kdcache.cache.reader import CacheReader
-from kdcache.dump.dump_config import DumpConfig
-from kdcache.dump.dump_shards import dump
+from kdcache.cache.reader import CacheReader, open_cache
+from kdcache.dump.dump_config import DumpConfig, VerifyConfig
+from kdcache.dump.dump_job import prepare
+from kdcache.dump.dump_shards import dump, dump_job
+from kdcache.dump.verification import compare, verify
 from kdcache.errors import DataError, ModelError
-from kdcache.teacher.masked_lm import Teacher
+from kdcache.process.ranks import Process
+from kdcache.teacher.masked_lm import Padding, Teacher
 from kdcache.teacher.masking import partition_batches
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.text.corpus import Corpus, Pair
@@ -93,6 +97,33 @@ def test_fault_55_full_attention_makes_big_bird_a_teacher(tmp_path: Path) -> Non
     expected = slow_distributions(tmp_path / "teacher", PAIRS, passes=4)[1]
     found = answers(Teacher.load(tmp_path / "teacher"), PAIRS, 1_000)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fault_55_verify_finds_labels_that_depend_on_padding(precision: str, tmp_path: Path) -> None:
+    """Labels that ModernBERT gives under a mask without its window are not what its teacher says, nor is that noise."""
+    opened(save_family("modernbert", tmp_path / "model", LINES), tmp_path).save(tmp_path / "teacher")
+    sides = [[getattr(pair, side) for pair in PAIRS] for side in ("source", "target")]
+    config = DumpConfig(
+        str(tmp_path / "teacher"), write_text(tmp_path, *sides), topk=3, precision=precision, device="cpu"
+    )
+    dump(config, tmp_path / "right")
+    asked = VerifyConfig(str(tmp_path / "right"), str(tmp_path / "teacher"), device="cpu")
+    found = verify(asked)
+    assert found.sound
+    assert found.noise.largest < {"float32": 1e-4, "bfloat16": 0.5}[precision]
+
+    job = prepare(config)
+    job.teacher._padding = Padding.WIDE_MASK
+    dump_job(job, tmp_path / "wrong", Process())
+    # Right answers beside it show that the cache is wrong; where the teacher is as wrong, its noise shows it.
+    found = verify(dataclasses.replace(asked, cache=str(tmp_path / "wrong")))
+    assert (found.steady, found.sound) == (True, False)
+    assert found.beyond[0] > 1
+    found = compare(open_cache(str(tmp_path / "wrong")), job.teacher, CPU, asked)
+    assert (found.steady, found.sound) == (False, False)
+    with pytest.raises(ModelError, match="differently beside others in bfloat16"):
+        job.teacher.check_run(CPU, "bfloat16")
 
 
 @pytest.mark.parametrize("family", ["ibert", "luke", "mpnet", "layoutlm", "modernbert"])
