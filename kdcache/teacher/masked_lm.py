@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM
 
 from kdcache.compute.device import autocast, is_out_of_memory, moved
 from kdcache.errors import ModelError
@@ -20,6 +19,7 @@ from kdcache.files.strict_json import canonical_json, read_json
 from kdcache.losses.projection import OutputLayer
 from kdcache.teacher import trials
 from kdcache.teacher.masking import MaskedViews
+from kdcache.teacher.open_checkpoint import check_place, first_line, open_masked_lm
 from kdcache.teacher.reduction import Predictions, Reduction
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.checkpoint import save_model
@@ -67,10 +67,13 @@ class Teacher:
         Raises:
             ModelError: the folder does not hold one.
         """
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: there is no such folder, so no teacher. Make one with kdcache teacher-train.")
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no teacher here (no config.json). Make one with kdcache teacher-train.")
+        check_place(str(folder), "--teacher")
         tokenizer = Tokenizer.load(folder)
-        model, missing = open_masked_lm(str(folder))
+        model, missing = open_masked_lm(str(folder), "--teacher")
         if missing:
             raise ModelError(f"{folder}: lacks trained weights ({', '.join(missing[:3])}). It is no trained teacher.")
         if tokenizer.size > model.config.vocab_size:
@@ -340,30 +343,3 @@ def _declared_positions(model: Any) -> tuple[int, bool]:
     ]
     most = tables[-1] if tables else most
     return (most if most > 0 else _UNBOUNDED), bool(tables)
-
-
-def open_masked_lm(name: str) -> tuple[Any, list[str]]:
-    """Open a checkpoint as a masked language model in float32; return it and the weights that it lacked.
-
-    Raises:
-        ModelError: it cannot be found or opened; the message names the way out.
-    """
-    try:
-        model, report = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
-    except Exception as error:  # the hub client and the library raise many kinds
-        raise ModelError(hub_message(name, error)) from error
-    # A tied weight has two names in a checkpoint and one among the parameters.
-    return model, sorted({parameter for parameter, _ in model.named_parameters()} & set(report["missing_keys"]))
-
-
-def hub_message(name: str, error: Exception) -> str:
-    """Why a checkpoint could not be opened, and what can be done without a network."""
-    return (
-        f"--bert {name}: cannot be opened: {first_line(error)} Check the name or the network, give a folder with a "
-        "downloaded checkpoint, or train a small one from nothing with --bert scratch:tiny."
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from kdcache.errors import ModelError, UsageError
 from kdcache.files.run_records import log
-from kdcache.teacher.masked_lm import Teacher, hub_message, open_masked_lm
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.open_checkpoint import check_place, open_failure, open_masked_lm
 from kdcache.teacher.teacher_config import SCRATCH
 from kdcache.text import vocabulary
 from kdcache.text.corpus import Corpus
@@ -34,8 +35,9 @@ def prepare_teacher(bert: str, corpus: Corpus, *, trim_vocab: bool, seed: int) -
         if bert != SCRATCH:
             raise UsageError(f"--bert {bert}: unknown; the only teacher from nothing is {SCRATCH}.")
         return _scratch(corpus)
+    check_place(bert, "--bert")
     tokenizer = open_tokenizer(bert)
-    model, missing = open_masked_lm(bert)
+    model, missing = open_masked_lm(bert, "--bert")
     if tokenizer.size > model.config.vocab_size:
         raise ModelError(f"--bert {bert}: {tokenizer.size} pieces, but the model has {model.config.vocab_size} rows.")
     if missing:
@@ -102,7 +104,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     try:
         opened = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the hub client and the library raise many kinds
-        raise ModelError(hub_message(name, error)) from error
+        raise ModelError(open_failure(name, "--bert", error)) from error
     backend = getattr(opened, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"--bert {name}: its tokenizer has no tokenizer.json form, which kdcache needs.")
