@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import all_lines, save_bert, save_roberta, slow_distributions, toy_lines, toy_pairs, toy_text, write_text
+from model_families import save_family
+from models import all_lines, save_bert, slow_distributions, toy_lines, toy_pairs, toy_text, write_text
 
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
@@ -116,7 +117,7 @@ def test_cache_equals_the_slow_loop(
 def test_cache_of_a_roberta_equals_the_slow_loop(tmp_path: Path) -> None:
     """Another kind of model, with two separators and no segments, and the whole vocabulary stored."""
     text = toy_text(tmp_path, 5)
-    teacher = prepare_teacher(str(save_roberta(tmp_path / "roberta")), Corpus(text), trim_vocab=True, seed=1)
+    teacher = prepare_teacher(str(save_family("roberta", tmp_path / "roberta")), Corpus(text), trim_vocab=True, seed=1)
     teacher.save(tmp_path / "teacher")
     dump(DumpConfig(str(tmp_path / "teacher"), text, topk=261, passes=3, device="cpu"), tmp_path / "cache")
     check_cache(tmp_path / "cache", tmp_path / "teacher", toy_pairs(5), passes=3)

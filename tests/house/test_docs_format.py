@@ -5,67 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from caches import drawn_arrays, drawn_plan
-from conftest import ROOT
+from caches import drawn_arrays, drawn_plan, make_plan, tokenizer, write_cache
+from conftest import ROOT, run_python
 
-from kdcache.cache.commit_protocol import CacheWriter
-from kdcache.cache.number_encoding import Encoding
-from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays, encode_shard
-from kdcache.labels.soft_labels import SoftLabels
-from kdcache.text import ragged, vocabulary
 from kdcache.text.corpus import Corpus, TextFiles
-from kdcache.text.encoded_pairs import EncodedPairs
 
 PAGE = ROOT / "docs" / "reference" / "format.md"
-K = 4
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete cache of five pairs in two shards with random soft labels, the fourth pair skipped."""
-    tokenizer = vocabulary.from_corpus(["ein Hund läuft im Park", "a dog runs in the park", "a dog", "ein Hund"])
-    generator = np.random.default_rng(7)
-    lengths = np.array([3, 5, 2, 0, 4])
-    plan = Plan(
-        format=FORMAT,
-        version=VERSION,
-        corpus="0" * 64,
-        n_pairs=5,
-        tokenizer=tokenizer.fingerprint,
-        vocabulary=tokenizer.size,
-        teacher="1" * 64,
-        positions=64,
-        topk=K,
-        passes=7,
-        precision="float32",
-        shard_pairs=3,
-        encoding=Encoding.named("float16", tokenizer.size),
-    )
+    """A complete cache of two shards; the first pair is skipped."""
     folder = tmp_path_factory.mktemp("docs") / "cache"
-    writer = CacheWriter(folder, plan, tokenizer)
-    for index in range(2):
-        start, stop = plan.bounds(index)
-        offsets = ragged.offsets_of(lengths[start:stop])
-        n = int(offsets[-1])
-        ids = np.array([generator.permutation(tokenizer.size)[:K] for _ in range(n)], dtype=np.uint16)
-        log_probs = -np.sort(generator.uniform(2, 6, (n, K)), axis=1).astype(np.float16)
-        # Every second written word is the teacher's third; the others are wherever they are.
-        targets = np.where(np.arange(n) % 2 == 0, ids[:, 2], generator.integers(tokenizer.size, size=n))
-        among = ids == targets[:, None]
-        own = np.where(among.any(axis=1), (log_probs * among).sum(axis=1), np.float16(-9)).astype(np.float16)
-        sources = generator.integers(tokenizer.size, size=n).astype(np.uint16)
-        pairs = EncodedPairs(sources, offsets, targets.astype(np.uint16), offsets)
-        writer.commit(index, ShardArrays(pairs, SoftLabels(ids, log_probs), own))
-    assert writer.finalize()
+    assert write_cache(folder, make_plan(6, 3))
     return folder
 
 
@@ -76,36 +37,12 @@ def python_blocks() -> list[str]:
 def run_block(number: int, tmp_path: Path, argument: Path) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "block.py"
     script.write_text(python_blocks()[number])
-    return subprocess.run(
-        [sys.executable, str(script), str(argument)], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    return run_python(script, argument, cwd=tmp_path)
 
 
-def test_reader_in_the_docs_reads_a_shard(cache: Path, tmp_path: Path) -> None:
-    """The reader in format.md needs h5py and numpy alone, at most 15 lines, and prints the first pair's values."""
-    script = python_blocks()[0]
-    assert len(script.strip().splitlines()) <= 15
-    assert set(re.findall(r"^(?:import|from) (\w+)", script, re.M)) == {"sys", "h5py", "numpy"}
-    for index, pair_targets in ((0, 3), (1, 0)):
-        arrays = CacheReader(cache).shard(index)
-        done = run_block(0, tmp_path, cache / "shards" / f"{index:05d}.h5")
-        assert done.returncode == 0, done.stderr
-        rows = [line.split() for line in done.stdout.splitlines()]
-        assert len(rows) == pair_targets
-        for row, (target, *best) in enumerate(rows):
-            assert int(target) == arrays.pairs.target_ids[row]
-            found = [one.split(":") for one in best]
-            assert [int(one) for one, _ in found] == arrays.soft.token_ids[row].tolist()
-            expected = np.exp(arrays.soft.log_probs[row].astype(np.float64))
-            np.testing.assert_allclose([float(p) for _, p in found], expected, atol=5e-5)
-
-
-def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
-    """Of a shard of drawn words it prints the shares, zero in columns that are left over."""
-    plan = drawn_plan(50)
-    arrays = drawn_arrays(plan, skipped=0.0)
-    (tmp_path / "shard.h5").write_bytes(encode_shard(arrays, plan, 0))
-    done = run_block(0, tmp_path, tmp_path / "shard.h5")
+def check_reading(shard: Path, arrays: ShardArrays, tmp_path: Path) -> int:
+    """Compare what the documented reader prints of the first pair; returns its number of targets."""
+    done = run_block(0, tmp_path, shard)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == arrays.pairs.target_offsets[1]
@@ -116,6 +53,24 @@ def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
         np.testing.assert_allclose([float(share) for _, share in found], shares, atol=5e-5)
         used = int((shares > 0).sum())
         assert [int(one) for one, _ in found[:used]] == arrays.soft.token_ids[row, :used].tolist()
+    return len(rows)
+
+
+def test_reader_in_the_docs_reads_a_shard(cache: Path, tmp_path: Path) -> None:
+    """The reader in format.md needs h5py and numpy alone, at most 15 lines, and prints the first pair's values."""
+    script = python_blocks()[0]
+    assert len(script.strip().splitlines()) <= 15
+    assert set(re.findall(r"^(?:import|from) (\w+)", script, re.M)) == {"sys", "h5py", "numpy"}
+    shards = [(cache / "shards" / f"0000{index}.h5", CacheReader(cache).shard(index)) for index in range(2)]
+    assert [check_reading(*one, tmp_path) for one in shards] == [0, 4]
+
+
+def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
+    """Of a shard of drawn words it prints the shares, zero in columns that are left over."""
+    plan = drawn_plan(50)
+    arrays = drawn_arrays(plan, skipped=0.0)
+    (tmp_path / "shard.h5").write_bytes(encode_shard(arrays, plan, 0))
+    assert check_reading(tmp_path / "shard.h5", arrays, tmp_path) > 0
 
 
 def test_checker_in_the_docs_accepts_a_cache(cache: Path, tmp_path: Path) -> None:
@@ -128,11 +83,7 @@ def test_checker_in_the_docs_accepts_a_cache(cache: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["plan.json", "manifest.json", "tokenizer/tokenizer.json", "shards/00001.h5"])
 def test_checker_in_the_docs_refuses_a_changed_cache(cache: Path, tmp_path: Path, name: str) -> None:
     """The checker in format.md fails when a file of the cache is another one."""
-    copy = tmp_path / "cache"
-    for path in cache.rglob("*"):
-        if path.is_file():
-            (copy / path.relative_to(cache)).parent.mkdir(parents=True, exist_ok=True)
-            (copy / path.relative_to(cache)).write_bytes(path.read_bytes())
+    copy = shutil.copytree(cache, tmp_path / "cache")
     changed = copy / name
     data = changed.read_bytes()
     # JSON: a digit that is a value, not a key; HDF5: a byte in the middle.
@@ -162,16 +113,9 @@ def test_teacher_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
 
     from kdcache.teacher.masked_lm import Teacher
 
-    tokenizer = vocabulary.from_corpus(["ein Hund läuft im Park"])
-    config = BertConfig(
-        vocab_size=tokenizer.size,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=16,
-    )
-    Teacher(BertForMaskedLM(config), tokenizer).save(tmp_path)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(**shape, vocab_size=tokenizer().size, max_position_embeddings=16)
+    Teacher(BertForMaskedLM(config), tokenizer()).save(tmp_path)
     teacher = Teacher.load(tmp_path)
 
     def canonical(value: object) -> bytes:
@@ -184,9 +128,8 @@ def test_teacher_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
     stream = canonical(read)
     for name, tensor in sorted(teacher.model.named_parameters()):
         assert tensor.dtype == torch.float32
-        stream += (
-            canonical([name, "torch.float32", list(tensor.shape)]) + tensor.detach().numpy().astype("<f4").tobytes()
-        )
+        stream += canonical([name, "torch.float32", list(tensor.shape)])
+        stream += tensor.detach().numpy().astype("<f4").tobytes()
     assert teacher.fingerprint() == hashlib.sha256(stream).hexdigest()
 
 
@@ -195,9 +138,8 @@ def test_format_page_names_every_field(cache: Path) -> None:
     import h5py
 
     text = PAGE.read_text()
-    fields = set(re.findall(rb'"(\w+)":', b"".join(path.read_bytes() for path in cache.rglob("0*.json"))))
-    fields |= set(re.findall(rb'"(\w+)":', (cache / "plan.json").read_bytes()))
-    fields |= set(re.findall(rb'"(\w+)":', (cache / "manifest.json").read_bytes()))
+    paths = [*cache.rglob("0*.json"), cache / "plan.json", cache / "manifest.json"]
+    fields = {name for path in paths for name in re.findall(rb'"(\w+)":', path.read_bytes())}
     with h5py.File(cache / "shards" / "00000.h5") as shard:
         found = {field.decode() for field in fields} | set(shard) | set(shard.attrs)
     found |= {"counts", "log_normalizers"}

@@ -143,14 +143,14 @@ def test_reading_a_cache_loads_no_torch() -> None:
 HELP = """
 import click.testing
 from kdcache.cli import main
-result = click.testing.CliRunner().invoke(main, {arguments})
-assert result.exit_code == 0 and "Usage" in result.output, result.output
+for command in [], ["student-train"], ["dump-logits"]:
+    result = click.testing.CliRunner().invoke(main, [*command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output, result.output
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["student-train", "--help"], ["dump-logits", "--help"]])
-def test_help_loads_no_torch(arguments: list[str]) -> None:
+def test_help_loads_no_torch() -> None:
     """`kdcache --help` and a command's help load neither torch nor transformers."""
-    loaded = loaded_by(HELP.format(arguments=arguments))
+    loaded = loaded_by(HELP)
     assert not loaded & HEAVY
     assert {"click", "kdcache"} <= loaded

@@ -21,10 +21,12 @@ from kdcache.text.corpus import TextFiles
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("benchmarks/*.md")])
 COMMANDS = sorted(main.commands)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
-def names(pages: list[Path]) -> list[str]:
-    return [str(page.relative_to(ROOT)) for page in pages]
+def prose_of(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
 
 
 # Commands
@@ -37,28 +39,18 @@ def test_the_page_of_commands_has_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_help(name: str) -> None:
-    """Every command has a summary, and each of its options a help text."""
+def test_every_command_has_help_and_an_example(name: str) -> None:
+    """Every command has a summary, options with help, and an example whose options exist, fit, and suffice."""
     command = main.commands[name]
     assert command.get_short_help_str()
     silent = [p.name for p in command.params if isinstance(p, click.Option) and not (p.help or "").strip()]
     assert silent == []
-
-
-def examples(name: str) -> list[list[str]]:
-    """The command lines below `Example:` in a command's docstring, as arguments."""
-    text = (main.commands[name].help or "").partition("Example:")[2].replace("\\\n", " ")
-    return [shlex.split(line) for line in text.splitlines() if line.strip()]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_example(name: str) -> None:
-    """Every command's docstring has an example whose options exist, have the right types, and suffice."""
-    found = examples(name)
-    assert found
-    for program, command, *arguments in found:
-        assert (program, command) == ("kdcache", name)
-        main.commands[name].make_context(name, list(arguments))
+    text = (command.help or "").partition("Example:")[2].replace("\\\n", " ")
+    examples = [shlex.split(line) for line in text.splitlines() if line.strip()]
+    assert examples
+    for program, called, *arguments in examples:
+        assert (program, called) == ("kdcache", name)
+        command.make_context(name, list(arguments))
 
 
 def shell_blocks(page: Path) -> Iterator[list[str]]:
@@ -69,14 +61,13 @@ def shell_blocks(page: Path) -> Iterator[list[str]]:
                 yield shlex.split(line)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_in_pages_exist(page: Path) -> None:
     """Commands and options that a page shows, in shell blocks or inline, are those of the program."""
     for _, name, *arguments in shell_blocks(page):
         main.commands[name].make_context(name, list(arguments))
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     mine = {option for command in main.commands.values() for p in command.params for option in p.opts}
-    for span in re.findall(r"`([^`\n]+)`", prose):
+    for span in re.findall(r"`([^`\n]+)`", prose_of(page)):
         if span.startswith("--"):
             assert span.split()[0] in mine | {"--help", "--check"}, span
         if found := re.match(r"kdcache ([a-z][a-z-]*)", span):
@@ -93,20 +84,14 @@ def slug(heading: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
-    found: set[str] = set()
-    for heading in re.findall(r"^#{1,6} (.+)$", prose, re.M):
-        made, number = slug(heading), 0
-        while (one := made if number == 0 else f"{made}-{number}") in found:
-            number += 1
-        found.add(one)
-    return found
+    """Anchors of a page's headings, the second of one name with a number."""
+    made = [slug(heading) for heading in re.findall(r"^#{1,6} (.+)$", prose_of(page), re.M)]
+    return {f"{one}-{n}" if (n := made[:i].count(one)) else one for i, one in enumerate(made)}
 
 
 def broken_links(page: Path) -> list[str]:
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         if re.match(r"https?:|mailto:", link):
             continue
         path, _, anchor = link.partition("#")
@@ -116,7 +101,7 @@ def broken_links(page: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_resolve(page: Path) -> None:
     """Every relative link of a page, anchors included, leads to something."""
     assert broken_links(page) == []
@@ -132,7 +117,7 @@ def test_the_link_check_can_fail(tmp_path: Path) -> None:
 FOLDERS = ("kdcache", "docs", "data", "tests", "benchmarks", ".ci")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_named_files_exist(page: Path) -> None:
     """Files of the project that a page names in code spans exist, whether with their folder or by their name alone."""
     python = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")} | {"cli.py"}

@@ -85,7 +85,6 @@ _SHAPE = {
     "max_position_embeddings": POSITIONS,
 }
 _ROBERTA = _SHAPE | {"max_position_embeddings": POSITIONS + 2}
-_SEGMENTS = {"type_vocab_size": 2}
 _SEQ2SEQ = {
     "d_model": 32,
     "encoder_layers": 1,
@@ -193,10 +192,10 @@ FAMILIES: dict[str, tuple[MakeTokenizer, dict[str, Any]]] = {
 }
 
 
-def save_family(name: str, folder: Path, lines: list[str]) -> Path:
+def save_family(name: str, folder: Path, lines: list[str] | None = None) -> Path:
     """The small model of one family as the library itself saves one."""
     make_tokenizer, settings = FAMILIES[name]
-    tokenizer = make_tokenizer(lines)
+    tokenizer = make_tokenizer(lines or [])
     words: dict[str, Any] = {"vocab_size": len(tokenizer)}
     words |= {f"{key}_token_id": getattr(tokenizer, f"{key}_token_id") for key in ("pad", "bos", "eos", "mask")}
     if "text_config" in settings:

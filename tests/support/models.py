@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from conftest import ROOT
-from tokenizers import pre_tokenizers
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -27,12 +26,6 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertTokenizer,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    RobertaTokenizer,
 )
 
 from kdcache.student.student_config import Size
@@ -109,48 +102,6 @@ def save_bert(folder: Path, lines: list[str], *, head: bool = True, seed: int = 
     )
     torch.manual_seed(seed)
     (BertForMaskedLM(config) if head else BertModel(config)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def save_distilbert(folder: Path, lines: list[str]) -> Path:
-    """A small random DistilBERT: no segment ids."""
-    tokenizer = DistilBertTokenizer(vocab=word_pieces(lines), do_lower_case=False, strip_accents=False)
-    config = DistilBertConfig(
-        vocab_size=len(tokenizer),
-        dim=32,
-        n_layers=2,
-        n_heads=2,
-        hidden_dim=64,
-        max_position_embeddings=128,
-        initializer_range=_SPREAD,
-    )
-    torch.manual_seed(4)
-    DistilBertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def save_roberta(folder: Path) -> Path:
-    """A small random RoBERTa on bytes: two separators, positions counted from the padding id, one segment."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "<mask>"]
-    tokenizer = RobertaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=258,
-        type_vocab_size=1,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        initializer_range=_SPREAD,
-    )
-    torch.manual_seed(5)
-    RobertaForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import all_lines, save_bert, save_distilbert, save_roberta, slow_distributions, toy_pairs, toy_text
+from model_families import save_family
+from models import all_lines, save_bert, slow_distributions, toy_pairs, toy_text
 from transformers import BertModel, DistilBertModel
 
 from kdcache.teacher.masked_lm import Teacher
-from kdcache.teacher.masking import MaskedViews, partition_batches
+from kdcache.teacher.masking import partition_batches
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.teacher.reduction import Predictions, Reduction
 from kdcache.text.corpus import Corpus, Pair, TextFiles
@@ -31,8 +32,8 @@ def folders(small_bert: Path, small_text: TextFiles, tmp_path_factory: pytest.Te
     lines = all_lines(small_text)
     return {
         "bert": small_bert,
-        "distilbert": save_distilbert(folder / "distilbert", lines),
-        "roberta": save_roberta(folder / "roberta"),
+        "distilbert": save_family("distilbert", folder / "distilbert", lines),
+        "roberta": save_family("roberta", folder / "roberta"),
         "untied": save_bert(folder / "untied", lines, tie_word_embeddings=False),
     }
 
@@ -80,23 +81,6 @@ def test_segment_ids_only_where_the_model_has_them(folders: dict[str, Path], sma
     flat = dataclasses.replace(views, segment_ids=views.segment_ids * 0)
     one, other = (teacher.predict(some, Reduction(K), CPU, "float32").target_log_prob for some in (views, flat))
     assert np.abs(one - other).max() > 0.01
-
-
-@pytest.mark.parametrize(("kind", "positions"), [("bert", 128), ("distilbert", 128), ("roberta", 256)])
-def test_positions_can_all_be_used(kind: str, positions: int, folders: dict[str, Path], small_text: TextFiles) -> None:
-    """A teacher takes exactly as many tokens as it says; RoBERTa's numbering costs it two."""
-    teacher = prepare_teacher(str(folders[kind]), Corpus(small_text), trim_vocab=False, seed=1)
-    assert teacher.positions == positions
-    mask = teacher.tokenizer.special.mask
-    for length, fits in ((positions, True), (positions + 1, False)):
-        ids = np.full((1, length), mask)
-        last = np.array([length - 1])
-        views = MaskedViews(ids, np.zeros_like(ids), np.array([length]), last, last * 0, last * 0)
-        if fits:
-            assert np.isfinite(teacher.predict(views, Reduction(1), CPU, "float32").target_log_prob).all()
-        else:
-            with pytest.raises((IndexError, RuntimeError)):
-                teacher.predict(views, Reduction(1), CPU, "float32")
 
 
 HEADLESS = {"bert": BertModel, "distilbert": DistilBertModel}
