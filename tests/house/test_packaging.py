@@ -70,17 +70,24 @@ def test_the_wheel_holds_every_module(installed: Path) -> None:
     assert {path.name for path in Path(corpus).iterdir()} == {path.name for path in (ROOT / "data" / "demo").iterdir()}
 
 
+PIPELINE = """
+import sys
+from kdcache.cli import main
+text = ["--source", sys.argv[1] + ".src", "--target", sys.argv[1] + ".tgt"]
+for arguments in (
+    ["teacher-train", *text, "--bert", "scratch:tiny", "--output", "t", "--max-steps", "2"],
+    ["dump-logits", "--teacher", "t", *text, "--output", "c"],
+    ["student-train", "--cache", "c", "--output", "s", "--max-steps", "2"],
+    ["inspect", "c", "--html", "c.html"],
+):
+    main(arguments, standalone_mode=False)
+"""
+
+
 def test_the_installed_pipeline_runs(installed: Path) -> None:
-    """A teacher, its cache and a student are made by the installed package alone."""
-    corpus = installed / "kdcache" / "data" / "demo"
-    text = ["--source", str(corpus / "valid.src"), "--target", str(corpus / "valid.tgt")]
-    kdcache = ["-m", "kdcache"]
-    for arguments in (
-        ["teacher-train", *text, "--bert", "scratch:tiny", "--output", "t", "--max-steps", "2"],
-        ["dump-logits", "--teacher", "t", *text, "--output", "c"],
-        ["student-train", "--cache", "c", "--output", "s", "--max-steps", "2"],
-        ["verify", "c"],
-        ["inspect", "c", "--html", "c.html"],
-    ):
-        done = run_installed(installed, *kdcache, *arguments)
+    """A teacher, its cache and a student are made by the installed package alone, which is a program too."""
+    text = installed / "kdcache" / "data" / "demo" / "valid"
+    for arguments in (["-c", PIPELINE, str(text)], ["-m", "kdcache", "verify", "c"]):
+        done = run_installed(installed, *arguments)
         assert done.returncode == 0, done.stderr
+    assert all((installed.parent / name).exists() for name in ("t", "s/model.safetensors", "c.html"))

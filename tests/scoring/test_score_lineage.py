@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import sacrebleu
-from conftest import run_cli
+from click.testing import CliRunner
 from models import toy_lines
 from rouge_score.rouge_scorer import RougeScorer
 
 from kdcache.cache.reader import CacheReader
+from kdcache.cli import main
 from kdcache.errors import CorruptError, DataError, UsageError
 from kdcache.files.atomic import sha256
 from kdcache.scoring.lineage import Lineage
@@ -195,29 +196,27 @@ def test_contradictions_are_refused(config: ScoreConfig, message: str) -> None:
         prepare(config)
 
 
-def test_the_record_binds_a_result_to_its_texts(tmp_path: Path) -> None:
+def test_the_record_binds_a_result_to_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`score --json` writes what it printed and its lineage; nothing is written over another reference or file."""
-    write(tmp_path / "h", ["a b c d", "e f g h"])
-    write(tmp_path / "b", ["a b c d", "e f x h"])
-    write(tmp_path / "r", ["a b c d", "e f g i"])
-    write(tmp_path / "r2", ["a b c e", "e f g h"])
-    arguments = ["score", "--reference", "r", "--reference", "r2", "--hypothesis", "h", "--baseline", "b"]
-    arguments += ["--resamples", "150", "--json", "found.json", "--sentences", "each.tsv"]
-    done = run_cli(*arguments, cwd=tmp_path, SACREBLEU_SEED="5")
-    assert done.returncode == 0, done.stderr
-    found = read_scores(tmp_path / "found.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SACREBLEU_SEED", "5")
+    write(Path("h"), ["a b c d", "e f g h"])
+    write(Path("b"), ["a b c d", "e f x h"])
+    write(Path("r"), ["a b c d", "e f g i"])
+    write(Path("r2"), ["a b c e", "e f g h"])
+    command = "score --reference r --reference r2 --hypothesis h --baseline b --resamples 150 --json found.json"
+    arguments = [*command.split(), "--sentences", "each.tsv"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    found = read_scores(Path("found.json"))
     assert (found.bootstrap.resamples, found.bootstrap.seed) == (150, 5)
     assert "150 resamples, seed 5" in done.stdout
     assert "one tail" in done.stdout
-    record = json.loads((tmp_path / "found.json.run.json").read_text())
-    hashes = {name: digest(tmp_path / name) for name in ("h", "b", "r", "r2")}
-    assert record["inputs"] == {
-        "hypothesis": hashes["h"],
-        "reference 1": hashes["r"],
-        "reference 2": hashes["r2"],
-        "baseline hypothesis": hashes["b"],
-        "baseline reference 1": hashes["r"],
-        "baseline reference 2": hashes["r2"],
+    record = json.loads(Path("found.json.run.json").read_text())
+    hashes = {name: digest(name) for name in ("h", "b", "r", "r2")}
+    own = {"hypothesis": hashes["h"], "reference 1": hashes["r"], "reference 2": hashes["r2"]}
+    assert record["inputs"] == own | {
+        f"baseline {name}": hashes["b"] if name == "hypothesis" else value for name, value in own.items()
     }
     assert record["result"]["scores"] == {one.name: one.value for one in found.scores}
     for value in hashes.values():
@@ -225,17 +224,15 @@ def test_the_record_binds_a_result_to_its_texts(tmp_path: Path) -> None:
     assert found.comparison is not None
     for one in found.comparison.differences:
         assert f"{one.p_value:.4f}" in done.stdout
-    assert (tmp_path / "each.tsv").read_text().startswith("line\thypothesis\tbleu\tchrf\n1\ta b c d\t100.0000\t")
-    again = run_cli(*arguments, cwd=tmp_path, SACREBLEU_SEED="5")
-    assert again.returncode == 0, again.stderr
-    write(tmp_path / "r", ["a b c d", "e f g j"])
-    refused = run_cli(*arguments, cwd=tmp_path, SACREBLEU_SEED="5")
-    assert refused.returncode == 1
-    assert "reference 1 differs" in refused.stderr
-    assert read_scores(tmp_path / "found.json") == found
-    refused = run_cli("score", "--reference", "r", "--hypothesis", "h", "--sentences", "b", cwd=tmp_path)
-    assert (refused.returncode, (tmp_path / "b").read_text()) == (1, "a b c d\ne f x h\n")
-    assert "b: exists" in refused.stderr
+    assert Path("each.tsv").read_text().startswith("line\thypothesis\tbleu\tchrf\n1\ta b c d\t100.0000\t")
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    write(Path("r"), ["a b c d", "e f g j"])
+    before = {path: path.read_bytes() for path in tmp_path.glob("*[!g]")}
+    for refused, message in ((arguments, "reference 1 differs"), ([*arguments[:7], "--sentences", "b"], "b: exists")):
+        done = CliRunner().invoke(main, refused)
+        assert done.exit_code == 1
+        assert message in done.output
+    assert {path: path.read_bytes() for path in tmp_path.glob("*[!g]")} == before  # but the logs
 
 
 # Sentences

@@ -199,15 +199,17 @@ def manifest_bytes(plan: Plan, records: Sequence[ShardRecord]) -> bytes:
     return readable_json(dataclasses.asdict(shard_records.make_manifest(plan, records)))
 
 
+def flat(arrays: ShardArrays) -> list[npt.NDArray[np.generic]]:
+    """Every array of a shard, in a fixed order."""
+    pairs, soft = arrays.pairs, arrays.soft
+    texts = [pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets]
+    more = [] if soft.log_normalizers is None else [soft.log_normalizers]
+    return [*texts, soft.token_ids, soft.log_probs, *more, arrays.target_log_prob]
+
+
 def equal(one: ShardArrays, two: ShardArrays) -> bool:
     """Whether two shards hold the same values, bit for bit."""
-
-    def flat(arrays: ShardArrays) -> list[bytes]:
-        pairs, topk = arrays.pairs, arrays.soft
-        texts = (pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets)
-        return [np.ascontiguousarray(a).tobytes() for a in (*texts, *dataclasses.astuple(topk), arrays.target_log_prob)]
-
-    return flat(one) == flat(two)
+    return [array.tobytes() for array in flat(one)] == [array.tobytes() for array in flat(two)]
 
 
 def main(folder: str, *numbers: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from caches import make_plan, tokenizer
+from caches import flat, make_plan, tokenizer
 
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.commit_protocol import CacheWriter
@@ -97,13 +97,6 @@ def write(folder: Path, plan: Plan, whole: ShardArrays) -> Path:
         writer.commit(index, take(whole, np.arange(*plan.bounds(index))))
     assert writer.finalize()
     return folder
-
-
-def flat(arrays: ShardArrays) -> list[npt.NDArray[np.generic]]:
-    """Every array, in a fixed order."""
-    pairs, topk = arrays.pairs, arrays.soft
-    texts = [pairs.source_ids, pairs.source_offsets, pairs.target_ids, pairs.target_offsets]
-    return [*texts, topk.token_ids, topk.log_probs, arrays.target_log_prob]
 
 
 def content(cache: Path) -> list[npt.NDArray[np.generic]]:
