@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from model_families import FAMILIES, POSITIONS, save_family
-from models import slow_distributions, toy_lines, toy_pairs, write_text
+from models import slow_distributions, steps, toy_lines, toy_pairs, write_text
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from kdcache.cache.reader import CacheReader, open_cache
@@ -19,10 +19,17 @@ from kdcache.dump.dump_job import prepare
 from kdcache.dump.dump_shards import dump, dump_job
 from kdcache.dump.verification import compare, verify
 from kdcache.errors import DataError, ModelError
+from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.process.ranks import Process
+from kdcache.student.generate_config import GenerateConfig
+from kdcache.student.generation import generate_file
+from kdcache.student.student_config import StudentConfig
+from kdcache.student.train_student import train_student
 from kdcache.teacher.masked_lm import Padding, Teacher
 from kdcache.teacher.masking import partition_batches
 from kdcache.teacher.prepare_teacher import prepare_teacher
+from kdcache.teacher.teacher_config import TeacherConfig
+from kdcache.teacher.train_teacher import train_teacher
 from kdcache.text.corpus import Corpus, Pair
 
 CPU = torch.device("cpu")
@@ -86,6 +93,23 @@ def test_fault_55_answers_are_the_librarys_own(family: str, tmp_path: Path) -> N
     # No mistake would leave them as they are: far from uniform, and unlike each other.
     assert expected.max(axis=1).mean() > np.log(3 / expected.shape[1])
     assert expected.std(axis=0).mean() > 0.1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(REFUSED)))
+def test_the_commands_run(family: str, nano: str, tmp_path: Path) -> None:
+    """A teacher of each family is trained a step, dumped, verified, distilled a step, and its student writes."""
+    if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        pytest.skip(f"this transformers has no {family}")
+    text = write_text(tmp_path, [line[:30] for line in LINES[:12]], [line[:30] for line in LINES[30:42]])
+    bert = save_family(family, tmp_path / "model", LINES)
+    teacher, cache, student, written = (tmp_path / name for name in ("teacher", "cache", "student", "written"))
+    train_teacher(TeacherConfig(text, str(bert), training=steps(1)), teacher)
+    dump(DumpConfig(str(teacher), text, topk=4, device="cpu"), cache)
+    assert verify(VerifyConfig(str(cache), str(teacher), sample=10, device="cpu")).sound
+    train_student(StudentConfig(str(cache), ObjectiveConfig(), steps(1), size=nano), student)
+    generate_file(GenerateConfig(str(student), text.paths()[0], beam_size=1, device="cpu"), written)
+    assert len(written.read_text().splitlines()) == 12
 
 
 def test_fault_55_full_attention_makes_big_bird_a_teacher(tmp_path: Path) -> None:
