@@ -105,11 +105,13 @@ def open_tokenizer(name: str) -> Tokenizer:
         opened = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the hub client and the library raise many kinds
         raise ModelError(open_failure(name, "--bert", error)) from error
-    backend = getattr(opened, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelError(f"--bert {name}: its tokenizer has no tokenizer.json form, which kdcache needs.")
+    try:
+        # Some have no such form, and others hold parts in Python that cannot be written.
+        definition = json.loads(opened.backend_tokenizer.to_str())
+    except Exception as error:
+        raise ModelError(f"--bert {name}: its tokenizer has no tokenizer.json form, which kdcache needs.") from error
     names = {key: str(text) for key in SPECIAL_NAMES if (text := getattr(opened, key, None)) is not None}
-    tokenizer = Tokenizer(json.loads(backend.to_str()), names)
+    tokenizer = Tokenizer(definition, names)
     if tokenizer.size <= len(tokenizer.definition["added_tokens"]):
         # The library makes a tokenizer of the special tokens alone where a folder holds none.
         raise ModelError(f"--bert {name}: has no vocabulary: no tokenizer.json, vocab.txt or the like is beside it.")

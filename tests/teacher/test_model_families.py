@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from model_families import FAMILIES, POSITIONS, save_family
-from models import slow_distributions, steps, toy_lines, toy_pairs, write_text
+from models import slow_distributions, steps, toy_lines, toy_pairs, word_pieces, write_text
+from transformers import EsmTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from kdcache.cache.reader import CacheReader, open_cache
@@ -93,6 +94,18 @@ def test_fault_55_answers_are_the_librarys_own(family: str, tmp_path: Path) -> N
     # No mistake would leave them as they are: far from uniform, and unlike each other.
     assert expected.max(axis=1).mean() > np.log(3 / expected.shape[1])
     assert expected.std(axis=0).mean() > 0.1
+
+
+def test_a_tokenizer_in_python_is_refused_by_name(tmp_path: Path) -> None:
+    """ESM's own tokenizer, like those of FlauBERT, XLM, RoCBert, TAPAS and Perceiver, has no tokenizer.json form."""
+    folder = save_family("esm", tmp_path / "model", LINES)
+    (folder / "vocab.txt").write_text("\n".join(word_pieces(LINES)))
+    (folder / "tokenizer.json").unlink()
+    names = {"unk": "[UNK]", "cls": "[CLS]", "eos": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+    own = {f"{name}_token": text for name, text in names.items()}
+    EsmTokenizer(str(folder / "vocab.txt"), **own).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"no tokenizer\.json form"):
+        opened(folder, tmp_path)
 
 
 @pytest.mark.full
