@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdcache.compute.device import resolve_device, resolve_precision
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
@@ -102,6 +103,9 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     with group.all_or_none():
         if group.leads:
             teacher.tokenizer.save(output, max_length=teacher.positions, segments=teacher.segments)
+    device = resolve_device(config.training.device, group.process.local)
+    teacher.model.to(device)
+    teacher.check_run(device, resolve_precision(config.training.precision, device))
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
     sections = TextSections(
