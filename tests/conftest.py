@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -25,6 +27,32 @@ def multi30k() -> Path:
     if not folder.is_dir():
         pytest.skip("no real corpus beside this checkout")
     return folder
+
+
+def run_here(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `kdcache` inside this process, where an exception that is no error of ours fails the test.
+
+    It saves the seconds of a new interpreter. Start-up, signals and crashes need `run_cli`.
+    """
+    from click.testing import CliRunner
+
+    from kdcache.cli import main
+
+    loggers = [logging.getLogger(name) for name in (None, "kdcache", "kdcache.progress")]
+    before = [(one, one.level, list(one.handlers)) for one in loggers]
+    try:
+        with contextlib.chdir(cwd or Path.cwd()):
+            done = CliRunner(env=environment).invoke(
+                main, [*map(str, arguments)], prog_name="kdcache", catch_exceptions=False
+            )
+    finally:
+        logging.captureWarnings(False)
+        for one, level, handlers in before:
+            for handler in set(one.handlers) - set(handlers):
+                handler.close()
+            one.handlers = handlers
+            one.setLevel(level)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import caches
 import numpy as np
 import pytest
 from caches import make_arrays, make_plan, tokenizer, write_cache
-from conftest import run_cli
+from conftest import run_here
 
 from kdcache.cache import shard_records
 from kdcache.cache.audit import unexpected_files, verify_shard
@@ -151,9 +151,9 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 def test_inspect_and_verify_commands_agree_with_the_library(cache: Path) -> None:
     """`inspect --json` prints the summary's values, and `verify` accepts the cache with exit code 0."""
-    shown = json.loads(run_cli("inspect", cache, "--json").stdout)
+    shown = json.loads(run_here("inspect", cache, "--json").stdout)
     assert shown["mass"] == summarize(CacheReader(cache)).mass
-    verified = run_cli("verify", cache)
+    verified = run_here("verify", cache)
     assert (verified.returncode, "sound" in verified.stdout) == (0, True), verified.stderr
 
 
@@ -167,7 +167,7 @@ def test_verify_names_exactly_the_damaged_shard(cache: Path) -> None:
     found = [verify_shard(reader, index) for index in range(3)]
     assert [len(problems) for problems in found] == [0, 1, 0]
     assert "00001.h5" in found[1][0]
-    result = run_cli("verify", cache)
+    result = run_here("verify", cache)
     assert result.returncode == 1
     assert "00001.h5" in result.stderr
     assert "00000.h5" not in result.stderr + result.stdout

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import caches
 import pytest
 from caches import make_plan, write_cache
-from conftest import run_cli
+from conftest import run_here
 
 from kdcache.cache import shard_records
 from kdcache.cache.audit import unexpected_files, verify_shard
 from kdcache.cache.plan import read_plan
 from kdcache.cache.reader import CacheReader
+from kdcache.cache.shard_records import ShardRecord
 from kdcache.errors import CorruptError
 
 pytestmark = pytest.mark.complete_cache
@@ -37,7 +39,7 @@ def test_fault_26_missing_record(cache: Path) -> None:
     """A missing record is named by verify; the same dump writes it again."""
     before = caches.contents(cache)
     (cache / "shards" / "00001.json").unlink()
-    result = run_cli("verify", cache)
+    result = run_here("verify", cache)
     assert (result.returncode, "00001.json" in result.stderr) == (1, True)
     assert write_cache(cache, make_plan())
     assert caches.contents(cache) == before
@@ -68,13 +70,18 @@ def test_fault_26_manifest_with_another_root(cache: Path) -> None:
         CacheReader(cache)
 
 
+def change_record(cache: Path, change: Callable[[ShardRecord], ShardRecord]) -> None:
+    """Let the manifest commit another record of shard 1, with a root hash that fits."""
+    plan = read_plan(cache)
+    records = list(shard_records.read_manifest(cache, plan).shards)
+    records[1] = change(records[1])
+    (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))
+
+
 @pytest.mark.parametrize("field", ["n_targets", "n_source_tokens"])
 def test_fault_26_record_of_another_size(cache: Path, field: str) -> None:
     """A record that commits the right bytes with another number of tokens is refused before they are read."""
-    plan = read_plan(cache)
-    records = list(shard_records.read_manifest(cache, plan).shards)
-    records[1] = dataclasses.replace(records[1], **{field: getattr(records[1], field) + 1})
-    (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))
+    change_record(cache, lambda one: dataclasses.replace(one, **{field: getattr(one, field) + 1}))
     with pytest.raises(CorruptError, match="source and target tokens, its record says"):
         CacheReader(cache).shard(1)
 
@@ -85,14 +92,13 @@ IMPOSSIBLE = {"known": 10**6, "best": 10**6, "unknown": -1, "mass": 1e9, "surpri
 @pytest.mark.parametrize("field", ["n_skipped", *IMPOSSIBLE])
 def test_fault_26_impossible_sums(cache: Path, field: str) -> None:
     """A record whose statistics no shard can have is refused when the cache is opened."""
-    plan = read_plan(cache)
-    records = list(shard_records.read_manifest(cache, plan).shards)
-    if field == "n_skipped":
-        records[1] = dataclasses.replace(records[1], n_skipped=9)
-    else:
-        sums = dataclasses.replace(records[1].sums, **{field: IMPOSSIBLE[field]})
-        records[1] = dataclasses.replace(records[1], sums=sums)
-    (cache / "manifest.json").write_bytes(caches.manifest_bytes(plan, records))
+
+    def change(one: ShardRecord) -> ShardRecord:
+        if field == "n_skipped":
+            return dataclasses.replace(one, n_skipped=9)
+        return dataclasses.replace(one, sums=dataclasses.replace(one.sums, **{field: IMPOSSIBLE[field]}))
+
+    change_record(cache, change)
     with pytest.raises(CorruptError, match="target positions cannot have"):
         CacheReader(cache)
 
@@ -111,10 +117,6 @@ BAD_JSON = {
     "cut": None,
     "duplicate keys": None,
     "deeply nested": b"[" * 200_000 + b"]" * 200_000,
-    "not a number": b'{"format": NaN}',
-    "an endless number": b'{"format": 1e999}',
-    "a number of ten thousand digits": b'{"n_pairs": ' + b"9" * 10_000 + b"}",
-    "half a character": b'{"format": "\\ud800"}',
     "a list": b"[]",
     "another object": b'{"format": "kdcache", "version": 1}',
 }
@@ -137,7 +139,7 @@ def test_fault_27_bad_json(cache: Path, name: str, content: str) -> None:
     with pytest.raises(CorruptError, match=path.name):
         shard_records.read_record(cache, CacheReader(cache).plan, 1)
     if name != "shards/00001.json":
-        result = run_cli("inspect", cache) if content == "empty" else None
+        result = run_here("inspect", cache) if content == "empty" else None
         assert result is None or (result.returncode, "Traceback" in result.stderr) == (1, False)
 
 

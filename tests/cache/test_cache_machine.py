@@ -6,6 +6,7 @@ a refusal names is carried out as its text says, and nothing else is done to the
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import signal
@@ -57,6 +58,14 @@ def damaged(data: bytes, how: str, place: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << place % 8]) + data[at + 1 :] if data else b"\1"
 
 
+@functools.cache
+def undisturbed() -> dict[str, bytes]:
+    """The files of a cache to which nothing happened."""
+    with tempfile.TemporaryDirectory(prefix="machine-") as folder:
+        assert write_cache(Path(folder) / "cache", PLAN)
+        return contents(Path(folder) / "cache")
+
+
 class CacheMachine(RuleBasedStateMachine):
     """One folder, to which things happen; `reference` are the files of an undisturbed cache."""
 
@@ -64,8 +73,7 @@ class CacheMachine(RuleBasedStateMachine):
         super().__init__()
         self.home = Path(tempfile.mkdtemp(prefix="machine-"))
         self.cache = self.home / "cache"
-        assert write_cache(self.home / "reference", PLAN)
-        self.reference = contents(self.home / "reference")
+        self.reference = undisturbed()
 
     def teardown(self) -> None:
         """End every sequence with the invariant."""

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,8 +13,8 @@ from pathlib import Path
 import caches
 import pytest
 from caches import make_plan, write_cache
-from conftest import SUPPORT, run_cli
-from faults import environment, faulty, python
+from conftest import run_here
+from faults import faulty, python
 from remote import Server, copies, serve
 
 from kdcache.cache import copies as copies_module
@@ -150,9 +148,7 @@ print(sum(caches.equal(one, wanted[index]) for index, one in zip(order, reader.r
 def test_a_disk_that_refuses_is_one_warning(server: Server, cache: Path, kind: str, tmp_path: Path) -> None:
     """On a disk that is or becomes full, or fails once, all shards are read; one warning names the folder."""
     folder = tmp_path / "s"
-    line = [sys.executable, "-W", "error", "-c", READ, server.url, str(cache), str(folder), str(10**9), "0"]
-    set_up = environment(**faulty(folder, kind))
-    done = subprocess.run(line, cwd=SUPPORT, env=set_up, capture_output=True, text=True, check=False)
+    done = python("-W", "error", "-c", READ, server.url, cache, folder, 10**9, 0, **faulty(folder, kind))
     assert (done.returncode, done.stdout.strip()) == (0, "40"), done.stderr
     assert done.stderr.count("Going on without new ones.") == 1
     assert str(folder) in done.stderr
@@ -224,7 +220,7 @@ def test_fault_33_exactly_a_shard(server: Server, cache: Path, tmp_path: Path) -
 def test_fault_33_command(server: Server, tmp_path: Path) -> None:
     """`student-train` with too small a limit ends with exit code 2 and leaves nothing behind."""
     store = ["--cache-folder", tmp_path / "s", "--cache-limit", "1kB"]
-    done = run_cli("student-train", "--cache", server.url, *store, "--output", tmp_path / "out")
+    done = run_here("student-train", "--cache", server.url, *store, "--output", tmp_path / "out")
     assert done.returncode == 2
     assert "--cache-limit 1,000 bytes is less than the largest shard" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -267,11 +263,11 @@ def taken(folder: Path) -> int:
 def test_commands_take_urls(server: Server, cache: Path, tmp_path: Path) -> None:
     """`inspect` and `verify` say of a URL what they say of the folder."""
     store = StoreConfig(str(tmp_path / "s"))
-    assert run_cli("inspect", server.url, "--json").stdout == run_cli("inspect", cache, "--json").stdout
-    shown = run_cli("inspect", server.url, "--pair", "9", "--json", "--cache-folder", store.path)
-    assert json.loads(shown.stdout) == json.loads(run_cli("inspect", cache, "--pair", "9", "--json").stdout)
+    assert run_here("inspect", server.url, "--json").stdout == run_here("inspect", cache, "--json").stdout
+    shown = run_here("inspect", server.url, "--pair", "9", "--json", "--cache-folder", store.path)
+    assert json.loads(shown.stdout) == json.loads(run_here("inspect", cache, "--pair", "9", "--json").stdout)
     assert len(copies(store)) == 1
-    done = run_cli("verify", server.url)
+    done = run_here("verify", server.url)
     assert done.stdout.startswith(f"{server.url}: sound. 8 shards")
 
 
@@ -283,7 +279,7 @@ def test_the_command_verify_uses_no_copies(cache: Path, tmp_path: Path) -> None:
         assert len(list(reader.read(range(8)))) == 8
         before = sorted((path.name, path.read_bytes()) for path in store.path.iterdir())
         server.always["shards/00003.h5"] = "404"
-        done = run_cli("verify", server.url, XDG_CACHE_HOME=str(tmp_path / "home"))
+        done = run_here("verify", server.url, XDG_CACHE_HOME=str(tmp_path / "home"))
     assert done.returncode == 1
     assert "shards/00003.h5: missing" in done.stderr
     assert sorted((path.name, path.read_bytes()) for path in store.path.iterdir()) == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -13,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caches import contents
-from conftest import ROOT, run_cli
-from families import World, same
+from conftest import ROOT, run_here
+from families import World, same, write
 
 from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
 from kdcache.cache.derived.merging import merge
@@ -38,21 +40,27 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def arguments(command: str, sources: list[Path], output: Path) -> list[str]:
     if command == "merge":
-        return [str(ROOT / "cli.py"), "merge", str(output), *map(str, sources)]
-    return [str(ROOT / "cli.py"), "transcode", str(sources[0]), str(output), "--shard-pairs", "5", "--topk", "3"]
+        return ["merge", str(output), *map(str, sources)]
+    return ["transcode", str(sources[0]), str(output), "--shard-pairs", "5", "--topk", "3"]
 
 
 def start(command: str, sources: list[Path], output: Path, **more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
     pipe = subprocess.PIPE
-    line = [sys.executable, *arguments(command, sources, output)]
+    line = [sys.executable, str(ROOT / "cli.py"), *arguments(command, sources, output)]
     return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(command: str, sources: list[Path], output: Path, **more: str) -> tuple[int, str]:
-    process = start(command, sources, output, **more)
-    _, err = process.communicate(timeout=120)
-    return process.returncode, err
+def kill_at(point: str, command: str, sources: list[Path], output: Path) -> None:
+    """Run the command in a process that is killed at a step of the commit protocol."""
+    with start(command, sources, output, **{VARIABLE: point}) as process:
+        process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+
+
+def run(command: str, sources: list[Path], output: Path) -> None:
+    done = run_here(*arguments(command, sources, output))
+    assert done.returncode == 0, done.stderr
 
 
 def files(output: Path) -> dict[str, bytes]:
@@ -65,7 +73,7 @@ def undisturbed(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -
     """The files of each command's result when nothing goes wrong."""
     folder = tmp_path_factory.mktemp("undisturbed")
     for command in COMMANDS:
-        assert run(command, sources, folder / command)[0] == 0
+        run(command, sources, folder / command)
     return {command: files(folder / command) for command in COMMANDS}
 
 
@@ -75,10 +83,9 @@ def test_killed_and_run_again(
     command: str, point: str, sources: list[Path], undisturbed: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     """Killed at a step of the commit protocol, the same command completes the cache with equal files."""
-    code, _ = run(command, sources, tmp_path / "made", **{VARIABLE: point})
-    assert code == -signal.SIGKILL
+    kill_at(point, command, sources, tmp_path / "made")
     assert not (tmp_path / "made" / "manifest.json").exists()
-    assert run(command, sources, tmp_path / "made")[0] == 0
+    run(command, sources, tmp_path / "made")
     assert files(tmp_path / "made") == undisturbed[command]
 
 
@@ -95,9 +102,9 @@ def test_two_processes_share_the_work(
 
 def test_one_of_two_processes_leaves_the_rest(sources: list[Path], tmp_path: Path) -> None:
     """A process alone among two makes its run of the shards, says that others are missing, and writes no manifest."""
-    code, err = run("transcode", sources, tmp_path / "made", RANK="1", WORLD_SIZE="2")
-    assert code == 0
-    assert "others are still missing" in err
+    done = run_here(*arguments("transcode", sources, tmp_path / "made"), RANK="1", WORLD_SIZE="2")
+    assert done.returncode == 0
+    assert "others are still missing" in done.stderr
     assert sorted(path.name for path in (tmp_path / "made" / "shards").iterdir()) == [
         f"0000{index}.{kind}" for index in (1, 2) for kind in ("h5", "json")
     ]
@@ -156,8 +163,7 @@ def test_an_incomplete_source_is_refused(
 
 def test_another_source_on_resume_is_refused(sources: list[Path], tmp_path: Path) -> None:
     """A half-made average is not continued with other sources, whose content would be mixed into it."""
-    code, _ = run("merge", sources, tmp_path / "made", **{VARIABLE: "record-published:1"})
-    assert code == -signal.SIGKILL
+    kill_at("record-published:1", "merge", sources, tmp_path / "made")
     third = WORLD.write(tmp_path / "third", 2, shard_pairs=5)
     before = files(tmp_path / "made")
     with pytest.raises(MismatchError) as caught:
@@ -178,10 +184,6 @@ def test_another_source_on_resume_is_refused(sources: list[Path], tmp_path: Path
 
 def write_changed(folder: Path, plan: Plan, arrays: ShardArrays) -> Path:
     """A cache whose last words are a little less probable."""
-    import dataclasses
-
-    from families import write
-
     values = arrays.soft.log_probs.copy()
     free = arrays.soft.token_ids[:, -1] != arrays.pairs.target_ids
     outside = (arrays.soft.token_ids != arrays.pairs.target_ids[:, None]).all(axis=1)
@@ -192,11 +194,9 @@ def write_changed(folder: Path, plan: Plan, arrays: ShardArrays) -> Path:
 
 def test_the_report_covers_what_an_earlier_run_made(sources: list[Path], tmp_path: Path) -> None:
     """After a kill and a resume, `run.json` says the same about the mass as after one run."""
-    import json
-
-    run("merge", sources, tmp_path / "made", **{VARIABLE: "record-published:2"})
-    assert run_cli("merge", tmp_path / "made", *sources).returncode == 0
-    assert run_cli("merge", tmp_path / "whole", *sources).returncode == 0
+    kill_at("record-published:2", "merge", sources, tmp_path / "made")
+    run("merge", sources, tmp_path / "made")
+    run("merge", sources, tmp_path / "whole")
     results = [json.loads((tmp_path / name / "run.json").read_text())["result"] for name in ("made", "whole")]
     assert results[0] == results[1]
     assert 0 < results[0]["mass"]["tails"] < 1

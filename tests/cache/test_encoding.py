@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import caches
@@ -32,8 +33,6 @@ def distributions(count: int, size: int, k: int, sharpness: float) -> npt.NDArra
 
 def plan_for(name: str, n_pairs: int = 30, topk: int = 4) -> Plan:
     """A plan with the encoding called `name`."""
-    import dataclasses
-
     plan = caches.make_plan(n_pairs, n_pairs, topk=topk)
     return dataclasses.replace(plan, encoding=Encoding.named(name, plan.vocabulary))
 

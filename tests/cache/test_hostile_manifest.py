@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from caches import make_plan, manifest_bytes, write_cache
-from conftest import run_cli
+from conftest import run_here
 from families import World
 from remote import serve
 
@@ -85,7 +85,7 @@ def test_inspect_deletes_nothing(victim: Path, tmp_path: Path) -> None:
     assert write_cache(tmp_path / "cache", make_plan())
     claim(tmp_path / "cache", str(victim))
     with serve(tmp_path / "cache") as server:
-        done = run_cli("inspect", server.url, "--pair", "0", "--cache-folder", tmp_path / "store")
+        done = run_here("inspect", server.url, "--pair", "0", "--cache-folder", tmp_path / "store")
     assert done.returncode == 1
     assert "a SHA-256 is 64 hexadecimal digits" in done.stderr
     assert victim.exists()
@@ -133,18 +133,18 @@ def test_inspect_shows_no_stranger_s_escapes(tmp_path: Path) -> None:
     """A cache whose source has a root full of control characters is refused by `inspect`, which prints none of them."""
     World().write(tmp_path / "a")
     assert transcode(TranscodeConfig(str(tmp_path / "a"), topk=3), tmp_path / "b") is not None
-    assert run_cli("inspect", tmp_path / "b").returncode == 0
+    assert run_here("inspect", tmp_path / "b").returncode == 0
     reader = CacheReader(tmp_path / "b")
     sources = (dataclasses.replace(reader.plan.sources[0], root=f"{ESCAPE}hi\n  x"),)
     plan = dataclasses.replace(reader.plan, sources=sources)
     records = [dataclasses.replace(record, plan=plan.fingerprint) for record in reader.records]
     (tmp_path / "b" / "plan.json").write_bytes(readable_json(dataclasses.asdict(plan)))
     (tmp_path / "b" / "manifest.json").write_bytes(manifest_bytes(plan, records))
-    done = run_cli("inspect", tmp_path / "b")
+    done = run_here("inspect", tmp_path / "b")
     assert done.returncode == 1
     assert "a SHA-256 is 64 hexadecimal digits" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     # Nor a version that is a text.
     (tmp_path / "b" / "plan.json").write_text('{"format": "kdcache", "version": "\\u001b[2J"}')
-    done = run_cli("inspect", tmp_path / "b")
+    done = run_here("inspect", tmp_path / "b")
     assert (done.returncode, "\x1b" in done.stderr) == (1, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from caches import contents
-from conftest import run_cli
+from conftest import run_here
 from families import World, averaged, same, write
 
 from kdcache.cache.derived.average import MassBalance
@@ -170,13 +170,13 @@ def test_the_command_and_its_record(tmp_path: Path) -> None:
     one, two = (WORLD.write(tmp_path / str(m), m, skipped=(m,)) for m in range(2))
     texts = []
     for _ in range(2):
-        done = run_cli("merge", tmp_path / "merged", one, two, "--topk", 3)
+        done = run_here("merge", tmp_path / "merged", one, two, "--topk", 3)
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
         result = json.loads((tmp_path / "merged" / "run.json").read_text())["result"]
         assert f"{100 * result['mass']['tails']:.2f} %" in done.stdout
         assert "2 pairs, left out here" in done.stdout
     assert texts[0] == texts[1]
-    refused = run_cli("merge", tmp_path / "merged", one)
+    refused = run_here("merge", tmp_path / "merged", one)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "At least two" in refused.stderr

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli
-from families import World, content, write
+from conftest import ROOT, run_here
+from families import World, content, told, write
 from hypothesis import given
 from hypothesis import strategies as st
 from remote import serve
@@ -29,28 +28,9 @@ from kdcache.cache.fill_cache import neighbouring_shards
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import UsageError
 from kdcache.files.failpoints import VARIABLE
-from kdcache.labels.soft_labels import SoftLabels
 from kdcache.process.ranks import Process
 
 WORLD = World(n_pairs=3)
-
-
-def told(folder: Path, teacher: int, best: dict[int, float]) -> Path:
-    """A cache that says `best` at every position, by falling probability; the written word is 9, with 0.01."""
-    plan = WORLD.plan(teacher, topk=len(best))
-    arrays = WORLD.arrays(teacher, plan)
-    n = arrays.pairs.n_targets
-    ids, log_probs = (np.tile(one, (n, 1)) for one in (list(best), np.log(list(best.values()))))
-    return write(
-        folder,
-        plan,
-        dataclasses.replace(
-            arrays,
-            pairs=dataclasses.replace(arrays.pairs, target_ids=np.full_like(arrays.pairs.target_ids, 9)),
-            soft=SoftLabels(ids.astype(plan.encoding.ids), log_probs.astype(np.float16)),
-            target_log_prob=np.full(n, math.log(0.01), dtype=np.float16),
-        ),
-    )
 
 
 # What three teachers say; the first two store their two best words.
@@ -68,7 +48,7 @@ def test_an_average_is_no_source(tmp_path: Path) -> None:
     which have 0.45 and 0.25 over all with weights 1/4, 1/4, 1/2, the average of both would lack 0.05, and as its last
     word has no more than 0.25, nothing would show that.
     """
-    one, two, three = (told(tmp_path / str(m), m, best_two(m)) for m in range(3))
+    one, two, three = (told(WORLD, tmp_path / str(m), m, best_two(m)) for m in range(3))
     assert merge(MergeConfig((str(one), str(two))), tmp_path / "ab") is not None
     ids, log_probs = content(tmp_path / "ab")[4:6]
     assert ids[0].tolist() == [1, 3]
@@ -82,7 +62,7 @@ def test_an_average_is_no_source(tmp_path: Path) -> None:
 
 def test_all_at_once_the_bound_holds(tmp_path: Path) -> None:
     """The three originals at once give a bound that is not below what the words kept really lack."""
-    sources = [told(tmp_path / str(m), m, best_two(m)) for m in range(3)]
+    sources = [told(WORLD, tmp_path / str(m), m, best_two(m)) for m in range(3)]
     result = merge(MergeConfig(tuple(map(str, sources))), tmp_path / "abc")
     assert result is not None
     ids, log_probs = content(tmp_path / "abc")[4:6]
@@ -120,7 +100,7 @@ def test_nothing_cut_is_zero(tmp_path: Path) -> None:
     result = merge(MergeConfig(tuple(map(str, sources))), tmp_path / "merged")
     assert result is not None
     assert result["mass"]["cut"] >= 0
-    assert "mass of words known but cut  0.00 %" in run_cli("merge", tmp_path / "merged", *sources).stdout
+    assert "mass of words known but cut  0.00 %" in run_here("merge", tmp_path / "merged", *sources).stdout
 
 
 def test_a_finished_merge_is_not_done_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from families import Floats, World, averaged, content, flat, write
+from families import Floats, World, averaged, content, flat, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,24 +153,11 @@ def test_with_the_whole_vocabulary_it_is_the_average(tmp_path: Path) -> None:
     check_against_the_loop(tmp_path / "merged", sources, WORLD)
 
 
-def forged(world: World, folder: Path, teacher: int, rows: list[tuple[list[int], list[float], float]]) -> Path:
-    """A cache whose every position has the same head and the same written word 9: ids, probabilities, own."""
-    ids, probs, own = rows[0]
-    plan = world.plan(teacher, topk=len(ids), shard_pairs=4)
-    arrays = world.arrays(teacher, plan)
-    pairs = dataclasses.replace(arrays.pairs, target_ids=np.full_like(arrays.pairs.target_ids, 9))
-    n = pairs.n_targets
-    best = np.tile(np.log(probs).astype(np.float16), (n, 1))
-    topk = dataclasses.replace(arrays.soft, token_ids=np.tile(np.array(ids, "u2"), (n, 1)), log_probs=best)
-    own_values = np.full(n, np.log(own)).astype(np.float16)
-    return write(folder, plan, dataclasses.replace(arrays, pairs=pairs, soft=topk, target_log_prob=own_values))
-
-
 def test_computed_by_hand(tmp_path: Path) -> None:
     """Two heads of two words, the written word in neither: it is fully known, and passes words that are half known."""
     world = World(n_pairs=3)
-    one = forged(world, tmp_path / "one", 0, [([1, 2], [0.5, 0.25], 0.125)])
-    two = forged(world, tmp_path / "two", 1, [([3, 2], [0.25, 0.125], 0.125)])
+    one = told(world, tmp_path / "one", 0, {1: 0.5, 2: 0.25}, 0.125)
+    two = told(world, tmp_path / "two", 1, {3: 0.25, 2: 0.125}, 0.125)
     report = averaged(tmp_path / "merged", one, two)
     ids, values, own = content(tmp_path / "merged")[4:]
     # 1: 0.25, 2: 0.125 + 0.0625 = 0.1875, 3: 0.125, 9: 0.125; what is left: 0.125 and 0.5, a mean of 0.3125.
@@ -183,8 +170,8 @@ def test_computed_by_hand(tmp_path: Path) -> None:
     # Only word 1 is unknown to the second, which has 0.5 left but gives a word at most 0.125: half of that.
     assert report["missed"] == pytest.approx(0.0625, rel=1e-3)
 
-    three = forged(world, tmp_path / "three", 0, [([1], [0.375], 0.25)])
-    four = forged(world, tmp_path / "four", 1, [([2], [0.375], 0.25)])
+    three = told(world, tmp_path / "three", 0, {1: 0.375}, 0.25)
+    four = told(world, tmp_path / "four", 1, {2: 0.375}, 0.25)
     report = averaged(tmp_path / "written", three, four)
     # 1 and 2: 0.1875 each; 9, in no head: 0.25. Left: 0.375 each.
     ids, values, own = content(tmp_path / "written")[4:]
@@ -198,7 +185,7 @@ def test_computed_by_hand(tmp_path: Path) -> None:
 def test_equal_known_parts_stand_by_id(tmp_path: Path) -> None:
     """Words with the same known part stand in the order of their ids, and the cut between them falls there too."""
     world = World(n_pairs=2)
-    one = forged(world, tmp_path / "one", 0, [([7, 4], [0.25, 0.25], 0.125)])
-    two = forged(world, tmp_path / "two", 1, [([6, 3], [0.25, 0.25], 0.125)])
+    one = told(world, tmp_path / "one", 0, {7: 0.25, 4: 0.25}, 0.125)
+    two = told(world, tmp_path / "two", 1, {6: 0.25, 3: 0.25}, 0.125)
     averaged(tmp_path / "merged", one, two)
     assert content(tmp_path / "merged")[4][0].tolist() == [3, 4]

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import stat
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from caches import forge, make_arrays, make_plan, write_cache
-from conftest import SUPPORT
-from faults import environment, faulty, within, without
+from faults import faulty, python, within, without
 
 from kdcache.cache import schema, shard_records
 from kdcache.cache.audit import verify_shard
@@ -92,15 +89,8 @@ for path in map(Path, sys.argv[2:]):
 
 
 def read_in_a_process(mode: str, paths: list[Path], **more: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", READ, mode, *paths],
-        cwd=SUPPORT,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    result = python("-c", READ, mode, *paths, **more)
+    assert result.returncode == 0, result.stderr
     return result.stdout
 
 
@@ -190,15 +180,8 @@ except CorruptError as error:
 
 def refused_within_memory(path: Path, message: str) -> None:
     """The shard is refused with this message by a process that may take 256 MiB more, and takes at most 64."""
-    result = subprocess.run(
-        [sys.executable, "-c", LIMITED, path],
-        cwd=SUPPORT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    result = python("-c", LIMITED, path)
+    assert result.returncode == 0, result.stderr
     kibibytes, _, said = result.stdout.partition(" ")
     assert re.search(message, said), result.stdout
     assert int(kibibytes) < 64 << 10
@@ -267,8 +250,7 @@ def test_fault_50_path_in_a_record(cache: Path, file: str) -> None:
 
 
 def replace_by_link(path: Path, target: Path) -> None:
-    target.write_bytes(path.read_bytes())
-    path.unlink()
+    path.rename(target)
     path.symlink_to(target)
 
 

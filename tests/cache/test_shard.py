@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import caches
@@ -16,8 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from caches import make_arrays, make_pairs, make_plan
-from conftest import SUPPORT
-from faults import environment
+from faults import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,23 +83,13 @@ def test_h5py_alone_reads_the_same_values() -> None:
     assert np.array_equal(found["target_offsets"], arrays.pairs.target_offsets)
 
 
-def test_equal_arrays_give_equal_bytes_in_two_processes(tmp_path: Path) -> None:
+def test_equal_arrays_give_equal_bytes_in_two_processes() -> None:
     """Two processes write byte-identical shards from equal arrays, which resuming relies on."""
     code = (
         "import caches, hashlib, sys; from kdcache.cache.shard import encode_shard; p = caches.make_plan(40, 40);"
         "print(hashlib.sha256(encode_shard(caches.make_arrays(p, 0), p, 0)).hexdigest())"
     )
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=SUPPORT,
-            env=environment(PYTHONHASHSEED=str(seed)),
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        for seed in (1, 2)
-    ]
+    found = [python("-c", code, PYTHONHASHSEED=str(seed)).stdout.strip() for seed in (1, 2)]
     plan = make_plan(40, 40)
     assert found == [hashlib.sha256(encode_shard(make_arrays(plan, 0), plan, 0)).hexdigest()] * 2
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import caches
+import h5py
 import numpy as np
 import pytest
 from caches import drawn_arrays, drawn_plan, log_probs_of, make_pairs, make_plan
@@ -53,8 +54,6 @@ def test_drawn_words_come_back_bit_for_bit(draws: int, vocabulary: int, skipped:
 
 def test_what_is_stored_of_drawn_words() -> None:
     """On disk unused columns are 0 in ids and counts, and the sums say nothing of words that only fill columns."""
-    import h5py
-
     plan = drawn_plan(50)
     arrays = drawn_arrays(plan)
     with h5py.File(h5py.h5f.open_file_image(encode_shard(arrays, plan, 0))) as file:
@@ -82,8 +81,6 @@ BROKEN: dict[str, tuple[str, int | tuple[int, int], int, str]] = {
 
 def image(plan: Plan, index: int, arrays: ShardArrays, change: Any) -> bytes:
     """The bytes of a shard whose stored arrays were changed."""
-    import h5py
-
     with h5py.File(h5py.h5f.open_file_image(encode_shard(arrays, plan, index))) as file:
         values = {name: file[name][()] for name in file}
     change(values)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from conftest import run_here
 from families import World, content, flat, same, write
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -201,25 +201,22 @@ def test_the_command(tmp_path: Path) -> None:
     """`kdcache transcode` makes the cache, does nothing the second time, and says what the first one said."""
     source = WORLD.write(tmp_path / "source")
     for _ in range(2):
-        done = run_cli("transcode", source, tmp_path / "made", "--topk", 2, "--encoding", "compact")
+        done = run_here("transcode", source, tmp_path / "made", "--topk", 2, "--encoding", "compact")
         assert done.returncode == 0, done.stderr
         assert CacheReader(tmp_path / "made").manifest.root in done.stdout
-    refused = run_cli("transcode", source, tmp_path / "more", "--topk", 20)
+    refused = run_here("transcode", source, tmp_path / "more", "--topk", 20)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
 
 
 def test_normalizers_are_carried(tmp_path: Path) -> None:
     """Normalizers stay bit for bit beside their positions when words are cut and shards moved; codes are refused."""
-    dense = WORLD.dense(0)
     plan = dataclasses.replace(WORLD.plan(), temperatures=(2.0, 10.0))
-    normalizers = np.stack([np.logaddexp.reduce(dense / t, axis=1) for t in plan.temperatures], axis=1)
     whole = WORLD.arrays(0, plan)
-    topk = dataclasses.replace(whole.soft, log_normalizers=normalizers.astype(np.float32))
-    source = write(tmp_path / "source", plan, dataclasses.replace(whole, soft=topk))
+    source = write(tmp_path / "source", plan, whole)
     made = CacheReader(convert(source, tmp_path / "made", topk=2, shard_pairs=4))
     shards = [made.shard(index).soft.log_normalizers for index in range(made.plan.n_shards)]
-    assert (np.concatenate(shards) == normalizers.astype(np.float32)).all()
+    assert (np.concatenate(shards) == whole.soft.log_normalizers).all()
     assert made.plan.temperatures == (2.0, 10.0)
     with pytest.raises(UsageError, match=r"--encoding compact: .* holds normalizers"):
         transcode(TranscodeConfig(str(source), encoding="compact"), tmp_path / "codes")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import run_cli
+from conftest import run_here
 
 from kdcache.cli import main
 from kdcache.cli.options import Settings
@@ -155,7 +155,7 @@ def test_a_sweep_knows_the_flags() -> None:
 
 def test_the_first_screen_shows_what_one_needs() -> None:
     """At 80 columns the first 24 lines of `student-train --help` have the example, the cache and the output."""
-    text = run_cli("student-train", "--help", COLUMNS="80").stdout
+    text = run_here("student-train", "--help", COLUMNS="80").stdout
     assert all(len(line) <= 80 for line in text.splitlines())
     screen = "\n".join(text.splitlines()[:24])
     assert all(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, run_cli
+from conftest import ROOT, run_cli, run_here
 from sweeps import BASE, TEST, read, results, write_file, write_inputs
 
 from kdcache.experiments.run_sweep import SweepResult, run_sweep
@@ -107,10 +107,10 @@ def test_texts_are_checked_before_anything_runs(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     (tmp_path / "test.tgt").write_text("one line\n")
     file = write_file(tmp_path, BASE, FAST, TEST)
-    done = run_cli("sweep", file)
+    done = run_here("sweep", file)
     assert (done.returncode, "reference 1 has 1 lines" in done.stderr) == (1, True)
     assert not (tmp_path / "sweep").exists()
-    assert run_cli("sweep", file, "--jobs", "0").returncode == 2
+    assert run_here("sweep", file, "--jobs", "0").returncode == 2
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     file = write_file(tmp_path, BASE, FAST, "[grid]\nseed = [1, 2]", TEST)
     before = sorted(tmp_path.rglob("*"))
-    done = run_cli("sweep", file, "--dry-run", cwd=ROOT)
+    done = run_here("sweep", file, "--dry-run", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["seed=1", "4"], ["seed=2", "4"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import run_cli
+from conftest import run_here
 
 from kdcache.cli import main
 from kdcache.cli.sweep import read_student
@@ -52,7 +52,7 @@ def test_a_sweep_s_output_neither(tmp_path: Path) -> None:
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """As its user sees it: exit code 2, the message, and an empty folder."""
-    done = run_cli("transcode", "cache", "https://host/out", cwd=tmp_path)
+    done = run_here("transcode", "cache", "https://host/out", cwd=tmp_path)
     assert done.returncode == 2
     assert "https://host/out: kdcache writes on this machine only. Give a plain path" in done.stderr
     assert list(tmp_path.iterdir()) == []

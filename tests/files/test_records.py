@@ -205,12 +205,3 @@ def test_read_json_takes_regular_files_only(tmp_path: Path) -> None:
     for path in (tmp_path, link, dangling, fifo, Path("/dev/zero")):
         with pytest.raises(CorruptError, match="expected a regular file"):
             strict_json.read_json(path)
-
-
-def test_read_json_refuses_a_huge_file(tmp_path: Path) -> None:
-    """A file above the limit is refused by its size alone; nothing of it is read."""
-    path = tmp_path / "huge.json"
-    path.touch()
-    os.truncate(path, 1 << 40)
-    with pytest.raises(CorruptError, match=r"1,099,511,627,776 bytes of JSON; at most 67,108,864"):
-        strict_json.read_json(path)

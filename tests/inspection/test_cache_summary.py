@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from caches import make_arrays, make_plan, tokenizer
-from conftest import run_cli
+from conftest import run_here
 from families import World
 
 from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
@@ -102,8 +102,8 @@ def test_the_tree_of_sources(tmp_path: Path) -> None:
     assert lines[place + 1].startswith(f"  {roots['0']}  dump-logits, k 6, float16/gzip")
     assert cache_summary.made_by(plan) == "merge, from 2 caches"
     assert cache_summary.made_by(CacheReader(one).plan) == "dump-logits, with a teacher"
-    text = run_cli("inspect", tmp_path / "average").stdout
+    text = run_here("inspect", tmp_path / "average").stdout
     assert all(line in text for line in lines)
-    found = json.loads(run_cli("inspect", tmp_path / "average", "--json").stdout)
+    found = json.loads(run_here("inspect", tmp_path / "average", "--json").stdout)
     assert found["made_by"] == "merge"
     assert {source["root"][:12] for source in found["plan"]["sources"]} == {roots["small"], roots["1"]}

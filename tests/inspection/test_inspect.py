@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from caches import make_plan, write_cache
-from conftest import run_cli
+from conftest import run_here
 from remote import Server, serve
 
 from kdcache.cache.reader import CacheReader
@@ -37,15 +37,15 @@ def shards_of(server: Server) -> dict[str, int]:
 
 def test_a_cache_is_opened_once(server: Server, cache: Path, tmp_path: Path) -> None:
     """Plan and manifest of a remote cache are fetched once, with a page as without, and only a page takes shards."""
-    expected = run_cli("inspect", cache, "--html", tmp_path / "local.html")
+    expected = run_here("inspect", cache, "--html", tmp_path / "local.html")
     store = ("--cache-folder", tmp_path / "store")
-    plain = run_cli("inspect", server.url, *store)
+    plain = run_here("inspect", server.url, *store)
     assert (plain.returncode, plain.stdout) == (0, expected.stdout), plain.stderr
     assert [server.requests[name] for name in ONCE] == [1, 1]
     assert shards_of(server) == {}
     assert not (tmp_path / "store").exists()
     server.requests.clear()
-    page = run_cli("inspect", server.url, *store, "--html", tmp_path / "remote.html")
+    page = run_here("inspect", server.url, *store, "--html", tmp_path / "remote.html")
     assert (page.returncode, page.stdout) == (0, expected.stdout), page.stderr
     assert [server.requests[name] for name in ONCE] == [1, 1]
     assert shards_of(server) == {f"shards/0000{index}.h5": 1 for index in range(3)}
@@ -56,14 +56,14 @@ def test_fault_33_inspect(server: Server, cache: Path, tmp_path: Path) -> None:
     """With less room than a shard `--html` ends with exit code 2 before it writes; without a page none is needed."""
     largest = max(record.bytes for record in CacheReader(cache).records)
     store = ("--cache-folder", tmp_path / "store", "--cache-limit", f"{largest - 1}")
-    done = run_cli("inspect", server.url, *store, "--html", tmp_path / "page.html")
+    done = run_here("inspect", server.url, *store, "--html", tmp_path / "page.html")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"is less than the largest shard of the cache, {largest:,} bytes" in done.stderr
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
     assert shards_of(server) == {}
-    assert run_cli("inspect", server.url, *store).returncode == 0
+    assert run_here("inspect", server.url, *store).returncode == 0
     exactly = (*store[:-1], f"{largest}")
-    assert run_cli("inspect", server.url, *exactly, "--html", tmp_path / "page.html").returncode == 0
+    assert run_here("inspect", server.url, *exactly, "--html", tmp_path / "page.html").returncode == 0
 
 
 def test_fault_26_folders_that_are_gone(cache: Path, tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_fault_26_folders_that_are_gone(cache: Path, tmp_path: Path) -> None:
         folder = tmp_path / name
         shutil.copytree(cache, folder)
         shutil.rmtree(folder / name)
-        assert run_cli("inspect", folder).returncode == 0
-        done = run_cli("verify", folder)
+        assert run_here("inspect", folder).returncode == 0
+        done = run_here("verify", folder)
         assert done.returncode == 1
         assert done.stderr.startswith("kdcache: ")
         assert missing in done.stderr

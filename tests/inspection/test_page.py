@@ -10,7 +10,7 @@ import caches
 import numpy as np
 import pytest
 from caches import make_arrays, make_plan, write_cache
-from conftest import run_cli
+from conftest import run_here
 from pages import FACTS, HOSTILE, check_sound, data_of, page_of
 
 from kdcache.cache.commit_protocol import CacheWriter
@@ -128,8 +128,8 @@ def test_a_damaged_shard_gives_no_page(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_page_and_prints_the_facts(shown_cache: Path, tmp_path: Path) -> None:
     """`inspect --html` prints what `inspect` prints, and its page shows the same facts."""
-    plain = run_cli("inspect", shown_cache)
-    done = run_cli("inspect", shown_cache, "--html", tmp_path / "a.html")
+    plain = run_here("inspect", shown_cache)
+    done = run_here("inspect", shown_cache, "--html", tmp_path / "a.html")
     assert done.returncode == 0, done.stderr
     assert done.stdout == plain.stdout
     page = check_sound((tmp_path / "a.html").read_text())
@@ -137,7 +137,7 @@ def test_the_command_writes_the_page_and_prints_the_facts(shown_cache: Path, tmp
         name, value = re.split(r"  +", line, maxsplit=1)
         assert name in page.texts["dt"]
         assert value in page.texts["dd"]
-    both = run_cli("inspect", shown_cache, "--pair", 1, "--html", tmp_path / "b.html")
+    both = run_here("inspect", shown_cache, "--pair", 1, "--html", tmp_path / "b.html")
     assert both.returncode == 2
     assert "Give either --pair N or --html FILE, not both." in both.stderr
 

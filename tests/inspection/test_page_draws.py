@@ -8,7 +8,7 @@ from pathlib import Path
 import caches
 import pytest
 from caches import drawn_arrays, drawn_plan
-from conftest import run_cli
+from conftest import run_here
 from pages import check_sound
 
 from kdcache.cache.commit_protocol import CacheWriter
@@ -43,12 +43,12 @@ def test_the_page_of_draws_has_what_draws_tell(drawn: Path, tmp_path: Path) -> N
 
 def test_inspect_of_draws_says_no_mass_and_no_rank(drawn: Path) -> None:
     """The summary leaves out mass and rank, in JSON as null; a pair's words are headed as shares of the draws."""
-    shown = run_cli("inspect", drawn).stdout
+    shown = run_here("inspect", drawn).stdout
     assert "mass" not in shown
     assert "written word is the first" not in shown
     assert "cost of rounding" not in shown
     assert "written word among them" in shown
-    found = json.loads(run_cli("inspect", drawn, "--json").stdout)
+    found = json.loads(run_here("inspect", drawn, "--json").stdout)
     assert (found["mass"], found["best"]) == (None, None)
     pair = next(row for row in range(5) if CacheReader(drawn).shard(0).pairs.target_lengths[row] > 0)
-    assert f"shares of {DRAWS} draws, %" in run_cli("inspect", drawn, "--pair", str(pair)).stdout
+    assert f"shares of {DRAWS} draws, %" in run_here("inspect", drawn, "--pair", str(pair)).stdout

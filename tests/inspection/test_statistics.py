@@ -89,11 +89,8 @@ def loop_entropy(p: list[float]) -> float:
     return -sum(one * math.log(one) for one in buckets if one > 0)
 
 
-@given(caches_drawn)
-@settings(max_examples=25, deadline=None)
-def test_mass_is_that_of_a_loop(shards: list[ShardArrays]) -> None:
+def check_mass(known: CacheStatistics, seen: list[Position]) -> None:
     """Mean and quartiles of the mass of the first j words are those of the sorted list, the quartiles to 0.001."""
-    known, seen = collect(shards), positions(shards)
     assert known.n_targets == len(seen)
     for j in range(len(known.mass.mean) if seen else 0):
         masses = sorted(sum(one.p[: j + 1]) for one in seen)
@@ -103,11 +100,8 @@ def test_mass_is_that_of_a_loop(shards: list[ShardArrays]) -> None:
             assert abs(known.mass.quartiles[row, j] - min(exact, 1)) <= 0.001
 
 
-@given(caches_drawn)
-@settings(max_examples=25, deadline=None)
-def test_entropy_by_position_is_that_of_a_loop(shards: list[ShardArrays]) -> None:
+def check_entropy(known: CacheStatistics, seen: list[Position]) -> None:
     """Counts and mean entropies from either end are those of a loop; where nothing is, both are 0."""
-    known, seen = collect(shards), positions(shards)
     for side, found in (("from_start", known.from_start), ("from_end", known.from_end)):
         for place in range(POSITIONS):
             there = [loop_entropy(one.p) for one in seen if getattr(one, side) == place]
@@ -115,11 +109,8 @@ def test_entropy_by_position_is_that_of_a_loop(shards: list[ShardArrays]) -> Non
             assert found.entropy[place] == pytest.approx(sum(there) / max(1, len(there)), abs=1e-12)
 
 
-@given(caches_drawn)
-@settings(max_examples=25, deadline=None)
-def test_written_words_are_those_of_a_loop(shards: list[ShardArrays]) -> None:
+def check_written_words(known: CacheStatistics, seen: list[Position]) -> None:
     """Ranks, groups by probability and the mean surprise of the written words are those of a loop."""
-    known, seen = collect(shards), positions(shards)
     assert known.ranks.tolist() == [sum(one.rank == rank for one in seen) for rank in range(len(known.ranks))]
     groups = [sum(one.written < limit for limit in LEVELS) for one in seen]
     assert known.levels.tolist() == [groups.count(i) for i in range(len(LEVELS) + 1)]
@@ -127,11 +118,9 @@ def test_written_words_are_those_of_a_loop(shards: list[ShardArrays]) -> None:
     assert known.surprise == pytest.approx(surprise, abs=1e-9)
 
 
-@given(caches_drawn)
-@settings(max_examples=25, deadline=None)
-def test_calibration_is_that_of_a_loop(shards: list[ShardArrays]) -> None:
+def check_calibration(known: CacheStatistics, seen: list[Position]) -> None:
     """Each interval (lower, upper] and the expected calibration error are those of a loop."""
-    found, seen = collect(shards).calibration, positions(shards)
+    found = known.calibration
     error = 0.0
     for i in range(CALIBRATION_BINS):
         there = [one for one in seen if CALIBRATION_EDGES[i] < one.p[0] <= CALIBRATION_EDGES[i + 1]]
@@ -141,6 +130,15 @@ def test_calibration_is_that_of_a_loop(shards: list[ShardArrays]) -> None:
         assert (found.confidence[i], found.accuracy[i]) == (pytest.approx(confidence), pytest.approx(accuracy))
         error += len(there) / max(1, len(seen)) * abs(confidence - accuracy)
     assert found.error == pytest.approx(error)
+
+
+@given(caches_drawn)
+@settings(max_examples=25, deadline=None)
+def test_statistics_are_those_of_a_loop(shards: list[ShardArrays]) -> None:
+    """Mass, entropies, ranks, surprise and calibration are those that a loop over single positions finds."""
+    known, seen = collect(shards), positions(shards)
+    for check in (check_mass, check_entropy, check_written_words, check_calibration):
+        check(known, seen)
 
 
 def test_calibration_error_by_hand() -> None:

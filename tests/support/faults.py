@@ -72,15 +72,15 @@ def fault_library() -> Path:
     return library
 
 
-def python(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def python(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python in the folder of the tests, and wait for it."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=Path(__file__).parent,
-        env=environment(),
+        env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=600,
         check=False,
     )
 

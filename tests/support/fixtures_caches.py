@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +26,21 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(folder)
 
 
+@pytest.fixture(scope="session")
+def cache_of_20_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete cache of 20 pairs in shards of 8, 8 and 4, which is only copied."""
+    from caches import make_plan, write_cache
+
+    folder = tmp_path_factory.mktemp("complete") / "cache"
+    assert write_cache(folder, make_plan())
+    return folder
+
+
 @pytest.fixture
 def cache(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A folder that does not exist yet; where marked so, a complete cache of 20 pairs in shards of 8, 8 and 4."""
+    """A folder that does not exist yet; where marked so, a copy of the complete cache of 20 pairs."""
     if request.node.get_closest_marker("complete_cache") is not None:
-        from caches import make_plan, write_cache
-
-        assert write_cache(tmp_path / "cache", make_plan())
+        shutil.copytree(request.getfixturevalue("cache_of_20_pairs"), tmp_path / "cache")
     return tmp_path / "cache"
 
 

@@ -188,7 +188,7 @@ def test_no_two_windows_are_in_memory(monkeypatch: pytest.MonkeyPatch, trainer: 
 
 def test_fault_31_the_same_stream_in_every_kind_of_process(small_cache: Path) -> None:
     """Processes made by fork, spawn and forkserver, one or four at once, read the same epoch as their parent."""
-    done = python("streams.py", small_cache, timeout=200)
+    done = python("streams.py", small_cache)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {name: len(digests) for name, digests in found.items()} == {
