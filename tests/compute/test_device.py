@@ -65,7 +65,9 @@ def test_a_dump_leaves_the_first_gpu_to_others(
 
     def load(_module: torch.nn.Module, device: torch.device) -> None:
         loaded.append([*four_gpus, device])
+        raise InterruptedError("there is no GPU to go on with")
 
     monkeypatch.setattr(torch.nn.Module, "to", load)
-    prepare(DumpConfig(str(small_teacher), small_text, device="cuda", precision="float32"))
+    with pytest.raises(InterruptedError):
+        prepare(DumpConfig(str(small_teacher), small_text, device="cuda", precision="float32"))
     assert loaded == [[torch.device("cuda", 2), torch.device("cuda", 2)]]
