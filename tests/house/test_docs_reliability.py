@@ -52,11 +52,11 @@ def test_outcomes_are_written_into_their_rows(tmp_path: Path) -> None:
 
 
 def test_mistakes_of_a_page_are_named(tmp_path: Path) -> None:
-    """A row without a test, a test without a row, a gap in the numbers and a wrong sum are each found."""
+    """A row without a test, a test without a row, rows out of order and a wrong sum are each found."""
     (tmp_path / "test_a.py").write_text("def test_fault_01_a() -> None: ...\ndef test_fault_02_b() -> None: ...\n")
     assert make_reliability.find_mistakes(PAGE, tmp_path) == []
     mistakes = "\n".join(make_reliability.find_mistakes(PAGE.replace("| 1 |", "| 3 |"), tmp_path))
     assert "row 3 has no test" in mistakes
     assert "tests of fault 1 have no row" in mistakes
-    assert "not numbered" in mistakes
+    assert "not in order" in mistakes
     assert "otherwise" in make_reliability.find_mistakes(PAGE.replace(": 3 tests", ": 4 tests"), tmp_path)[0]
