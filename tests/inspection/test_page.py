@@ -114,15 +114,15 @@ def test_only_its_own_pages_are_replaced(shown_cache: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.html", "mine.html"]
 
 
-def test_a_damaged_shard_gives_no_page(tmp_path: Path) -> None:
+@pytest.mark.complete_cache
+def test_a_damaged_shard_gives_no_page(cache: Path, tmp_path: Path) -> None:
     """A flipped byte in the last shard ends in an error, and no page appears."""
-    assert write_cache(tmp_path / "cache", make_plan())
-    shard = tmp_path / "cache" / "shards" / "00002.h5"
+    shard = cache / "shards" / "00002.h5"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(CorruptError):
-        write_page(CacheReader(tmp_path / "cache"), FACTS, tmp_path / "a.html")
+        write_page(CacheReader(cache), FACTS, tmp_path / "a.html")
     assert not (tmp_path / "a.html").exists()
 
 

@@ -115,8 +115,13 @@ def check_after_another_run(cache: Path, reference: dict[str, bytes], plan: Plan
     """The invariant: the same command completes the cache, which then equals an undisturbed one."""
     assert write_cache(cache, plan)
     assert contents(cache) == reference
+    assert problems_of(cache) == []
+
+
+def problems_of(cache: Path) -> list[str]:
+    """What verification finds in the shards."""
     reader = CacheReader(cache)
-    assert [problem for index in range(plan.n_shards) for problem in verify_shard(reader, index)] == []
+    return [problem for index in range(reader.plan.n_shards) for problem in verify_shard(reader, index)]
 
 
 def records_in(cache: Path) -> list[str]:
@@ -135,17 +140,21 @@ def check_refused(result: subprocess.CompletedProcess[str], *words: str) -> None
 def stall(cache: Path, point: str, **more: str) -> subprocess.Popen[str]:
     """Start a run and wait until it has stopped itself at `point`."""
     process = start(cache, PLAN, **{VARIABLE: f"{point}:stop", **more})
-    deadline = time.monotonic() + 30
+    wait_until_stopped(process)
+    return process
+
+
+def wait_until_stopped(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
     while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    return process
 
 
 def wake(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     process.send_signal(signal.SIGCONT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
