@@ -159,10 +159,7 @@ def test_inspect_and_verify_commands_agree_with_the_library(cache: Path) -> None
 
 def test_verify_names_exactly_the_damaged_shard(cache: Path) -> None:
     """One flipped bit in one shard is reported for that shard and for no other; exit code 1."""
-    path = cache / "shards" / "00001.h5"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
-    path.write_bytes(data)
+    caches.flip_bit(cache / "shards" / "00001.h5")
     reader = CacheReader(cache)
     found = [verify_shard(reader, index) for index in range(3)]
     assert [len(problems) for problems in found] == [0, 1, 0]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caches import contents
+from caches import contents, flip_bit
 from conftest import ROOT, run_here
 from families import World, same, write
 
@@ -111,12 +111,6 @@ def test_one_of_two_processes_leaves_the_rest(sources: list[Path], tmp_path: Pat
     assert not (tmp_path / "made" / "manifest.json").exists()
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(bytes(data))
-
-
 def by_transcode(sources: list[Path], output: Path) -> None:
     transcode(TranscodeConfig(str(sources[0]), shard_pairs=5, topk=3), output)
 
@@ -136,7 +130,7 @@ def test_a_damaged_source_is_refused(
     """
     copies = [Path(shutil.copytree(source, tmp_path / source.name)) for source in sources]
     sound = (copies[0] / "shards" / "00001.h5").read_bytes()
-    flip(copies[0] / "shards" / "00001.h5")
+    flip_bit(copies[0] / "shards" / "00001.h5")
     with pytest.raises(CorruptError, match=r"00001\.h5: its SHA-256 is not the committed one"):
         make(copies, tmp_path / "made")
     assert [record.stem for record in (tmp_path / "made" / "shards").glob("*.json")] == sound_before

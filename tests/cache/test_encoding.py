@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.cache.audit import verify_shard
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.number_encoding import NAMES, Encoding
 from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
@@ -106,11 +107,7 @@ def test_shards_come_back_exactly(name: str, topk: int, n_pairs: int) -> None:
     """In every encoding a shard gives back the arrays that went in, bit by bit."""
     plan = plan_for(name, n_pairs, topk)
     arrays = rounded(caches.make_arrays(plan, 0), plan.encoding)
-    back = decode_shard(encode_shard(arrays, plan, 0), plan, 0, "here")
-    np.testing.assert_array_equal(back.soft.token_ids, arrays.soft.token_ids)
-    np.testing.assert_array_equal(back.soft.log_probs, arrays.soft.log_probs)
-    np.testing.assert_array_equal(back.target_log_prob, arrays.target_log_prob)
-    np.testing.assert_array_equal(back.pairs.target_ids, arrays.pairs.target_ids)
+    assert caches.equal(decode_shard(encode_shard(arrays, plan, 0), plan, 0, "here"), arrays)
 
 
 def test_encodings_differ_on_disk() -> None:
@@ -144,11 +141,7 @@ def test_fault_23_bits_flipped_in_every_encoding(name: str) -> None:
         except CorruptError:
             refused += 1
             continue
-        np.testing.assert_array_equal(found.soft.token_ids, expected.soft.token_ids)
-        np.testing.assert_array_equal(found.soft.log_probs, expected.soft.log_probs)
-        np.testing.assert_array_equal(found.target_log_prob, expected.target_log_prob)
-        np.testing.assert_array_equal(found.pairs.source_ids, expected.pairs.source_ids)
-        np.testing.assert_array_equal(found.pairs.target_ids, expected.pairs.target_ids)
+        assert caches.equal(found, expected)
     assert refused > 100
 
 
@@ -156,11 +149,8 @@ def test_fault_23_bits_flipped_in_every_encoding(name: str) -> None:
 def test_summary_and_verify_know_the_cost(name: str, tmp_path: Path) -> None:
     """`inspect` reports the expected cost of rounding, `verify` accepts it, and compact costs more than float16."""
     plan = plan_for(name, 60)
-    writer_arrays = rounded(caches.make_arrays(plan, 0), plan.encoding)
-    from kdcache.cache.commit_protocol import CacheWriter
-
     writer = CacheWriter(tmp_path / "cache", plan, caches.tokenizer())
-    writer.commit(0, writer_arrays)
+    writer.commit(0, rounded(caches.make_arrays(plan, 0), plan.encoding))
     assert writer.finalize()
     cost = summarize(CacheReader(tmp_path / "cache")).rounding
     assert (5e-4 < cost < 2e-2) if name == "compact" else (0 < cost < 5e-4)

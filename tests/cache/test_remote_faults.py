@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from caches import flip_bit
 from faults import within
 from remote import SHARDS, Server, copies, fetchers, same
 
@@ -127,12 +128,6 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 4
-    path.write_bytes(data)
-
-
 def link(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
     path.symlink_to(path.with_name("elsewhere"))
@@ -144,7 +139,7 @@ def swap(path: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, link, swap])
+@pytest.mark.parametrize("damage", [truncate, flip_bit, link, swap])
 def test_fault_32_damaged_copies(
     server: Server, cache: Path, store: StoreConfig, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,10 +117,7 @@ def test_only_its_own_pages_are_replaced(shown_cache: Path, tmp_path: Path) -> N
 @pytest.mark.complete_cache
 def test_a_damaged_shard_gives_no_page(cache: Path, tmp_path: Path) -> None:
     """A flipped byte in the last shard ends in an error, and no page appears."""
-    shard = cache / "shards" / "00002.h5"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    caches.flip_bit(cache / "shards" / "00002.h5")
     with pytest.raises(CorruptError):
         write_page(CacheReader(cache), FACTS, tmp_path / "a.html")
     assert not (tmp_path / "a.html").exists()

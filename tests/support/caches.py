@@ -194,6 +194,13 @@ def forge(folder: Path, index: int, data: bytes) -> None:
     (folder / schema.MANIFEST_FILE).write_bytes(manifest_bytes(plan, records))
 
 
+def flip_bit(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
 def manifest_bytes(plan: Plan, records: Sequence[ShardRecord]) -> bytes:
     """A manifest of any records, with a root hash that fits."""
     return readable_json(dataclasses.asdict(shard_records.make_manifest(plan, records)))
