@@ -37,11 +37,7 @@ MISTAKES = [
         2,
         "either --epochs or --max-steps",
     ),
-    (
-        ["dump-logits", "--teacher", "none", "--pairs", "p.tsv", "--output", "c"],
-        1,
-        "none: there is no such folder",
-    ),
+    (["dump-logits", "--teacher", "none", "--pairs", "p.tsv", "--output", "c"], 1, "none: there is no such folder"),
     (["dump-logits", "--teacher", "none", "--pairs", "p.tsv"], 2, "--output"),
     (["dump-logits", "--teacher", "none", "--pairs", "p.tsv", "--output", "c", "--topk", "0"], 2, "at least 1"),
     (["student-train", "--cache", "none", "--output", "s"], 1, "none: not a cache"),

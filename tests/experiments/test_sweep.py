@@ -168,12 +168,7 @@ def test_settings_are_checked_before_anything_runs(tmp_path: Path, text: str, me
     ],
 )
 def test_a_machine_is_divided(
-    jobs: int | None,
-    runs: int,
-    gpus: list[str],
-    cores: int,
-    given: str,
-    expected: tuple[int, str, list[str] | None],
+    jobs: int | None, runs: int, gpus: list[str], cores: int, given: str, expected: tuple[int, str, list[str] | None]
 ) -> None:
     """One run for each GPU, or as many as cores and threads allow; threads times runs are the cores."""
     found = divide(jobs, runs, gpus, cores, {"OMP_NUM_THREADS": given})

@@ -198,9 +198,7 @@ def test_positions_behind_the_last_are_left_out() -> None:
     long = dataclasses.replace(
         arrays,
         pairs=dataclasses.replace(
-            arrays.pairs,
-            target_ids=np.resize(arrays.pairs.target_ids, n),
-            target_offsets=np.array([0, n]),
+            arrays.pairs, target_ids=np.resize(arrays.pairs.target_ids, n), target_offsets=np.array([0, n])
         ),
         soft=SoftLabels(np.resize(arrays.soft.token_ids, (n, 4)), np.resize(arrays.soft.log_probs, (n, 4))),
         target_log_prob=np.resize(arrays.target_log_prob, n),
