@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli
+from conftest import run_here
 from models import slow_distributions, start_cli, toy_pairs, toy_text, wait_until
 
 from kdcache.cache.reader import CacheReader
@@ -121,18 +118,14 @@ def test_batches_and_shards_change_nothing(
         np.testing.assert_allclose(one["normalizers"], other["normalizers"], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["maskings", "sample"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_make_the_same_cache(
     kind: str, caches: dict[str, Path], small_teacher: Path, small_text: TextFiles, tmp_path: Path
 ) -> None:
-    """Two processes that share the shards draw and deal what one does, array for array."""
-    arguments = map(str, command(small_teacher, small_text, tmp_path / "two", kind, 40))
-    line = [sys.executable, str(ROOT / "cli.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen(line, env={**environment, "RANK": str(rank)}, stderr=subprocess.DEVNULL) for rank in range(2)
-    ]
-    assert [process.wait(300) for process in running] == [0, 0]
+    """Two ranks that share the shards, the second before the first, draw and deal what one process does."""
+    arguments = command(small_teacher, small_text, tmp_path / "two", kind, 40)
+    for rank in "10":
+        assert run_here(*arguments, WORLD_SIZE="2", RANK=rank).returncode == 0
     assert_same(tmp_path / "two", caches[kind])
 
 
@@ -150,8 +143,7 @@ def test_fault_02_a_killed_dump_goes_on(kind: str, small_teacher: Path, tmp_path
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (cache / "manifest.json").exists()
-    done = run_cli(*arguments)
-    assert done.returncode == 0, done.stderr
+    assert run_here(*arguments).returncode == 0
     assert (cache / "manifest.json").read_bytes() == (tmp_path / "undisturbed" / "manifest.json").read_bytes()
     assert_same(cache, tmp_path / "undisturbed")
 
@@ -195,19 +187,19 @@ def test_normalizers_make_the_tail_exact(caches: dict[str, Path], small_teacher:
 def test_the_tools_read_every_kind(kind: str, caches: dict[str, Path]) -> None:
     """Verify finds nothing, inspect names what is special, and a pair is shown in strict JSON."""
     cache = caches[kind]
-    assert "sound" in run_cli("verify", cache).stdout
+    assert "sound" in run_here("verify", cache).stdout
     words = {
         "maskings": ["3, averaged, with seed 4", "mass of the top-k"],
         "sample": ["20 a position, with seed 4"],
         "normalizers": ["at T = 2, 5"],
         "both": ["2, averaged", "9 a position"],
     }
-    shown = run_cli("inspect", cache).stdout
+    shown = run_here("inspect", cache).stdout
     assert all(word in shown for word in words[kind])
     summary = summarize(CacheReader(cache))
     assert summary.known > 0
     assert (summary.best is None) == (summary.mass is None) == (CacheReader(cache).plan.draws > 0)
-    done = run_cli("inspect", cache, "--pair", "3", "--json")
+    done = run_here("inspect", cache, "--pair", "3", "--json")
     pair = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     for _, _, listed in pair["words"]:
         assert len({piece for piece, _ in listed}) == len(listed) >= 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from conftest import run_here
 from test_verify_teacher import check_near, forged, held
 
 from kdcache.cache.derived.derive_config import TranscodeConfig
@@ -67,7 +67,7 @@ def test_what_the_user_sees(cache: Path, small_cache: Path, small_teacher: Path)
     """The table has rows for log Z_T and a line for its limits where the cache holds normalizers, and not elsewhere."""
     texts = []
     for one in (cache, small_cache):
-        done = run_cli("verify", one, "--teacher", small_teacher, "--sample", "5", "--device", "cpu")
+        done = run_here("verify", one, "--teacher", small_teacher, "--sample", "5", "--device", "cpu")
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
     assert "largest |Δ log Z_T|" in texts[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_cli
+from conftest import run_here
 from models import toy_text
 
 from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
@@ -118,7 +118,7 @@ def test_a_changed_value_is_noticed_and_its_line_named(small_teacher: Path, smal
         own[row] = values[row, -1]
     wrong = dataclasses.replace(arrays, soft=dataclasses.replace(arrays.soft, log_probs=values), target_log_prob=own)
     cache = forged(tmp_path / "cache", small_cache, small_teacher, wrong)
-    done = run_cli("verify", cache, "--teacher", small_teacher, "--sample", plan.n_pairs, "--device", "cpu")
+    done = run_here("verify", cache, "--teacher", small_teacher, "--sample", plan.n_pairs, "--device", "cpu")
     assert done.returncode == 1
     assert "Furthest are the lines 78," in done.stderr
     assert "teacher to itself" in done.stdout
@@ -144,7 +144,7 @@ def test_another_teacher_is_refused_at_once(small_teacher: Path, small_cache: Pa
     with pytest.raises(MismatchError) as caught:
         held(small_cache, other)
     assert caught.value.field == "teacher"
-    done = run_cli("verify", small_cache, "--teacher", other)
+    done = run_here("verify", small_cache, "--teacher", other)
     assert done.returncode == 1
     assert "teacher differs" in done.stderr
 
@@ -177,7 +177,7 @@ def test_what_no_teacher_says_is_refused(
         held(tmp_path / "drawn", small_teacher)
     with pytest.raises(UsageError, match="--sample must be at least 1"):
         held(small_cache, small_teacher, sample=0)
-    done = run_cli("verify", small_cache, "--sample", 3)
+    done = run_here("verify", small_cache, "--sample", 3)
     assert done.returncode == 2
     assert "Missing option --teacher" in done.stderr
 

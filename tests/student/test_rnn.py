@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_cli
+from conftest import ROOT, run_here
 from models import parameters, same_parameters, steps
 from torch import Tensor
 
@@ -297,7 +297,7 @@ def test_the_commands_take_it(small_cache: Path, small_text: TextFiles, tmp_path
     """`student-train --arch rnn` and `generate` work on it as on a Transformer."""
     student = tmp_path / "s"
     arguments = ("--cache", small_cache, "--arch", "rnn", "--max-steps", 2, "--output", student)
-    assert run_cli("student-train", *arguments).returncode == 0
-    done = run_cli("generate", "--student", student, "--source", small_text.paths()[0], "--output", tmp_path / "out")
+    assert run_here("student-train", *arguments).returncode == 0
+    done = run_here("generate", "--student", student, "--source", small_text.paths()[0], "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out").read_text().splitlines()) == len(small_text.paths()[0].read_text().splitlines())

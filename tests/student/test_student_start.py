@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from caches import make_plan, write_cache
-from click.testing import CliRunner
+from conftest import run_here
 from loops import Trainer
 from models import parameters, same_parameters, steps
 
 from kdcache.cache.reader import open_cache
-from kdcache.cli import main
 from kdcache.errors import MismatchError, ModelError
 from kdcache.files.atomic import file_sha256
 from kdcache.losses.objective_config import ObjectiveConfig
@@ -108,7 +107,7 @@ def test_the_command_says_where_there_is_no_student(small_cache: Path, tmp_path:
     """`--start-from` a folder without weights ends with the folder and the remedy, also with --dry-run."""
     for last in (["--output", str(tmp_path / "output")], ["--dry-run"]):
         arguments = ["student-train", "--cache", str(small_cache), "--start-from", str(tmp_path / "none"), *last]
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 1
-        assert f"{tmp_path / 'none'}: no student here" in result.output
+        result = run_here(*arguments)
+        assert result.returncode == 1
+        assert f"{tmp_path / 'none'}: no student here" in result.stderr
     assert not (tmp_path / "output").exists()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import run_cli
+from conftest import run_here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import steps
@@ -70,7 +70,7 @@ def test_rows_that_slipped_are_found(small_cache: Path, small_text: TextFiles, t
 def test_student_train_refuses_another_text(small_cache: Path, small_text: TextFiles, tmp_path: Path) -> None:
     """`student-train --source --target` refuses at the first pair that differs and makes no student."""
     other = changed(small_text, tmp_path, 44, 1, "something else.")
-    done = run_cli(
+    done = run_here(
         "student-train", "--cache", small_cache, "--output", tmp_path / "s", "--max-steps", 1,
         "--source", other.source, "--target", other.target,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from conftest import run_here
 from loops import EPOCHS, RUN, CrashError, Disturbed, Trainer, crash, metrics, terminate
 from models import parameters, same_parameters, start_cli, steps, wait_until
 
@@ -168,7 +168,7 @@ def test_fault_45_sigterm_saves_and_exits_143(small_bert: Path, small_text: Text
     assert "Traceback" not in errors
     assert [path.name for path in (output / "checkpoints").iterdir()]
     assert not (output / "model.safetensors").exists()
-    again = run_cli(*command)
+    again = run_here(*command)
     assert again.returncode == 0, again.stderr
     assert "Continuing after step" in again.stderr
     training = TrainingConfig(1e-4, "linear", 300, max_steps=150, beta2=0.999, valid_every=145, device="cpu")
