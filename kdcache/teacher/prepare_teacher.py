@@ -80,19 +80,24 @@ def _scratch(corpus: Corpus) -> Teacher:
 
 @torch.no_grad()
 def _keep_rows(model: Any, kept: npt.NDArray[np.int64], tokenizer: Tokenizer) -> None:
-    """Slice the embedding and output rows `kept`, in that order."""
+    """Make row i of the embedding and of the output layer what row `kept[i]` was."""
     rows = torch.from_numpy(kept)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    parameters = {id(p): p for p in (inputs.weight, outputs.weight, outputs.bias) if p is not None}
-    for parameter in parameters.values():
-        parameter[: len(rows)] = parameter[rows].clone()
-    # Shrinking keeps the first rows, which are now the ones wanted.
-    model.resize_token_embeddings(len(rows))
+    wanted = [None if weight is None else weight[rows].clone() for weight in _vocabulary_weights(model)]
+    model.resize_token_embeddings(len(rows), mean_resizing=False)
+    for weight, row_values in zip(_vocabulary_weights(model), wanted, strict=True):
+        if row_values is not None:
+            weight.copy_(row_values)
     resized = model.get_output_embeddings()
     if resized.bias is not None and not getattr(model.config, "tie_word_embeddings", True):
         # Resizing ties the bias to another name, which saving then drops and loading does not bring back.
         resized.bias = torch.nn.Parameter(resized.bias.clone())
     model.config.pad_token_id = tokenizer.special.pad
+
+
+def _vocabulary_weights(model: Any) -> tuple[Any, Any, Any]:
+    """What has a row for each piece: the embedding, and the output layer's weight and bias (None where it has none)."""
+    output = model.get_output_embeddings()
+    return model.get_input_embeddings().weight, output.weight, output.bias
 
 
 def open_tokenizer(name: str) -> Tokenizer:
@@ -111,6 +116,9 @@ def open_tokenizer(name: str) -> Tokenizer:
     except Exception as error:
         raise ModelError(f"--bert {name}: its tokenizer has no tokenizer.json form, which kdcache needs.") from error
     names = {key: str(text) for key in SPECIAL_NAMES if (text := getattr(opened, key, None)) is not None}
+    for token in definition["added_tokens"]:
+        # Only the five are structure, which text must not spell; any other is a word that a text may hold.
+        token["special"] = token["content"] in names.values()
     tokenizer = Tokenizer(definition, names)
     if tokenizer.size <= len(tokenizer.definition["added_tokens"]):
         # The library makes a tokenizer of the special tokens alone where a folder holds none.

@@ -103,6 +103,15 @@ class Tokenizer:
         """The segmentation algorithm: WordPiece, BPE, Unigram or WordLevel."""
         return str(self.definition["model"].get("type", "WordPiece"))
 
+    @property
+    def join_mark(self) -> str:
+        """What a piece begins with whose word no blank parts from the word before; empty where none has such a mark."""
+        decoder = self.definition.get("decoder") or {}
+        match [step["type"] for step in decoder.get("decoders", [])]:
+            case ["WordPiece", "Replace", "Replace"]:
+                return str(decoder["decoders"][-1]["pattern"]["String"])
+        return ""
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -164,3 +173,28 @@ class Tokenizer:
 def _token_text(value: Any) -> str:
     """The text of a special token, which files hold as a string or as an object."""
     return str(value["content"]) if isinstance(value, dict) else str(value)
+
+
+def renumbered(definition: dict[str, Any], new_id: dict[int, int]) -> dict[str, Any]:
+    """A copy of a `tokenizer.json` with `new_id` of each id; pieces whose id it lacks are left out.
+
+    Raises:
+        ModelError: its post-processor is of a kind in which ids cannot be found.
+    """
+    result = copy.deepcopy(definition)
+    vocabulary = result["model"]["vocab"]
+    ordered = sorted((new_id[old], piece) for piece, old in vocabulary.items() if old in new_id)
+    result["model"]["vocab"] = {piece: new for new, piece in ordered}
+    for token in result["added_tokens"]:
+        token["id"] = new_id[token["id"]]
+    processor = result.get("post_processor") or {}
+    match processor.get("type"):
+        case "TemplateProcessing":
+            for token in processor["special_tokens"].values():
+                token["ids"] = [new_id[old] for old in token["ids"]]
+        case "BertProcessing" | "RobertaProcessing":
+            for end in ("sep", "cls"):
+                processor[end][1] = new_id[processor[end][1]]
+        case other:
+            raise ModelError(f"The ids in a tokenizer's post-processor of type {other} cannot be rewritten.")
+    return result

@@ -6,7 +6,6 @@ exactly as it was. Ids are ordered by falling frequency, so that they compress w
 
 from __future__ import annotations
 
-import copy
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -17,45 +16,53 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.errors import ModelError
-from kdcache.text.tokenizer import SPECIAL_NAMES, Tokenizer
+from kdcache.text.join_marks import WORD_CHARACTERS, mark_joins
+from kdcache.text.tokenizer import SPECIAL_NAMES, Tokenizer, renumbered
 
 SCRATCH_PIECES = 8_000
 _SPECIAL_PIECES = dict(zip(SPECIAL_NAMES, ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]"), strict=True))
 _PREFIX = "##"
-_WORD_CHARACTERS = 100
+# Merging within longer words would take for ever, so they are learned from in parts.
+_PART = 100
 _LINES = 4_096
 
 
 def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, npt.NDArray[np.int64]]:
-    """Cut a WordPiece vocabulary down to what `texts` need.
+    """Cut a WordPiece vocabulary down to what `texts` need, with marks for words that were joined (`mark_joins`).
 
     Kept are the special tokens, every piece that the texts use, every single-character piece of the characters in
     them, and, for each word that became the unknown token, the pieces that the greedy search had matched before it
     failed: without them a shorter piece would match there, and the word would suddenly be spelled. So `texts` are
-    segmented as before. New ids: special tokens first, then by falling frequency, then added tokens that stand
-    outside the vocabulary, which the backend numbers after it.
+    segmented as before, except that words longer than the old tokenizer accepted are spelled. New ids: special tokens
+    first, then by falling frequency, then added tokens that stand outside the vocabulary, which the backend numbers
+    after it.
 
     Returns:
-        The new tokenizer and, for each new id, the old one: int64 [kept].
+        The new tokenizer and, for each new id, the old one whose row it takes: int64 [kept].
 
     Raises:
         ModelError: the tokenizer is not WordPiece, or its post-processor is of an unknown kind.
     """
     if tokenizer.kind != "WordPiece":
         raise ModelError(f"Only WordPiece vocabularies can be trimmed, this one is {tokenizer.kind}.")
-    counts, unknown = _usage(tokenizer, texts)
-    vocabulary: dict[str, int] = tokenizer.definition["model"]["vocab"]
-    prefix = _prefix(tokenizer)
+    marked, origin = mark_joins(tokenizer)
+    counts, unknown = _usage(tokenizer, marked, texts)
+    vocabulary: dict[str, int] = marked.definition["model"]["vocab"]
+    prefix, mark = _prefix(tokenizer), marked.join_mark
     pieces = {piece for piece, old in vocabulary.items() if counts[old]}
-    pieces.update(chain.from_iterable(matched_before_failure(word, tokenizer) for word in unknown))
-    characters = set().union(*(piece.removeprefix(prefix) for piece in pieces), *unknown)
-    pieces.update(piece for char in characters for piece in (char, prefix + char) if piece in vocabulary)
-    added = {token["content"]: int(token["id"]) for token in tokenizer.definition["added_tokens"]}
+    for found in (matched_before_failure(word, tokenizer) for word in unknown):
+        pieces.update([*found, *(mark + piece for piece in found[:1])])
+    characters = set().union(*(piece.removeprefix(prefix).removeprefix(mark) for piece in pieces), *unknown)
+    pieces.update(form + char for char in characters for form in ("", prefix, mark))
+    words_added = {int(token["id"]) for token in tokenizer.definition["added_tokens"]}
+    pieces.update(piece for piece, i in vocabulary.items() if int(origin[i]) in words_added)
+    added = {token["content"]: int(token["id"]) for token in marked.definition["added_tokens"]}
     outside = [old for content, old in added.items() if content not in vocabulary]
-    special = sorted((set(added.values()) | _special_ids(tokenizer)) - set(outside))
-    rest = {vocabulary[piece] for piece in pieces} - set(special)
+    special = sorted((set(added.values()) | _special_ids(marked)) - set(outside))
+    rest = {vocabulary[piece] for piece in pieces & vocabulary.keys()} - set(special)
     kept = [*special, *sorted(rest, key=lambda old: (-counts[old], old)), *outside]
-    return Tokenizer(_renumbered(tokenizer.definition, kept), tokenizer.names), np.array(kept, dtype=np.int64)
+    new_id = {old: new for new, old in enumerate(kept)}
+    return Tokenizer(renumbered(marked.definition, new_id), tokenizer.names), origin[kept]
 
 
 def _special_ids(tokenizer: Tokenizer) -> set[int]:
@@ -63,17 +70,17 @@ def _special_ids(tokenizer: Tokenizer) -> set[int]:
     return {special.pad, special.unk, special.mask, special.start, special.end, *special.joint}
 
 
-def _usage(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], set[str]]:
-    """How often each id occurs, int64 [vocabulary], and the words that became the unknown token."""
-    counts = np.zeros(tokenizer.size, dtype=np.int64)
+def _usage(tokenizer: Tokenizer, marked: Tokenizer, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], set[str]]:
+    """How often each id of `marked` occurs, int64 [size], and the words that became the unknown token."""
+    counts = np.zeros(marked.size, dtype=np.int64)
     unknown: set[str] = set()
     iterator = iter(texts)
     while lines := list(islice(iterator, _LINES)):
-        encoded = tokenizer.encode(lines)
+        encoded = marked.encode(lines)
         flat = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
-        counts += np.bincount(flat, minlength=tokenizer.size)
+        counts += np.bincount(flat, minlength=marked.size)
         for line, ids in zip(lines, encoded, strict=True):
-            if tokenizer.special.unk in ids:
+            if marked.special.unk in ids:
                 unknown.update(_unknown_words(tokenizer, line))
     return counts, unknown
 
@@ -97,7 +104,7 @@ def matched_before_failure(word: str, tokenizer: Tokenizer) -> list[str]:
     vocabulary, prefix = model["vocab"], _prefix(tokenizer)
     pieces: list[str] = []
     start = 0
-    if len(word) > model.get("max_input_chars_per_word", _WORD_CHARACTERS):
+    if len(word) > model.get("max_input_chars_per_word", 100):
         return pieces
     while start < len(word):
         lead = prefix if start else ""
@@ -114,28 +121,6 @@ def _prefix(tokenizer: Tokenizer) -> str:
     return str(tokenizer.definition["model"].get("continuing_subword_prefix", _PREFIX))
 
 
-def _renumbered(definition: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    """A copy of `definition` whose id i is what was `kept[i]`, in the vocabulary and wherever else ids stand."""
-    new_id = {old: new for new, old in enumerate(kept)}
-    result = copy.deepcopy(definition)
-    vocabulary = result["model"]["vocab"]
-    ordered = sorted((new_id[old], piece) for piece, old in vocabulary.items() if old in new_id)
-    result["model"]["vocab"] = {piece: new for new, piece in ordered}
-    for token in result["added_tokens"]:
-        token["id"] = new_id[token["id"]]
-    processor = result.get("post_processor") or {}
-    match processor.get("type"):
-        case "TemplateProcessing":
-            for token in processor["special_tokens"].values():
-                token["ids"] = [new_id[old] for old in token["ids"]]
-        case "BertProcessing" | "RobertaProcessing":
-            for end in ("sep", "cls"):
-                processor[end][1] = new_id[processor[end][1]]
-        case other:
-            raise ModelError(f"The ids in a tokenizer's post-processor of type {other} cannot be rewritten.")
-    return result
-
-
 def from_corpus(texts: Iterable[str], size: int = SCRATCH_PIECES) -> Tokenizer:
     """Build a cased WordPiece tokenizer of at most about `size` pieces from `texts`, the same in every process.
 
@@ -147,16 +132,16 @@ def from_corpus(texts: Iterable[str], size: int = SCRATCH_PIECES) -> Tokenizer:
     lines: list[str] = []
     for text in texts:
         lines.append(text)
-        # Longer words are unknown to the tokenizer anyway, and merging within them would take for ever.
-        counts.update(word for word in words(bare, text) if len(word) <= _WORD_CHARACTERS)
+        counts.update(word for word in words(bare, text) if len(word) < WORD_CHARACTERS)
     full = Tokenizer(_definition(learn_pieces(counts, size)), _SPECIAL_PIECES)
     return trim(full, lines)[0]
 
 
 def learn_pieces(counts: Counter[str], size: int) -> list[str]:
     """Merge the most frequent neighbouring pieces of the counted words until there are `size` or none occurs twice."""
-    spelled = [[word[0], *(_PREFIX + char for char in word[1:])] for word in sorted(counts)]
-    weights = [counts[word] for word in sorted(counts)]
+    whole = [([word[0], *(_PREFIX + char for char in word[1:])], counts[word]) for word in sorted(counts)]
+    parts = [(word[i : i + _PART], count) for word, count in whole for i in range(0, len(word), _PART)]
+    spelled, weights = [part for part, _ in parts], [count for _, count in parts]
     pieces = dict.fromkeys(sorted(set(chain.from_iterable(spelled))))
     tally: Counter[tuple[str, str]] = Counter()
     places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
@@ -197,12 +182,13 @@ def _merge(
                 after[-1] = merged
             else:
                 after.append(piece)
-        for neighbours, sign in ((pairwise(before), -1), (pairwise(after), 1)):
-            for neighbour in neighbours:
-                tally[neighbour] += sign * weights[index]
-                changed.add(neighbour)
-        for neighbour in pairwise(after):
-            places[neighbour].add(index)
+        lost, won = Counter(pairwise(before)), Counter(pairwise(after))
+        # A merge touches few of a long word's neighbours: only those are tallied and queued anew.
+        for neighbours in {neighbours for neighbours, _ in lost.items() ^ won.items()}:
+            tally[neighbours] += (won[neighbours] - lost[neighbours]) * weights[index]
+            changed.add(neighbours)
+            if won[neighbours]:
+                places[neighbours].add(index)
         spelled[index] = after
     return changed
 
@@ -221,13 +207,7 @@ def _definition(pieces: list[str]) -> dict[str, Any]:
     return {
         "version": "1.0",
         "added_tokens": added,
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": False,
-            "lowercase": False,
-        },
+        "normalizer": {"type": "Sequence", "normalizers": [_visible(), _bert()]},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {
             "type": "TemplateProcessing",
@@ -240,9 +220,25 @@ def _definition(pieces: list[str]) -> dict[str, Any]:
             "type": "WordPiece",
             "unk_token": _SPECIAL_PIECES["unk_token"],
             "continuing_subword_prefix": _PREFIX,
-            "max_input_chars_per_word": _WORD_CHARACTERS,
+            "max_input_chars_per_word": WORD_CHARACTERS - 1,
             "vocab": vocabulary,
         },
+    }
+
+
+def _visible() -> dict[str, Any]:
+    """BERT's removal of characters that cannot be seen, but for joiners and tags, which Persian or emoji need."""
+    pattern = r"(?![\s\x{200c}\x{200d}\x{e0020}-\x{e007f}])[\p{C}\x{fffd}]"
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
+
+
+def _bert() -> dict[str, Any]:
+    return {
+        "type": "BertNormalizer",
+        "clean_text": False,
+        "handle_chinese_chars": True,
+        "strip_accents": False,
+        "lowercase": False,
     }
 
 

@@ -90,7 +90,7 @@ def normalising(**settings: bool) -> Tokenizer:
     """A tokenizer of the sentences whose normaliser does what `settings` say."""
     plain = from_corpus([text for pair in SENTENCES for text in pair])
     definition = copy.deepcopy(plain.definition)
-    definition["normalizer"] |= settings
+    definition["normalizer"]["normalizers"][1]["normalizers"][1] |= settings
     return Tokenizer(definition, plain.names)
 
 
@@ -104,9 +104,9 @@ def test_lower_casing_is_warned_of_on_both_sides(tmp_path: Path) -> None:
     found = tokenizer_warnings(normalising(lowercase=True, strip_accents=False), corpus(tmp_path, "train", SENTENCES))
     upper = [line for line in found if "upper case" in line]
     assert upper == [
-        "The tokenizer drops upper case: the source text has 5 such letters in 3 lines, 0 are left.",
-        "The tokenizer drops upper case: the target text has 3 such letters in 3 lines, 0 are left."
-        " No output can have them, which caps every score.",
+        "The tokenizer drops upper case: the source text has 5 such characters in 3 lines, 0 are left.",
+        "The tokenizer drops upper case: the target text has 3 such characters in 3 lines, 0 are left. No output can "
+        "have them, which caps every score. Use a cased checkpoint, or leave case out of the score with --lowercase.",
     ]
     assert not any("accents" in line for line in found)
 
@@ -115,7 +115,7 @@ def test_stripped_accents_are_warned_of_where_there_were_any(tmp_path: Path) -> 
     """Lost accents are counted; a side that has none is not mentioned."""
     found = tokenizer_warnings(normalising(strip_accents=True), corpus(tmp_path, "train", SENTENCES))
     assert [line for line in found if "accents" in line] == [
-        "The tokenizer drops accents: the source text has 4 such letters in 3 lines, 0 are left."
+        "The tokenizer drops accents and other marks: the source text has 4 such characters in 3 lines, 0 are left."
     ]
 
 
@@ -123,7 +123,11 @@ def test_stripped_accents_are_warned_of_where_there_were_any(tmp_path: Path) -> 
 def test_unknown_pieces_above_one_percent_are_warned_of(tmp_path: Path, known: int, share: str | None) -> None:
     """The share of unknown pieces is told for the side that has it, once it is above 1 %."""
     pairs = [("Mann", "A")] * known + [("Mann", "漢")] * (100 - known)
-    expected = [] if share is None else [f"{share} % of the target pieces are unknown to the tokenizer."]
+    told = (
+        f"{share} % of the target pieces are unknown to the tokenizer: 2 of 100 characters are lost with them. Use a "
+        "checkpoint whose vocabulary knows these characters."
+    )
+    expected = [] if share is None else [told]
     assert tokenizer_warnings(normalising(), corpus(tmp_path, "train", pairs)) == expected
 
 

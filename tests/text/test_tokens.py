@@ -214,7 +214,7 @@ def test_fingerprint_is_of_what_decides_ids(bert: Tokenizer) -> None:
     (one, i), (other, j) = list(vocabulary.items())[-2:]
     others = [
         changed(bert.definition, "model", "vocab", value={**vocabulary, one: j, other: i}),
-        changed(bert.definition, "normalizer", "lowercase", value=True),
+        changed(bert.definition, "normalizer", "normalizers", 1, "normalizers", 1, "lowercase", value=True),
         changed(bert.definition, "model", "max_input_chars_per_word", value=99),
         changed(bert.definition, "post_processor", "pair", 4, "SpecialToken", "type_id", value=0),
     ]

@@ -26,14 +26,22 @@ SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]")
 NAMES = dict(zip(("pad_token", "unk_token", "mask_token", "cls_token", "sep_token"), SPECIAL, strict=True))
 
 
-def definition(pieces: list[str], added: Sequence[tuple[str, bool]] = (), lowercase: bool = False) -> Any:
+def definition(
+    pieces: list[str], added: Sequence[tuple[str, bool]] = (), lowercase: bool = False, longest: int = 8
+) -> Any:
     """A WordPiece tokenizer in which special tokens lie among the `pieces`, as in published vocabularies."""
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     specials = [{"id": vocabulary[piece], "content": piece, "special": True, **flags} for piece in SPECIAL]
     outside = {content: len(pieces) + i for i, (content, _) in enumerate(a for a in added if a[0] not in vocabulary)}
     more = [
-        {"id": (vocabulary | outside)[content], "content": content, "special": special, **flags}
+        {
+            "id": (vocabulary | outside)[content],
+            "content": content,
+            "special": special,
+            **flags,
+            "normalized": lowercase,
+        }
         for content, special in added
     ]
     return {
@@ -57,7 +65,7 @@ def definition(pieces: list[str], added: Sequence[tuple[str, bool]] = (), lowerc
             "type": "WordPiece",
             "unk_token": "[UNK]",
             "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 8,
+            "max_input_chars_per_word": longest,
             "vocab": vocabulary,
         },
     }
@@ -83,7 +91,12 @@ def pieces_of(tokenizer: Tokenizer, text: str) -> list[str]:
     return [tokenizer.piece(i) for i in tokenizer.encode([text])[0]]
 
 
-STEMS = ["".join(chars) for n in (1, 2, 3) for chars in product("abc", repeat=n)]
+def unmarked(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The pieces without the marks of joined words."""
+    return [piece.removeprefix(tokenizer.join_mark) for piece in pieces_of(tokenizer, text)]
+
+
+STEMS = [*("".join(chars) for n in (1, 2, 3) for chars in product("abc", repeat=n)), ".", "中", "B"]
 PIECES = st.lists(st.sampled_from([*STEMS, *(f"##{stem}" for stem in STEMS)]), unique=True, max_size=25)
 TEXT = st.text("aabbccdB. 中", max_size=14)
 ADDED = st.lists(
@@ -102,23 +115,34 @@ ADDED = st.lists(
 def test_trimming_keeps_the_segmentation(
     pieces: list[str], texts: list[str], added: list[tuple[str, bool]], lowercase: bool
 ) -> None:
-    """For any vocabulary and any texts: same pieces for each text, unknown words stay so, ids in their order."""
+    """For any vocabulary and any texts: same pieces for each text, unknown words stay so, ids in their order.
+
+    Words longer than the old limit are spelled and joined words marked, so that known text comes back, except where
+    one added token is part of another that is special.
+    """
     full = Tokenizer(definition(pieces, added, lowercase), NAMES)
     trimmed, kept = trim(full, texts)
+    spelled = Tokenizer(definition(pieces, added, lowercase, longest=1_000), NAMES) if trimmed.join_mark else full
     for text in texts:
-        assert pieces_of(trimmed, text) == pieces_of(full, text), text
-    assert [trimmed.piece(new) for new in range(trimmed.size)] == [full.piece(int(old)) for old in kept]
-    assert len(set(kept.tolist())) == len(kept) == trimmed.size
+        assert unmarked(trimmed, text) == pieces_of(spelled, text), text
+        if trimmed.join_mark and "[UNK]" not in pieces_of(trimmed, text):
+            plain = " ".join(text.lower().split() if lowercase else text.split())
+            assert trimmed.decode(trimmed.encode([text])[0]) == plain
+    names = [trimmed.piece(new) for new in range(trimmed.size)]
+    assert [name.removeprefix(trimmed.join_mark) for name in names] == [full.piece(int(old)) for old in kept]
+    assert len(set(names)) == len(kept) == trimmed.size
     counts = Counter(i for ids in trimmed.encode(texts) for i in ids)
-    inside = [i for i in range(trimmed.size) if trimmed.piece(i) in trimmed.definition["model"]["vocab"]]
-    contents = {content for content, _ in added} | set(SPECIAL)
-    special = [i for i in inside if trimmed.piece(i) in contents]
+    inside = [i for i, name in enumerate(names) if name in trimmed.definition["model"]["vocab"]]
+    contents = {content for content, special in added if special} | set(SPECIAL)
+    special = [i for i in inside if names[i] in contents]
     assert special == list(range(len(special)))
     frequencies = [counts[i] for i in inside[len(special) :]]
     assert frequencies == sorted(frequencies, reverse=True)
     characters = {char for text in texts for word in words(full, text) for char in word}
-    for piece in (piece for char in characters for piece in (char, f"##{char}")):
-        assert (piece in trimmed.backend.get_vocab()) >= (piece in pieces)
+    for char in characters:
+        for form in ("", "##"):
+            assert (form + char in trimmed.backend.get_vocab()) >= (form + char in pieces)
+        assert (trimmed.join_mark + char in trimmed.backend.get_vocab()) >= (char in set(pieces) - contents)
     for one in ("pad", "unk", "mask", "start", "end"):
         assert kept[getattr(trimmed.special, one)] == getattr(full.special, one)
 
@@ -161,14 +185,22 @@ def test_post_processor_ids_are_rewritten(kind: str) -> None:
 
 
 def test_added_tokens_outside_the_vocabulary_get_the_last_ids() -> None:
-    """Tokens that were added to a finished vocabulary keep a row of their own, which no piece shares."""
-    full = Tokenizer(definition(["dog", "cat", *SPECIAL, "##s"], [("<user>", True), ("covid", False)]), NAMES)
+    """Tokens that were added to a finished vocabulary keep a row of their own, which no piece shares.
+
+    Where joined words are marked, those that are not special are pieces like others, with a marked twin.
+    """
+    bare = definition(["dog", "cat", *SPECIAL, "##s"], [("<user>", True), ("covid", False)])
+    full = Tokenizer({**bare, "pre_tokenizer": {"type": "Whitespace"}}, NAMES)
     texts = ["covid dogs dog", "covid covid"]
     assert full.encode(texts) == [[9, 0, 7, 0], [9, 9]]
     trimmed, kept = trim(full, texts)
     assert kept.tolist() == [2, 3, 4, 5, 6, 0, 7, 8, 9]
     assert trimmed.encode(texts) == [[8, 5, 6, 5], [8, 8]]
     assert sorted(trimmed.backend.get_vocab().values()) == list(range(9))
+    marked, kept = trim(Tokenizer(bare, NAMES), texts)
+    assert kept.tolist() == [2, 3, 4, 5, 6, 9, 0, 7, 9, 8]
+    assert marked.encode(texts) == [[5, 6, 7, 6], [5, 5]]
+    assert [marked.piece(i) for i in (5, 8, 9)] == ["covid", "￭covid", "<user>"]
 
 
 def test_what_cannot_be_trimmed_is_refused() -> None:
