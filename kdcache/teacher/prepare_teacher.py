@@ -49,9 +49,9 @@ def prepare_teacher(bert: str, corpus: Corpus, *, trim_vocab: bool, seed: int) -
             "The vocabulary is %s, not WordPiece: it is kept whole (%s pieces).", tokenizer.kind, tokenizer.size
         )
         return Teacher(model, tokenizer)
-    trimmed, kept = vocabulary.trim(tokenizer, _texts(corpus))
+    trimmed, kept, shares = vocabulary.trim(tokenizer, _texts(corpus))
     log.info("Vocabulary trimmed from %s to %s pieces.", f"{tokenizer.size:,}", f"{trimmed.size:,}")
-    _keep_rows(model, kept, trimmed)
+    _keep_rows(model, kept, shares, trimmed)
     return Teacher(model, trimmed)
 
 
@@ -79,11 +79,16 @@ def _scratch(corpus: Corpus) -> Teacher:
 
 
 @torch.no_grad()
-def _keep_rows(model: Any, kept: npt.NDArray[np.int64], tokenizer: Tokenizer) -> None:
-    """Make row i of the embedding and of the output layer what row `kept[i]` was."""
+def _keep_rows(model: Any, kept: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], tokenizer: Tokenizer) -> None:
+    """Make row i of the embedding and of the output layer what row `kept[i]` was.
+
+    Added to the bias, the logarithms `shares` divide a word's probability among the pieces that have its row.
+    """
     rows = torch.from_numpy(kept)
     wanted = [None if weight is None else weight[rows].clone() for weight in _vocabulary_weights(model)]
-    model.resize_token_embeddings(len(rows), mean_resizing=False)
+    if wanted[-1] is not None:
+        wanted[-1] += torch.from_numpy(shares)
+    model.resize_token_embeddings(len(rows))
     for weight, row_values in zip(_vocabulary_weights(model), wanted, strict=True):
         if row_values is not None:
             weight.copy_(row_values)

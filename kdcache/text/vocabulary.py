@@ -27,7 +27,9 @@ _PART = 100
 _LINES = 4_096
 
 
-def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, npt.NDArray[np.int64]]:
+def trim(
+    tokenizer: Tokenizer, texts: Iterable[str]
+) -> tuple[Tokenizer, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Cut a WordPiece vocabulary down to what `texts` need, with marks for words that were joined (`mark_joins`).
 
     Kept are the special tokens, every piece that the texts use, every single-character piece of the characters in
@@ -38,7 +40,8 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, npt.NDA
     after it.
 
     Returns:
-        The new tokenizer and, for each new id, the old one whose row it takes: int64 [kept].
+        The new tokenizer; for each new id, the old one whose row it takes: int64 [kept]; and the natural logarithm of
+        its share among the new ids that take the same row, by their frequency in `texts`: float64 [kept].
 
     Raises:
         ModelError: the tokenizer is not WordPiece, or its post-processor is of an unknown kind.
@@ -62,7 +65,9 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, npt.NDA
     rest = {vocabulary[piece] for piece in pieces & vocabulary.keys()} - set(special)
     kept = [*special, *sorted(rest, key=lambda old: (-counts[old], old)), *outside]
     new_id = {old: new for new, old in enumerate(kept)}
-    return Tokenizer(renumbered(marked.definition, new_id), tokenizer.names), origin[kept]
+    rows, seen = origin[kept], counts[kept] + 0.5
+    shares = np.log(seen / np.bincount(rows, weights=seen)[rows])
+    return Tokenizer(renumbered(marked.definition, new_id), tokenizer.names), rows, shares
 
 
 def _special_ids(tokenizer: Tokenizer) -> set[int]:

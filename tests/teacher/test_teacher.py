@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_trimming_keeps_the_predictions(
 ) -> None:
     """After trimming the logits of every kept word are what they were, also after saving, and unused words are gone.
 
-    Pieces that differ in the mark of joined words alone are the same word with the same logits.
+    Pieces that differ in the mark of joined words alone divide the word's probability as they do in the text.
     """
     whole, trimmed = (
         prepare_teacher(str(folders[kind]), Corpus(small_text), trim_vocab=trim, seed=1) for trim in (False, True)
@@ -136,7 +137,15 @@ def test_trimming_keeps_the_predictions(
     assert len(set(pieces)) == trimmed.vocabulary
     assert len(set(old.tolist())) == sum(not piece.startswith(mark) for piece in pieces) < whole.vocabulary
     logits = [_logits(teacher, toy_pairs(6)) for teacher in (whole, trimmed)]
-    torch.testing.assert_close(logits[1], logits[0][:, torch.from_numpy(old)], rtol=0, atol=1e-6)
+    expected = logits[0][:, torch.from_numpy(old)]
+    words = torch.stack([logits[1][:, torch.from_numpy(old == one)].logsumexp(dim=1) for one in old], dim=1)
+    torch.testing.assert_close(words, expected, rtol=0, atol=1e-5)
+    alone = torch.from_numpy(np.bincount(old)[old] == 1)
+    torch.testing.assert_close(logits[1][:, alone], expected[:, alone], rtol=0, atol=1e-6)
+    counts = Counter(i for line in all_lines(small_text) for i in trimmed.tokenizer.encode([line])[0])
+    seen = torch.tensor([counts[i] + 0.5 for i in range(trimmed.vocabulary)])
+    shares = torch.stack([seen[i] / seen[torch.from_numpy(old == one)].sum() for i, one in enumerate(old)])
+    torch.testing.assert_close((logits[1] - expected).exp(), shares.expand_as(expected), rtol=1e-3, atol=0)
     assert trimmed.model.config.pad_token_id == trimmed.tokenizer.special.pad
     assert trimmed.model.get_output_embeddings().bias.shape == (trimmed.vocabulary,)
     with torch.no_grad():

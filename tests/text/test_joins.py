@@ -111,7 +111,7 @@ def test_a_published_vocabulary_gives_real_corpora_back(corpus: str) -> None:
     full = open_tokenizer(str(Path(package.__file__).parent / "model"))
     texts = [(CORPORA / corpus / f"train.{side}").read_text().split("\n")[:4_000] for side in ("src", "tgt")]
     lines = [line for side in texts for line in side]
-    trimmed, kept = trim(full, lines)
+    trimmed, kept, _ = trim(full, lines)
     old = full.encode(lines)
     assert [kept[ids].tolist() for ids in trimmed.encode(lines)] == old
     restored = zip(through(trimmed, lines), lines, old, strict=True)
@@ -146,7 +146,7 @@ def test_words_are_split_where_bert_splits_them(lowercase: bool) -> None:
 def test_twins_have_the_rows_of_their_pieces() -> None:
     """Each marked piece takes the row of the unmarked one, and every text has the same rows as before."""
     full = checkpoint(LINES, lowercase=True)
-    trimmed, kept = trim(full, LINES)
+    trimmed, kept, _ = trim(full, LINES)
     for new, old in enumerate(kept.tolist()):
         assert trimmed.piece(new).removeprefix(trimmed.join_mark) == full.piece(old)
     longest = [line for line in LINES if all(len(word) <= 100 for word in words(full, line))]
@@ -196,7 +196,7 @@ def test_fault_53_added_tokens_are_kept(tmp_path: Path) -> None:
     config["extra_special_tokens"] = list(ADDED)
     (tmp_path / "checkpoint" / FILES[1]).write_text(json.dumps(config))
     opened = open_tokenizer(str(tmp_path / "checkpoint"))
-    trimmed, kept = trim(opened, TAGGED)
+    trimmed, kept, _ = trim(opened, TAGGED)
     library = AutoTokenizer.from_pretrained(tmp_path / "checkpoint", split_special_tokens=False)
     reserved = set(SPECIAL)
     for line in TAGGED:
@@ -217,7 +217,7 @@ def test_an_added_token_in_another_case_stays_itself() -> None:
     definition = {**full.definition, "added_tokens": [*full.definition["added_tokens"]]}
     token = {**definition["added_tokens"][0], "id": full.size, "content": "[NAME]", "special": False}
     definition["added_tokens"].append(token)
-    trimmed, kept = trim(Tokenizer(definition, NAMES), ["a [NAME] a", "[name]"])
+    trimmed, kept, _ = trim(Tokenizer(definition, NAMES), ["a [NAME] a", "[name]"])
     (ids,) = trimmed.encode(["[NAME]"])
     assert kept[ids].tolist() == [full.size]
     assert through(trimmed, ["[NAME] [name]"]) == ["[NAME] [name]"]
@@ -255,7 +255,7 @@ def test_other_tokenizers_stay_as_they_are() -> None:
     same, origin = mark_joins(other)
     assert same is other
     np.testing.assert_array_equal(origin, np.arange(other.size))
-    trimmed, _ = trim(other, ["a.b"])
+    trimmed, *_ = trim(other, ["a.b"])
     assert trimmed.join_mark == plain.join_mark == ""
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         assert trimmed.definition[part] == other.definition[part]

@@ -121,7 +121,7 @@ def test_trimming_keeps_the_segmentation(
     one added token is part of another that is special.
     """
     full = Tokenizer(definition(pieces, added, lowercase), NAMES)
-    trimmed, kept = trim(full, texts)
+    trimmed, kept, _ = trim(full, texts)
     spelled = Tokenizer(definition(pieces, added, lowercase, longest=1_000), NAMES) if trimmed.join_mark else full
     for text in texts:
         assert unmarked(trimmed, text) == pieces_of(spelled, text), text
@@ -152,7 +152,7 @@ def test_an_unknown_word_stays_unknown_by_keeping_what_failed() -> None:
     full = Tokenizer(definition(["ab", "a", "##bc", "b", "aa", *SPECIAL]), NAMES)
     texts = ["abc", "a", "abx"]
     assert [pieces_of(full, text) for text in texts] == [["[UNK]"], ["a"], ["[UNK]"]]
-    trimmed, _ = trim(full, texts)
+    trimmed, *_ = trim(full, texts)
     assert [pieces_of(trimmed, text) for text in texts] == [["[UNK]"], ["a"], ["[UNK]"]]
     assert {"ab", "a", "b"} <= set(trimmed.backend.get_vocab())
     assert "aa" not in trimmed.backend.get_vocab()
@@ -163,7 +163,7 @@ def test_ids_by_hand() -> None:
     full = Tokenizer(
         definition(["dog", "[UNK]", "cat", "[CLS]", "##s", "[SEP]", "the", "[PAD]", "cow", "[MASK]"]), NAMES
     )
-    trimmed, kept = trim(full, ["the cats", "the dog", "the dogs", "dog"])
+    trimmed, kept, _ = trim(full, ["the cats", "the dog", "the dogs", "dog"])
     assert kept.tolist() == [1, 3, 5, 7, 9, 0, 6, 4, 2]
     assert trimmed.definition["model"]["vocab"] == {
         piece: i for i, piece in enumerate(["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "dog", "the", "##s", "cat"])
@@ -176,7 +176,7 @@ def test_post_processor_ids_are_rewritten(kind: str) -> None:
     """The library's own encoding of one text and of two puts the new ids around and between them."""
     bare = definition(["dog", "[UNK]", "cat", "[CLS]", "[SEP]", "the", "[PAD]", "cow", "[MASK]"])
     full = Tokenizer(bare if kind == "BertProcessing" else template(bare), NAMES)
-    trimmed, _ = trim(full, ["cat dog cat"])
+    trimmed, *_ = trim(full, ["cat dog cat"])
     assert trimmed.definition["post_processor"]["type"] == kind
     special = trimmed.special
     assert trimmed.backend.encode("cat").ids == [special.start, 5, special.end]
@@ -193,11 +193,11 @@ def test_added_tokens_outside_the_vocabulary_get_the_last_ids() -> None:
     full = Tokenizer({**bare, "pre_tokenizer": {"type": "Whitespace"}}, NAMES)
     texts = ["covid dogs dog", "covid covid"]
     assert full.encode(texts) == [[9, 0, 7, 0], [9, 9]]
-    trimmed, kept = trim(full, texts)
+    trimmed, kept, _ = trim(full, texts)
     assert kept.tolist() == [2, 3, 4, 5, 6, 0, 7, 8, 9]
     assert trimmed.encode(texts) == [[8, 5, 6, 5], [8, 8]]
     assert sorted(trimmed.backend.get_vocab().values()) == list(range(9))
-    marked, kept = trim(Tokenizer(bare, NAMES), texts)
+    marked, kept, _ = trim(Tokenizer(bare, NAMES), texts)
     assert kept.tolist() == [2, 3, 4, 5, 6, 9, 0, 7, 9, 8]
     assert marked.encode(texts) == [[5, 6, 7, 6], [5, 5]]
     assert [marked.piece(i) for i in (5, 8, 9)] == ["covid", "￭covid", "<user>"]
