@@ -19,7 +19,7 @@ from kdcache.files.locations import StoreConfig
 from kdcache.files.run_records import log
 
 # A process that was stopped while it wrote must not stop the others: they go on without a copy.
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 2.0
 
 
 class Copies:
@@ -30,7 +30,8 @@ class Copies:
     """
 
     def __init__(self, config: StoreConfig) -> None:
-        self.limit, self._folder, self._warned = config.limit, config.path, False
+        self.limit, self._folder = config.limit, config.path
+        self._refused = self._waited = False
         with storage_errors(self._folder):
             # A copy is as confidential as the corpus.
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,25 +66,32 @@ class Copies:
     def put(self, record: ShardRecord, data: bytes) -> None:
         """Keep a copy of a shard in the place of the least recently used ones.
 
-        Where the disk refuses, one warning says so, and nothing is kept any more.
+        Where the disk refuses, one warning says so, and no more copies are kept; where other processes write for too
+        long, one warning says so, and this shard has no copy.
 
         Raises:
             OutputError: the folder was removed.
         """
         path = self._path(record)
+        if self._refused:
+            return
         try:
             with storage_errors(self._folder, len(data)), locked(self._folder, LOCK_SECONDS) as alone:
                 if alone:
                     self._evict(self.limit - len(data))
                     replace_file(path, data)
+                elif not self._waited:
+                    self._waited = True
+                    log.warning("%s: other processes write there for long; some shards have no copy.", self._folder)
         except OutputError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise OutputError(
                     f"{self._folder}: the folder of local copies was removed while it was in use. Run the same command "
                     "again: it is made anew."
                 ) from error
-            if not self._warned:
-                self._warned = True
+            # Another thread may have met the same refusal meanwhile.
+            if not self._refused:
+                self._refused = True
                 log.warning(
                     "%s: copies cannot be written: %s. Going on without new ones.", self._folder, error.__cause__
                 )

@@ -145,7 +145,10 @@ def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter
         kind = _Parsed(option.parse)
     elif option.choices:
         kind = _Choice(tuple(option.choices))
-    return GroupedOption([spell(name), name], type=kind, metavar=metavar, default=default, multiple=several, **more)
+    if default is not None:
+        # For click a default of None is a value, with which no option would be missing.
+        more["default"] = default
+    return GroupedOption([spell(name), name], type=kind, metavar=metavar, multiple=several, **more)
 
 
 def _help(field: _Field, option: Option, default: Any) -> str:

@@ -24,8 +24,8 @@ from kdcache.experiments.sweep_report import write_report
 from kdcache.files.atomic import storage_errors
 from kdcache.files.run_records import LOG_FILE, METRICS_FILE, log, write_log_to
 from kdcache.process.signals import StopRequest, stop_on_signals
-from kdcache.scoring.score_config import bootstrap_seed
-from kdcache.scoring.scorers import check_counts
+from kdcache.scoring.score_config import MetricSettings, bootstrap_seed
+from kdcache.scoring.scorers import check_counts, make_scorers
 from kdcache.text.lines import read_sentences
 
 CONSOLE = "log"
@@ -195,13 +195,15 @@ def check_texts(texts: Sequence[ScoredText]) -> None:
 
     Raises:
         DataError: a text cannot be read, or its references have not as many lines as its source.
-        UsageError: the seed of the bootstrap is unusable.
+        UsageError: the seed of the bootstrap is unusable, or a metric does not suit the script of a text.
     """
     if texts:
         bootstrap_seed()
     for text in texts:
         source = read_sentences(Path(text.source))
-        check_counts(source, [read_sentences(Path(path)) for path in text.references])
+        references = [read_sentences(Path(path)) for path in text.references]
+        check_counts(source, references)
+        make_scorers(text.metrics, references, MetricSettings(text.lowercase))
 
 
 def _train_all(sweep: Sweep, division: Division, handle: int, stop: StopRequest, checker: Checker) -> list[Failure]:

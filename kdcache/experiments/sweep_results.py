@@ -155,6 +155,7 @@ def _scores(student: Student, text: ScoredText) -> list[dict[str, Any]]:
         "references": [file_sha256(Path(path)) for path in text.references],
         "metrics": list(text.metrics),
         "lowercase": text.lowercase,
+        "tokenizers": "by script",
         "resamples": RESAMPLES,
         "seed": bootstrap_seed(),
         "versions": {name: version for name, version in versions().items() if name in _SCORING},

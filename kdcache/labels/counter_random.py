@@ -13,7 +13,6 @@ UInt64s = npt.NDArray[np.uint64]
 
 # The purposes of keys. A key begins with its purpose, so that two uses with the same seed share no key.
 MASKINGS, DRAWS = 1, 2
-SEED_MAX = (1 << 63) - 1
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -87,11 +87,14 @@ class Prefetch(Generic[T, R]):
             return
 
     def _serve(self) -> None:
-        self._prepare()
+        prepared = False
         while (job := self._jobs.get()) is not None:
             item, future = job
             if future.set_running_or_notify_cancel():
                 try:
+                    if not prepared:
+                        self._prepare()
+                        prepared = True
                     future.set_result(self._work(item, self._pause))
                 except BaseException as error:
                     future.set_exception(error)

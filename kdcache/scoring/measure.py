@@ -42,6 +42,7 @@ class ScoreTask:
     references: list[Text]
     system: System
     baseline: System | None
+    scorers: list[Scorer]
 
     @property
     def reference_sentences(self) -> list[list[str]]:
@@ -58,7 +59,7 @@ def prepare(config: ScoreConfig) -> ScoreTask:
     """Read and fingerprint the texts.
 
     Raises:
-        UsageError: options contradict each other.
+        UsageError: options contradict each other, or a metric does not suit the script of the references.
         DataError: a text cannot be read, numbers of lines differ, or the two systems had different sources.
         CorruptError: a record that says where a text comes from is damaged.
     """
@@ -80,7 +81,8 @@ def prepare(config: ScoreConfig) -> ScoreTask:
                 f"--baseline {config.baseline}: was generated from another source text than {system.name}. Compare "
                 "outputs of the same source."
             )
-    return ScoreTask(config, references, system, baseline)
+    scorers = make_scorers(config.metric, [text.sentences for text in references], config.settings)
+    return ScoreTask(config, references, system, baseline, scorers)
 
 
 def _student(search: GenerateConfig, source: Text, references: Sequence[Text]) -> System:
@@ -102,13 +104,12 @@ def measure(task: ScoreTask) -> tuple[ScoreFile, list[str]]:
         DataError: a line of the source is longer than its positions.
         StoppedError: a signal asked to stop.
     """
-    config, resamples = task.config, task.config.resamples
-    scorers = make_scorers(config.metric, task.reference_sentences, config.settings)
-    hypotheses, lineage, ceilings = _hypotheses(task.system, task, scorers)
+    resamples, scorers = task.config.resamples, task.scorers
+    hypotheses, lineage, ceilings = _hypotheses(task.system, task)
     scores = scores_of(scorers, hypotheses, resamples)
     comparison = None
     if task.baseline is not None:
-        other, other_lineage, _ = _hypotheses(task.baseline, task, scorers)
+        other, other_lineage, _ = _hypotheses(task.baseline, task)
         differences = differences_of(scorers, hypotheses, other, resamples)
         other_scores = scores_of(scorers, other, resamples)
         comparison = Comparison(task.baseline.name, tuple(other_scores), other_lineage, tuple(differences))
@@ -117,7 +118,7 @@ def measure(task: ScoreTask) -> tuple[ScoreFile, list[str]]:
     return result, hypotheses
 
 
-def _hypotheses(system: System, task: ScoreTask, scorers: Sequence[Scorer]) -> tuple[list[str], Lineage, list[Score]]:
+def _hypotheses(system: System, task: ScoreTask) -> tuple[list[str], Lineage, list[Score]]:
     """A system's hypotheses, what they depend on, and the ceilings that a student's tokenizer sets.
 
     A ceiling is what the first reference scores after the student's tokenizer has encoded and decoded it: what a
@@ -133,7 +134,7 @@ def _hypotheses(system: System, task: ScoreTask, scorers: Sequence[Scorer]) -> t
     ceilings = []
     if system is task.system:
         restored = [student.tokenizer.decode(ids) for ids in student.tokenizer.encode(task.references[0].sentences)]
-        ceilings = scores_of(scorers, restored, task.config.resamples)
+        ceilings = scores_of(task.scorers, restored, task.config.resamples)
     with stop_on_signals() as stop:
         hypotheses = Text.of(generate(student, system.text.sentences, system.search, stop))
     return hypotheses.sentences, dataclasses.replace(system.lineage, hypothesis=hypotheses.sha256), ceilings

@@ -30,7 +30,7 @@ _NOT_COMPUTED = frozenset(
 )
 _UNBOUNDED = 1 << 20
 # How models fail on inputs that they do not take.
-_FAILURES = (IndexError, RuntimeError, TypeError, ValueError, AttributeError)
+_FAILURES = (IndexError, MemoryError, RuntimeError, TypeError, ValueError, AttributeError)
 
 
 class Teacher:
@@ -152,6 +152,9 @@ class Teacher:
             tensor = parameter.detach().cpu().contiguous()
             digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
             digest.update(tensor.view(torch.uint8).numpy().data)
+        # Caches of version 0.1.0 hold what the first way gave; where that was wrong, they must not be continued.
+        if self._padding is not (Padding.WIDE_MASK if self._fused else Padding.MASK):
+            digest.update(self._padding.name.encode())
         return digest.hexdigest()
 
     @torch.inference_mode()
@@ -195,7 +198,7 @@ class Teacher:
             self._check_output_layer(trials.trial_views(self.tokenizer, lengths[1:]), device)
         except _FAILURES as error:
             if is_out_of_memory(error):
-                raise
+                raise self._too_large(trials.trial_views(self.tokenizer, (positions,))) from error
             raise self._refusal(f"cannot be run as other models are ({first_line(error)})") from error
         expected = torch.cat([answers[length] for length in lengths])
         views = trials.trial_views(self.tokenizer, lengths)
@@ -212,14 +215,13 @@ class Teacher:
     @torch.inference_mode()
     def _padding_that_gives(self, expected: Tensor, views: MaskedViews, device: torch.device) -> Padding:
         """The first way of running views beside each other that changes no answer."""
-        fused = getattr(self.model.config, "_attn_implementation", None) == "sdpa"
-        for padding in list(Padding) if fused else list(Padding)[1:]:
+        for padding in list(Padding) if self._fused else list(Padding)[1:]:
             self._padding = padding
             try:
                 found = self.output_layer.exact_logits(self.hidden(views, device))
             except _FAILURES as error:
                 if is_out_of_memory(error):
-                    raise
+                    raise self._too_large(views) from error
                 continue
             if trials.same_answers(expected, found):
                 return padding
@@ -240,13 +242,29 @@ class Teacher:
         if device.type == "cpu" and precision == "float32":
             return
         views = trials.trial_views(self.tokenizer, _trial_lengths(self.positions))
-        with autocast(device, precision):
-            expected = self.library_logits(views, device)
-            found = self.output_layer.exact_logits(self.hidden(views, device))
+        try:
+            with autocast(device, precision):
+                expected = self.library_logits(views, device)
+                found = self.output_layer.exact_logits(self.hidden(views, device))
+        except _FAILURES as error:
+            if is_out_of_memory(error):
+                raise self._too_large(views) from error
+            raise
         if not trials.same_answers(expected, found, trials.ROUNDED[precision]):
             raise self._refusal(
                 f"answers the same view differently beside others in {precision}", " Try --precision float32."
             )
+
+    @property
+    def _fused(self) -> bool:
+        return getattr(self.model.config, "_attn_implementation", None) == "sdpa"
+
+    def _too_large(self, views: MaskedViews) -> ModelError:
+        longest = int(views.lengths.max())
+        return ModelError(
+            f"{type(self.model).__name__}: the memory does not suffice to try it with {longest} tokens. Use a "
+            "machine or a device with more memory, or a smaller model."
+        )
 
     def _refusal(self, why: str, remedy: str = "") -> ModelError:
         return ModelError(f"{type(self.model).__name__} {why}; kdcache cannot use it as a teacher.{remedy}")

@@ -101,18 +101,28 @@ def start_reporters(names: Sequence[str], output: Path, position: Position) -> l
     return [Reporter(name, begins[name]) for name in dict.fromkeys(names)]
 
 
+# How the variables begin by which torchrun and MPI tell a process of the others.
+_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+
+
 def _make_state() -> None:
     """Make the state of accelerate, which its trackers ask, as if this process were alone.
 
-    By the variables of torchrun it would find other processes and wait for them, or form a group before ours.
+    By the variables of torchrun or MPI it would find other processes and wait for them, or form a group before ours.
     """
     from accelerate.state import PartialState
 
-    hidden = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(_LAUNCHERS):
+            del os.environ[name]
     try:
         PartialState(cpu=True)
     finally:
-        os.environ.update(hidden)
+        # It sets some of them itself.
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _tensorboard(folder: Path, position: Position) -> _Tracker:

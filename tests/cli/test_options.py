@@ -185,3 +185,19 @@ def test_verbosity_before_and_behind_the_command(arguments: list[str]) -> None:
         logging.captureWarnings(False)
     levels = {"-q": logging.WARNING, "-v": logging.DEBUG}
     assert said == [next((levels[one] for one in arguments if one in levels), logging.INFO)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["student-train", "--output", "s"], "Missing option '--cache'"),
+        (["dump-logits", "--output", "c"], "Missing option '--teacher'"),
+        (["teacher-train", "--output", "t"], "Missing option '--bert'"),
+        (["generate", "--output", "o"], "Missing option '--student'"),
+        (["verify"], "Missing argument 'CACHE'"),
+    ],
+)
+def test_what_is_required_is_missed_in_one_line(arguments: list[str], missing: str) -> None:
+    """A command without what it needs is refused with exit code 2 before anything is read."""
+    done = run_here(*arguments)
+    assert (done.returncode, missing in done.stderr) == (2, True), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,16 @@ def test_the_seed_of_the_bootstrap_is_looked_at_first(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="SACREBLEU_SEED must be a whole number"):
         check_texts(tests)
     check_texts([])
+
+
+def test_a_metric_that_the_script_rules_out_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TER of Thai, which scoring refuses, is refused before anything is trained."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("test.src", "test.tgt"):
+        Path(name).write_text("หนังสือเล่มนี้น่าสนใจมาก\n")
+    (text,) = read(tmp_path, BASE, TEST).tests
+    with pytest.raises(UsageError, match="--metric ter counts words"):
+        check_texts([replace(text, metrics=("bleu", "ter"))])
 
 
 def test_the_example_in_the_documents_is_a_sweep(tmp_path: Path) -> None:

@@ -26,6 +26,18 @@ def test_results_come_in_order_and_no_further_ahead() -> None:
     assert sorted(begun) == list(range(20))
 
 
+def test_a_thread_that_cannot_begin_says_so() -> None:
+    """What preparing a thread raises reaches whoever takes the first item, and nobody waits for ever."""
+
+    def prepare() -> None:
+        raise OSError("no such device")
+
+    with Prefetch(lambda item, _pause: item, range(3), 2, prepare=prepare) as ahead:
+        assert ahead.ready(5.0)
+        with pytest.raises(OSError, match="no such device"):
+            ahead.take()
+
+
 def test_errors_come_in_their_place() -> None:
     """What the work raised for an item reaches whoever takes that item, and those before it are not lost."""
     with Prefetch(lambda item, _pause: 12 // item, [3, 2, 0, 1], 4, threads=4) as ahead:

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import run_python
 from loops import EPOCHS, CrashError, Trainer, all_metrics, crash, metrics
 
 from kdcache.errors import UsageError
@@ -122,6 +123,17 @@ with Metrics(Path({str(tmp_path / "metrics.jsonl")!r}), Position()) as metrics:
     assert (done.stdout, done.stderr) == ("1 False\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "nll": 2.0}
+
+
+def test_a_launcher_of_mpi_is_not_waited_for(tmp_path: Path) -> None:
+    """Variables by which MPI tells a process of others make no tracker wait for them, and stay as they are."""
+    code = (
+        "import os; before = dict(os.environ); from kdcache.training.trackers import _make_state; "
+        "_make_state(); print(dict(os.environ) == before)"
+    )
+    mpi = {"PMI_SIZE": "2", "PMI_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    done = run_python("-c", code, cwd=tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT="29511", **mpi)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
 
 
 def test_only_the_first_process_reports(tmp_path: Path) -> None:
