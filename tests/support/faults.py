@@ -32,7 +32,8 @@ from kdcache.files.failpoints import VARIABLE
 ROOT = Path(__file__).parents[2]
 # What programs of the tests import: kdcache, and the modules beside this one.
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")])
-PLAN = make_plan(n_pairs=12, shard_pairs=6)
+# Its shards are larger than the other files of the cache, for tests that limit the size of files.
+PLAN = make_plan(n_pairs=80, shard_pairs=40)
 SHARDS = [f"shards/{schema.shard_name(i)}" for i in range(2)]
 RECORDS = [f"shards/{schema.record_name(i)}" for i in range(2)]
 # In the order in which a run writes them: plan, 2 of the tokenizer, (shard, record) twice, manifest.
