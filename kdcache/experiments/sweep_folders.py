@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from kdcache.errors import CorruptError, DataError, KDCacheError, OutputError
 from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
-from kdcache.files.atomic import storage_errors
+from kdcache.files.atomic import storage_errors, try_lock
 from kdcache.files.run_records import RUN_FILE, fixed_settings, log, recorded
 from kdcache.files.strict_json import read_json
 from kdcache.process.signals import StopRequest
@@ -137,10 +136,10 @@ def locked(output: Path, stop: StopRequest) -> Iterator[int]:
         output.mkdir(parents=True, exist_ok=True)
         handle = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        if not _lock(handle):
+        if not try_lock(handle):
             log.info("%s: runs of another sweep are at work here; waiting for them to stop.", output)
             end = time.monotonic() + _LOCK_SECONDS
-            while not _lock(handle):
+            while not try_lock(handle):
                 if time.monotonic() > end:
                     raise OutputError(
                         f"{output}: another kdcache sweep, or runs that one has left, work here. Wait until they have "
@@ -151,11 +150,3 @@ def locked(output: Path, stop: StopRequest) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -98,14 +98,15 @@ def locked(folder: Path, patience: float = math.inf) -> Iterator[bool]:
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         latest = time.monotonic() + patience
-        while not (held := _lock(handle)) and time.monotonic() < latest:
+        while not (held := try_lock(handle)) and time.monotonic() < latest:
             time.sleep(_LOCK_SECONDS)
         yield held
     finally:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def try_lock(handle: int) -> bool:
+    """Take the lock of an open file if nobody holds it; return whether it is held now."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
