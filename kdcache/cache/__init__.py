@@ -3,8 +3,9 @@
 This room may import labels and what is below them; it loads no torch. Public names are loaded when they are asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kdcache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kdcache.cache.audit import verify_shard
@@ -26,21 +27,18 @@ __all__ = [
     "open_cache",
     "verify_shard",
 ]
-_MODULE_OF = {
-    "CacheReader": "reader",
-    "CacheWriter": "commit_protocol",
-    "Encoding": "number_encoding",
-    "Manifest": "shard_records",
-    "Plan": "plan",
-    "ShardArrays": "shard",
-    "ShardRecord": "shard_records",
-    "open_cache": "reader",
-    "verify_shard": "audit",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # What needs only one module of this room, such as a command's help, must not wait for h5py.
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+# What needs only one module of this room, such as a command's help, must not wait for h5py.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CacheReader": "reader",
+        "CacheWriter": "commit_protocol",
+        "Encoding": "number_encoding",
+        "Manifest": "shard_records",
+        "Plan": "plan",
+        "ShardArrays": "shard",
+        "ShardRecord": "shard_records",
+        "open_cache": "reader",
+        "verify_shard": "audit",
+    },
+)

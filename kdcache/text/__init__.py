@@ -3,8 +3,9 @@
 This room may import files, process and what is below them. Public names are loaded when they are asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kdcache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kdcache.text.corpus import Corpus, Pair, TextFiles
@@ -26,23 +27,20 @@ __all__ = [
     "examine",
     "tokenizer_warnings",
 ]
-_MODULE_OF = {
-    "Corpus": "corpus",
-    "EncodedPairs": "encoded_pairs",
-    "Pair": "corpus",
-    "SpecialIds": "encoded_pairs",
-    "TextFiles": "corpus",
-    "TextReport": "text_checks",
-    "Tokenizer": "tokenizer",
-    "encode_sections": "encode_corpus",
-    "encode_slice": "encode_corpus",
-    "examine": "text_checks",
-    "tokenizer_warnings": "text_checks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # What needs only the names of files, such as a command's help, must not wait for numpy and tokenizers.
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+# What needs only the names of files, such as a command's help, must not wait for numpy and tokenizers.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Corpus": "corpus",
+        "EncodedPairs": "encoded_pairs",
+        "Pair": "corpus",
+        "SpecialIds": "encoded_pairs",
+        "TextFiles": "corpus",
+        "TextReport": "text_checks",
+        "Tokenizer": "tokenizer",
+        "encode_sections": "encode_corpus",
+        "encode_slice": "encode_corpus",
+        "examine": "text_checks",
+        "tokenizer_warnings": "text_checks",
+    },
+)

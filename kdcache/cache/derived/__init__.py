@@ -3,8 +3,9 @@
 This room may import the cache and what is below it. Public names are loaded when they are asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kdcache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kdcache.cache.derived.derive_config import MergeConfig, TranscodeConfig
@@ -17,16 +18,13 @@ __all__ = [
     "merge",
     "transcode",
 ]
-_MODULE_OF = {
-    "MergeConfig": "derive_config",
-    "TranscodeConfig": "derive_config",
-    "merge": "merging",
-    "transcode": "transcoding",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # What needs only settings, such as a command's help, must not wait for h5py.
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+# What needs only settings, such as a command's help, must not wait for h5py.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "MergeConfig": "derive_config",
+        "TranscodeConfig": "derive_config",
+        "merge": "merging",
+        "transcode": "transcoding",
+    },
+)

@@ -1,0 +1,18 @@
+"""Public names of a package that are loaded when they are asked for, so that a command's help waits for none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_names(package: str, module_of: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of `package` (PEP 562), which takes each name from its module in `module_of`."""
+
+    def load(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{module_of[name]}"), name)
+
+    return load
