@@ -1,7 +1,8 @@
 """The commit protocol: how shards get onto the disk so that a crash at any moment loses at most open shards.
 
 A shard is built and checked in memory, written to a temporary name, fsynced and published under its own name without
-replacing anything; then its record, in the same way. The record is the commit. Any number of processes may work on
+replacing anything. It is read back as a stranger's would be, and then its record is written in the same way. The record
+is the commit. Any number of processes may work on
 one cache: whoever loses a race verifies the winner's shard and goes on.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from kdcache.cache import schema, shard_records
 from kdcache.cache.cache_files import regular_bytes
+from kdcache.cache.hdf5 import check_writing
 from kdcache.cache.plan import PLAN_FILE, Plan, check_plan, compare_plans, read_plan
 from kdcache.cache.shard import ShardArrays, decode_shard, encode_shard
 from kdcache.cache.shard_records import ShardRecord
@@ -42,10 +44,11 @@ class CacheWriter:
 
     Raises:
         MismatchError: the folder holds a cache with another plan.
-        OutputError: the folder holds something else, or cannot be written.
+        OutputError: the folder holds something else, or cannot be written, or this HDF5 cannot write shards.
     """
 
     def __init__(self, cache: Path, plan: Plan, tokenizer: Tokenizer) -> None:
+        check_writing()
         self.cache = cache
         self.plan = plan
         self._unknown = tokenizer.special.unk
@@ -158,7 +161,7 @@ class CacheWriter:
         """Store shard `index`; if another process was first, its shard stands.
 
         Raises:
-            CorruptError: the arrays break a rule; nothing was stored.
+            CorruptError: the arrays break a rule, or what was written cannot be read again; nothing was committed.
             OutputError: the disk refused; nothing was committed.
         """
         data = encode_shard(arrays, self.plan, index)
@@ -168,7 +171,9 @@ class CacheWriter:
             if record is not None:
                 return record
         reach("shard-published")
-        return self._commit_record(index, arrays, data)
+        with storage_errors(path):
+            stored = path.read_bytes()
+        return self._commit_record(index, decode_shard(stored, self.plan, index, str(path)), stored)
 
     def _commit_record(self, index: int, arrays: ShardArrays, data: bytes) -> ShardRecord:
         first, _ = self.plan.bounds(index)

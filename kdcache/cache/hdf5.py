@@ -19,8 +19,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.errors import CorruptError
+from kdcache.errors import CorruptError, OutputError
 
+# Before, the checksum of a superblock is wrong in the bytes of a file that was built in memory (h5py issue 2558).
+_WRITING_HDF5 = (2, 0, 0)
 # Levels above 4 save two per cent more and take three times as long.
 GZIP_LEVEL = 4
 CHUNK_ROWS = 65_536
@@ -43,6 +45,21 @@ _CHECKSUM_BYTES = 4
 # messages, filters of a group, ….
 _GROUP_MESSAGES = frozenset({0, 2, 6, 10, 12, 16, 21})  # nil, link info, link, group info, attribute, more, attr. info
 _DATASET_MESSAGES = frozenset({0, 1, 3, 5, 8, 11, 16})  # nil, space, type, fill value, layout, filters, more
+
+
+def hdf5_version() -> tuple[int, int, int]:
+    """The version of the HDF5 library that h5py brings along."""
+    version: tuple[int, int, int] = h5py.version.hdf5_version_tuple
+    return version
+
+
+def check_writing() -> None:
+    """Raise OutputError if the HDF5 library here writes shards that no HDF5 opens; older ones than 2.0 do."""
+    if (found := hdf5_version()) < _WRITING_HDF5:
+        raise OutputError(
+            f"h5py {h5py.__version__} works with HDF5 {'.'.join(map(str, found))}, which reads caches, but the shards "
+            "that it writes cannot be opened; writing needs HDF5 2.0 or later. Run pip install 'h5py>=3.16'."
+        )
 
 
 def write_image(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from kdcache.cache import schema
+from kdcache.cache.hdf5 import check_writing
 from kdcache.cache.number_encoding import Encoding, count_dtype
 from kdcache.cache.plan import FORMAT, VERSION, Plan
 from kdcache.cache.shard import ShardArrays
@@ -135,8 +136,10 @@ def prepare(config: DumpConfig) -> Job:
         UsageError: a setting is outside its range.
         ModelError: the teacher cannot be used.
         DataError: the text breaks a rule.
+        OutputError: the HDF5 library here cannot write shards.
     """
     config.check()
+    check_writing()
     device = resolve_device(config.device, this_process().local)
     use(device)
     corpus = Corpus(config.text, skip_bad=config.skip_bad)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdcache
+from kdcache.cache.hdf5 import check_writing
 from kdcache.console import tables
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_shards import dump
@@ -72,6 +73,7 @@ def run_demo(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -
 
     `set_up` is called at the start of each further process; its argument says whether that process shall be quiet.
     """
+    check_writing()
     log.info("1 of 4: a teacher from nothing, %s steps.", f"{config.teacher_steps:,}")
     copy_text(folder, config)
     make_teacher(folder, config)

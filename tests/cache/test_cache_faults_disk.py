@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import caches
 import pytest
 from caches import FAILED, contents, make_plan, tokenizer, write_cache
+from conftest import run_here
 from faults import (
     FILES,
     MANIFEST,
@@ -34,11 +36,12 @@ from faults import (
     wake,
 )
 
-from kdcache.cache import schema
+from kdcache.cache import hdf5, schema
 from kdcache.cache.audit import verify_shard
 from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import CorruptError, DataError
+from kdcache.files.atomic import sha256
 from kdcache.files.failpoints import VARIABLE
 from kdcache.text.corpus import Corpus, TextFiles
 
@@ -161,6 +164,49 @@ def test_fault_10_the_remedy_works(cache: Path, reference: dict[str, bytes]) -> 
     os.truncate(cache / SHARDS[1], 4096)
     (cache / RECORDS[1]).unlink()
     check_after_another_run(cache, reference)
+
+
+def test_fault_10_no_record_of_a_shard_that_cannot_be_read(cache: Path, reference: dict[str, bytes]) -> None:
+    """A shard is read back before its record is written: bytes that are not what was written are never committed."""
+    stalled = stall(cache, "shard-published:1")
+    damaged = bytearray((cache / SHARDS[0]).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (cache / SHARDS[0]).write_bytes(damaged)
+    failed = wake(stalled)
+    assert failed.returncode == FAILED, failed.stderr
+    assert failed.stderr.startswith(f"CorruptError: {cache / SHARDS[0]}")
+    assert records_in(cache) == []
+    assert write_cache(cache, PLAN)
+    assert {name: data for name, data in contents(cache).items() if ".invalid-" not in name} == reference
+
+
+@pytest.mark.parametrize("command", ["dump-logits", "dump-logits --dry-run", "transcode", "merge", "demo"])
+def test_fault_54_hdf5_that_writes_unreadable_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """An HDF5 before 2.0 is refused by whatever writes shards before any work is done, and reads them as before."""
+    for name in ("one", "two"):
+        write_cache(tmp_path / name, dataclasses.replace(PLAN, teacher=sha256(name.encode())))
+    monkeypatch.setattr(hdf5, "hdf5_version", lambda: (1, 14, 6))
+    output = tmp_path / "output"
+    arguments: dict[str, list[object]] = {
+        "dump-logits": ["--teacher", "none", "--pairs", "none", "--output", output],
+        "transcode": [tmp_path / "one", output, "--topk", 2],
+        "merge": [output, tmp_path / "one", tmp_path / "two"],
+        "demo": [output],
+    }
+    done = run_here(*command.split(), *arguments[command.split()[0]])
+    assert done.returncode == 1
+    assert "works with HDF5 1.14.6" in done.stderr
+    assert "pip install 'h5py>=3.16'" in done.stderr
+    assert not output.exists()
+    assert run_here("verify", tmp_path / "one").returncode == 0
+
+
+def test_fault_54_asked_for_and_installed() -> None:
+    """The HDF5 that is asked for by way of h5py, and is installed here, is one that writes readable shards."""
+    assert "h5py>=3.16" in (Path(__file__).parents[2] / "setup.cfg").read_text()
+    assert hdf5.hdf5_version() >= (2, 0, 0)
 
 
 def test_fault_20_read_only_folder(cache: Path, reference: dict[str, bytes]) -> None:
