@@ -11,6 +11,7 @@ import kdcache
 from kdcache.cli.curves import curves
 from kdcache.cli.demo import demo
 from kdcache.cli.dump_logits import dump_logits
+from kdcache.cli.export import export
 from kdcache.cli.generate import generate
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
@@ -32,4 +33,5 @@ def main(verbose: bool, quiet: bool) -> None:
 main.add("The way from text to score", teacher_train, dump_logits, student_train, generate, score)
 main.add("Look and compare", inspect, verify, curves, sweep)
 main.add("Make caches from caches", transcode, merge)
+main.add("Go elsewhere", export)
 main.add("Try it first", demo)

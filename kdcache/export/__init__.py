@@ -1,0 +1,8 @@
+"""Students and caches in the formats of other programs: CTranslate2 and Parquet.
+
+This room may import the student, the cache and what is below them. Its settings load no torch.
+"""
+
+from kdcache.export.export_config import ExportConfig
+
+__all__ = ["ExportConfig"]
