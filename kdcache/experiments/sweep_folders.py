@@ -67,14 +67,14 @@ class Checker:
     def same(self, record: dict[str, Any], config: StudentConfig) -> bool:
         """Whether a record has these settings, and the inputs that are there now.
 
-        A cache and a first student that cannot be opened are compared by their names.
+        A cache, text or first student that cannot be opened is compared by its name.
         """
         wanted = recorded(config)
         if fixed_settings(record["config"]) != fixed_settings(wanted):
             return False
         inputs = self._inputs_of(config)
         if isinstance(inputs, str):
-            return all(record["config"].get(name) == wanted[name] for name in ("cache", "start_from"))
+            return all(record["config"].get(name) == wanted[name] for name in ("cache", "valid", "start_from"))
         return bool(record.get("inputs") == inputs)
 
     def trained(self, student: Student) -> bool:

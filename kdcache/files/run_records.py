@@ -22,9 +22,15 @@ RUN_FILE = "run.json"
 LOG_FILE = "kdcache.log"
 METRICS_FILE = "metrics.jsonl"
 
-# What may differ when a run is continued: where it runs, who is told of it, what is only looked at, and where a cache
-# and a first student lie, whose content is compared by fingerprints among the inputs; not what it computes.
-_FREE = frozenset({"device", "micro_tokens", "report_to", "compared", "cache", "store", "start_from"})
+# What may differ when a run is continued: where it runs, who is told of it, what is only looked at; not what it makes.
+_FREE = frozenset({"device", "micro_tokens", "report_to", "compared", "store"})
+# Last parts of the names of settings that say where something lies, whose content is compared by the fingerprints among
+# the inputs.
+_PLACES = frozenset(
+    {"source", "target", "pairs", "hypothesis", "reference", "baseline", "student", "cache", "start_from"}
+)
+# A place, too, where it is a folder; otherwise a name that the hub knows.
+_BERT, _BERT_INPUT = "bert", "inputs.bert"
 
 log = logging.getLogger("kdcache")
 
@@ -149,7 +155,8 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = (
         fixed_settings(content["config"]) | _flat({"inputs": content.get("inputs", {})}) for content in (before, now)
     )
-    for field in sorted(old.keys() | new.keys()):
+    by_content = _BERT_INPUT in old and _BERT_INPUT in new
+    for field in sorted((old.keys() | new.keys()) - {_BERT if by_content else _BERT_INPUT}):
         if old.get(field) != new.get(field):
             raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
 
@@ -161,7 +168,11 @@ def recorded(config: Any) -> dict[str, Any]:
 
 def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration by names such as `training.seed`, less what may differ when its run is continued."""
-    return {name: value for name, value in _flat(config).items() if _FREE.isdisjoint(name.split("."))}
+    return {
+        name: value
+        for name, value in _flat(config).items()
+        if _FREE.isdisjoint(parts := name.split(".")) and parts[-1] not in _PLACES
+    }
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,8 +13,9 @@ from transformers import AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from kdcache.errors import ModelError
-from kdcache.files.run_records import log
-from kdcache.files.strict_json import read_json
+from kdcache.files.atomic import file_sha256, sha256
+from kdcache.files.run_records import RUN_FILE, log
+from kdcache.files.strict_json import canonical_json, read_json
 
 _NAMED = 3
 
@@ -46,6 +47,23 @@ def _check_kind(folder: Path, option: str) -> None:
             f"it holds a model of type {kind}, and a teacher is a masked language model.{student} Give another folder,"
         )
         raise ModelError(_message(str(folder), option, why))
+
+
+def checkpoint_fingerprint(place: str) -> dict[str, str]:
+    """The fingerprint `bert` of the files that make a model in a folder; nothing where it is a name for the hub."""
+    folder = Path(place)
+    if not folder.is_dir():
+        return {}
+    kept = {".json", ".txt", ".model", ".safetensors"}
+    if not any(folder.glob("*.safetensors")):
+        kept.add(".bin")
+    files = [path for path in folder.iterdir() if path.suffix in kept and path.name != RUN_FILE and path.is_file()]
+    try:
+        found = {path.name: file_sha256(path) for path in files}
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}. Give another folder,"
+        raise ModelError(_message(place, "--bert", why)) from error
+    return {"bert": sha256(canonical_json(found))}
 
 
 def open_masked_lm(place: str, option: str) -> tuple[Any, list[str]]:

@@ -18,6 +18,7 @@ from kdcache.losses.objective_config import PLAIN
 from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.teacher.masked_lm import Teacher, to_device
 from kdcache.teacher.masking import MaskedViews, random_views
+from kdcache.teacher.open_checkpoint import checkpoint_fingerprint
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.teacher.teacher_config import TeacherConfig
 from kdcache.text.corpus import Corpus, fingerprints
@@ -91,7 +92,9 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = fingerprints(text=corpus, valid=valid)
-    run = group.by_leader(lambda: folder_run(output, "teacher-train", config, inputs))
+    run = group.by_leader(
+        lambda: folder_run(output, "teacher-train", config, {**inputs, **checkpoint_fingerprint(config.bert)})
+    )
     group.check_visible(run.record)
     if run.finished:
         log.info("%s: this teacher is finished; nothing to do.", output)

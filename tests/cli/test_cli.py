@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,51 @@ def test_another_setting_is_refused(tmp_path: Path, small_cache: Path) -> None:
     done = run_here(*arguments, "--alpha", "0.25")
     assert done.returncode == 1
     assert "objective.alpha differs: stored 0.5, given 0.25" in done.stderr
+
+
+PLACES = {"teacher-train": "text", "student-train": "valid", "generate": "source", "score": "baseline hypothesis"}
+
+
+@pytest.mark.parametrize("command", PLACES)
+def test_the_content_decides_and_not_where_it_lies(
+    tmp_path: Path,
+    small_bert: Path,
+    small_text: TextFiles,
+    small_cache: Path,
+    small_student: Path,
+    nano: str,
+    command: str,
+) -> None:
+    """A run goes on where all that it reads was moved to another disk, and is refused where a text is another one."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for name, folder in (("bert", small_bert), ("cache", small_cache), ("student", small_student)):
+        shutil.copytree(folder, one / name)
+    for name, file in (("src", small_text.source), ("tgt", small_text.target)):
+        (one / name).write_text("".join(Path(str(file)).read_text().splitlines(keepends=True)[:60]))
+    output = tmp_path / "output"
+
+    def run(disk: Path) -> subprocess.CompletedProcess[str]:
+        sides, train = (disk / "src", disk / "tgt"), ("--max-steps", 2, "--output", output)
+        arguments: dict[str, tuple[object, ...]] = {
+            "teacher-train": ("--bert", disk / "bert", "--source", sides[0], "--target", sides[1], *train),
+            "student-train": (
+                *("--cache", disk / "cache", "--valid-source", sides[0], "--valid-target", sides[1]),
+                *("--start-from", disk / "student", "--size", nano, *train),
+            ),
+            "generate": ("--student", disk / "student", "--source", sides[0], "--output", output, "--beam-size", 1),
+            "score": ("--reference", sides[1], "--hypothesis", sides[0], "--json", output, "--baseline", sides[1]),
+        }
+        return run_here(command, *arguments[command])
+
+    assert (first := run(one)).returncode == 0, first.stderr
+    one.rename(two)
+    assert (again := run(two)).returncode == 0, again.stderr
+    assert "nothing to do" in again.stderr or command == "score"
+    for side in ("src", "tgt"):
+        (two / side).write_text((two / side).read_text().replace("a", "o"))
+    refused = run(two)
+    assert refused.returncode == 1
+    assert f"inputs.{PLACES[command]} differs" in refused.stderr
 
 
 def test_dump_dry_run_tells_the_truth_and_writes_nothing(

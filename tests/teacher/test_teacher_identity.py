@@ -6,16 +6,19 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from models import all_lines, save_bert
+from models import all_lines, save_bert, steps
 from safetensors.torch import load_file, save_file
 
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import MismatchError, ModelError, UsageError
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.prepare_teacher import prepare_teacher
+from kdcache.teacher.teacher_config import TeacherConfig
+from kdcache.teacher.train_teacher import train_teacher
 from kdcache.text.corpus import Corpus, TextFiles
 
 
@@ -167,6 +170,19 @@ def test_a_folder_without_a_model_is_refused(small_bert: Path, small_text: TextF
         (tmp_path / "wordless" / name).unlink()
     with pytest.raises(ModelError, match="no vocabulary"):
         prepare_teacher(str(tmp_path / "wordless"), Corpus(small_text), trim_vocab=True, seed=1)
+
+
+def test_another_checkpoint_under_the_same_name_is_refused(teacher_config: TeacherConfig, tmp_path: Path) -> None:
+    """A teacher that was begun with one checkpoint does not go on with another one in the same folder."""
+    bert = tmp_path / "bert"
+    shutil.copytree(teacher_config.bert, bert)
+    config = replace(teacher_config, bert=str(bert), training=steps(1))
+    train_teacher(config, tmp_path / "teacher")
+    model = load_file(bert / "model.safetensors")
+    name = min(model)
+    save_file({**model, name: model[name] + 1}, bert / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MismatchError, match=r"inputs\.bert differs"):
+        train_teacher(config, tmp_path / "teacher")
 
 
 def test_a_tokenizer_of_another_model_is_refused(small_bert: Path, small_text: TextFiles, tmp_path: Path) -> None:
