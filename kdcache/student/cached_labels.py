@@ -30,6 +30,8 @@ class CacheSections(Sections):
     def __init__(self, reader: CacheReader, *, soft: bool, temperature: float | None = None) -> None:
         self._reader, self._soft = reader, soft
         self._column = None if temperature is None else reader.plan.temperatures.index(temperature)
+        # Tokens of the longest target in each shard that was read.
+        self._longest: dict[int, int] = {}
 
     @property
     def sizes(self) -> list[int]:
@@ -38,15 +40,22 @@ class CacheSections(Sections):
 
     def load(self, index: int) -> Section:
         """Read and check one shard."""
-        return self._section(self._reader.shard(index))
+        return self._section(index, self._reader.shard(index))
 
     def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
         """Read and check one shard after the other; those of a remote cache are fetched ahead."""
         with closing(self._reader.read(order, give_up)) as shards:
-            for _ in order:
-                yield self._section(next(shards))
+            for index in order:
+                yield self._section(index, next(shards))
 
-    def _section(self, arrays: ShardArrays) -> Section:
+    def longest_target(self) -> int:
+        """Tokens of the longest target, its end included. Shards that were not read yet are read for it."""
+        for _ in self.read([index for index in range(len(self.sizes)) if index not in self._longest], lambda: None):
+            pass
+        return max(self._longest.values())
+
+    def _section(self, index: int, arrays: ShardArrays) -> Section:
+        self._longest[index] = int(arrays.pairs.target_lengths.max())
         if not self._soft:
             return Section(arrays.pairs)
         stored = arrays.soft.log_normalizers

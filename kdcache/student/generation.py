@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,8 +42,9 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     with stop_on_signals() as stop:
         hypotheses = generate(student, sentences, config, stop)
     replace_file(output, "".join(f"{line}\n" for line in hypotheses).encode())
-    run.finish({"sentences": len(hypotheses), "sha256": text_sha256(hypotheses)})
-    log.info("%s: %s lines.", output, f"{len(hypotheses):,}")
+    limit = config.max_length or student.max_length
+    run.finish({"sentences": len(hypotheses), "max_length": limit, "sha256": text_sha256(hypotheses)})
+    log.info("%s: %s lines, each of at most %s tokens.", output, f"{len(hypotheses):,}", f"{limit:,}")
 
 
 @torch.inference_mode()
@@ -52,7 +53,8 @@ def generate(
 ) -> list[str]:
     """One hypothesis for each sentence, in their order; an empty sentence gives an empty one.
 
-    A hypothesis has at most twice as many tokens as the longest source of its batch, plus 16.
+    It does not depend on the other sentences, but for rounding. It has at most `config.max_length` tokens, or else as
+    many as the student's own limit says; a warning counts those that do not end by then.
 
     Raises:
         DataError: a sentence is longer than the student's positions.
@@ -65,21 +67,28 @@ def generate(
     for number, ids in enumerate(sources, 1):
         if len(ids) > POSITIONS:
             raise DataError(f"{config.source}:{number}: {len(ids):,} tokens; the student has {POSITIONS:,} positions.")
-    hypotheses = [""] * len(sentences)
+    config = replace(config, max_length=config.max_length or student.max_length)
+    written = [row for row, text in enumerate(sentences) if text.strip()]
+    hypotheses, cut = [""] * len(sentences), 0
     halving = HalvingRunner("a beam search over one source", "Lower --beam-size, free memory")
-    with Progress("generating", len(sentences), "sentences") as progress:
-        for rows in _batches(sources, config.max_tokens):
+    with Progress("generating", len(written), "sentences") as progress:
+        for rows in _batches(written, sources, config.max_tokens):
             if stop is not None:
                 stop.check()
-            for row, text in zip(rows, _search(student, [sources[row] for row in rows], config, halving), strict=True):
-                hypotheses[row] = text if sentences[row].strip() else ""
+            for row, ids in zip(rows, _search(student, [sources[row] for row in rows], config, halving), strict=True):
+                # A line feed inside a hypothesis would shift every line after it.
+                hypotheses[row] = " ".join(student.tokenizer.decode(ids).split())
+                cut += student.tokenizer.special.end not in ids[1:]
             progress.advance(len(rows))
+    if cut:
+        counts = (f"{count:,}" for count in (cut, len(sentences), config.max_length))
+        log.warning("%s of %s texts do not end within %s tokens, and are cut. --max-length sets another limit.", *counts)
     return hypotheses
 
 
-def _batches(sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of sentences of similar length, longest first, at most `max_tokens` padded tokens together."""
-    order = sorted(range(len(sources)), key=lambda row: -len(sources[row]))
+def _batches(rows: list[int], sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
+    """Those of `rows` with sources of similar length, longest first, at most `max_tokens` padded tokens together."""
+    order = sorted(rows, key=lambda row: -len(sources[row]))
     start = 0
     while start < len(order):
         stop = start + max(1, max_tokens // len(sources[order[start]]))
@@ -105,23 +114,24 @@ class _Sources:
 
 def _search(
     student: Student, sources: Sequence[list[int]], config: GenerateConfig, halving: HalvingRunner
-) -> list[str]:
+) -> list[list[int]]:
+    """The tokens of the best hypothesis for each source."""
     pad, longest = student.tokenizer.special.pad, len(sources[0])
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in sources]
     batch = _Sources(torch.tensor(rows, device=student.model.device))
     parts = halving.parts(batch, lambda part: _beams(student, part.input_ids, config))
-    # A line feed inside a hypothesis would shift every line after it.
-    return [" ".join(student.tokenizer.decode(ids).split()) for _, best in parts for ids in best]
+    return [ids for _, best in parts for ids in best]
 
 
 def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[list[int]]:
-    """The best hypothesis of each row."""
+    chosen = {"no_repeat_ngram_size": config.no_repeat_ngram_size, "repetition_penalty": config.repetition_penalty}
     hypotheses: list[list[int]] = student.model.generate(
         input_ids=input_ids,
         attention_mask=(input_ids != student.tokenizer.special.pad).long(),
         num_beams=config.beam_size,
         length_penalty=config.length_penalty,
-        max_length=min(POSITIONS, 2 * input_ids.shape[1] + 16),
+        max_length=config.max_length,
         do_sample=False,
+        **{name: value for name, value in chosen.items() if value is not None},
     ).tolist()
     return hypotheses

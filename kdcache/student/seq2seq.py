@@ -20,7 +20,6 @@ from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.batches import Batch
 from kdcache.training.checkpoint import save_model
 
-MAX_TARGET = 256
 _TYPES = (transformer.MODEL_TYPE, RnnConfig.model_type)
 _CARD = """---
 library_name: kdcache
@@ -62,6 +61,15 @@ class Student:
         return int(self.model.config.d_model)
 
     @property
+    def max_length(self) -> int:
+        """Tokens of a text that it writes, start and end included, at most: transformers' `max_length`."""
+        return int(self.model.generation_config.max_length or POSITIONS)
+
+    def limit_length(self, longest: int) -> None:
+        """Let texts be half as long again as the longest target, of `longest` tokens with its end, and not longer."""
+        self.model.generation_config.max_length = min(POSITIONS, 1 + longest + longest // 2)
+
+    @property
     def module(self) -> nn.Module:
         """The model as a plain module."""
         module: nn.Module = self.model
@@ -90,9 +98,9 @@ def build_student(arch: str, size: str, tokenizer: Tokenizer, vocabulary: int, d
     else:
         model = transformer.build_transformer(SIZES[size], tokenizer.special, vocabulary, dropout)
     special = tokenizer.special
-    # Explicit: the library's default stops at 20 tokens.
+    # Explicit: the library's default stops at 20 tokens. Training replaces the limit by one for its text.
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_length=MAX_TARGET,
+        max_length=POSITIONS,
         num_beams=4,
         pad_token_id=special.pad,
         bos_token_id=special.start,

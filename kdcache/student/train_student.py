@@ -106,6 +106,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     with group.all_or_none():
         if group.leads:
             task.student.model.cpu()
+            task.student.limit_length(sections.longest_target())
             task.student.save(output)
             run.finish(result.record())
     log.info("%s: the student of step %s is saved.", output, result.exported)

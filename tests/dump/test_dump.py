@@ -102,7 +102,7 @@ def check_cache(cache: Path, teacher: Path, pairs: list[Pair], passes: int) -> N
 
 @pytest.mark.parametrize(("passes", "k", "max_tokens"), [(7, 8, 300), (1, 1, 10_000), (100, 30, 1)])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_cache_equals_the_slow_loop(
+def test_fault_60_cache_equals_the_slow_loop(
     encoding: str, passes: int, k: int, max_tokens: int, small_teacher: Path, tmp_path: Path
 ) -> None:
     """Every target position is in the cache once and equals what a slow, unbatched loop over the model says."""

@@ -52,10 +52,10 @@ MISTAKES = [
     ("[test.t]\nsource = 's'\nreference = 'r'\nmetrics = 'blue'", "[test.t]: metrics: 'blue' is not known"),
     ("[test.t]\nsource = 's'\nreference = 'r'\nlowercase = 1", "lowercase takes a value such as true, not 1"),
     ("[test.'1']\nsource = 's'\nreference = 'r'", "a test set is a table whose name begins with a letter"),
-    (f"{TEST}\nbeam_size = 0", "[test.t]: generation would be refused: --beam-size must be at least 1, not 0"),
-    (f"{TEST}\nlength_penalty = nan", "would be refused: --length-penalty must be a finite number, not nan"),
-    (f"{TEST}\nlength_penalty = -inf", "would be refused: --length-penalty must be a finite number, not -inf"),
-    (f"{TEST}\nlength_penalty = 1{'0' * 400}", "would be refused: --length-penalty must be a finite number"),
+    (f"{TEST}\nbeam_size = 0", "[test.t]: generation would be refused: --beam-size must be between 1 and 1000, not 0"),
+    (f"{TEST}\nlength_penalty = nan", "would be refused: --length-penalty must be between -2 and 10, not nan"),
+    (f"{TEST}\nlength_penalty = -inf", "would be refused: --length-penalty must be between -2 and 10, not -inf"),
+    (f"{TEST}\nlength_penalty = 1{'0' * 400}", "would be refused: --length-penalty must be between -2 and 10"),
 ]
 
 

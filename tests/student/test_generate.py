@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import run_here
 from models import toy_lines
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from kdcache.cache.reader import CacheReader
 from kdcache.errors import DataError, ModelError, StoppedError, UsageError
 from kdcache.process.signals import StopRequest
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, generate_file
-from kdcache.student.seq2seq import Student, load_student
-from kdcache.student.student_config import POSITIONS
+from kdcache.student.seq2seq import Student, build_student, load_student
+from kdcache.student.student_config import POSITIONS, RNN_SIZES, RnnSize
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def greedy(student: Student, line: str) -> str:
     special = student.tokenizer.special
     source = torch.tensor(student.tokenizer.encode_sources([line]))
     words = [special.start]
-    for _ in range(2 * source.shape[1] + 15):
+    for _ in range(student.max_length - 1):
         logits = student.model(input_ids=source, decoder_input_ids=torch.tensor([words])).logits[0, -1]
         words.append(int(logits.argmax()))
         if words[-1] == special.end:
@@ -75,7 +82,7 @@ def test_length_penalty_lengthens(student: Student) -> None:
     lines = toy_lines("src", 20, first=40)
     lengths = [
         sum(map(len, student.tokenizer.encode(generate(student, lines, config(length_penalty=penalty)))))
-        for penalty in (-3.0, 0.0, 5.0)
+        for penalty in (-2.0, 0.0, 10.0)
     ]
     assert lengths[0] <= lengths[1] <= lengths[2]
     assert lengths[0] < lengths[2]
@@ -139,11 +146,96 @@ def test_generation_can_be_stopped(student: Student) -> None:
         generate(student, toy_lines("src", 3), config(), stop)
 
 
-def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
-    """Beams below 1 and folders without a student are refused."""
-    for name in ("beam_size", "max_tokens"):
-        with pytest.raises(UsageError, match="--" + name.replace("_", "-")):
-            config(**{name: 0}).check()
+@pytest.mark.parametrize("arch", ["transformer", "rnn"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_length": 9, "no_repeat_ngram_size": 2, "repetition_penalty": 1.5, "num_beams": 1}], ids=str
+)
+def test_fault_60_neighbours_change_no_text(
+    arch: str,
+    settings: dict[str, Any],
+    nano: str,
+    small_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Alone and beside longer lines, a text is what transformers' own `generate` writes from the saved folder.
+
+    Random students end hardly any text, so that it is as long as the limit lets it be.
+    """
+    monkeypatch.setitem(RNN_SIZES, "nano", RnnSize(layers=1, width=16, learning_rate=2e-3))
+    reader = CacheReader(small_cache)
+    made = build_student(arch, nano, reader.tokenizer(), reader.plan.vocabulary, dropout=0.0, seed=1)
+    with torch.no_grad():
+        for parameter in made.module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    made.limit_length(12)
+    made.save(tmp_path)
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    lines, expected = [*toy_lines("src", 6), "ka " * 60, "Lo."], []
+    for line in lines:
+        (ids,) = model.generate(**tokenizer(line, return_tensors="pt"), **settings)
+        assert len(ids) <= settings.get("max_length", 19)
+        expected.append(tokenizer.decode(ids, skip_special_tokens=True))
+    beams = {"beam_size": settings.get("num_beams", 4)}
+    ours = config(**beams | {name: value for name, value in settings.items() if name != "num_beams"})
+    student = load_student(tmp_path)
+    for max_tokens in (1, 30, 100, 2_048):
+        assert generate(student, lines, replace(ours, max_tokens=max_tokens)) == expected
+    assert generate(student, [lines[-1]], ours) == expected[-1:]
+    assert f"of 8 texts do not end within {settings.get('max_length', 19)} tokens" in caplog.text
+    assert len(set(expected)) > 4
+
+
+def test_a_limit_that_is_given_cuts_and_counts(small_student: Path, tmp_path: Path) -> None:
+    """--max-length replaces the student's own limit; what it cuts is counted, and the record has the limit."""
+    (tmp_path / "source").write_text("\n".join([*toy_lines("src", 3), "", ""]), encoding="utf-8")
+    arguments = ("generate", "--student", small_student, "--source", "source", "--device", "cpu", "--output")
+    done = run_here(*arguments, "cut", "--max-length", 4, cwd=tmp_path)
+    assert "warning: 3 of 4 texts do not end within 4 tokens, and are cut." in done.stderr
+    done = run_here(*arguments, "whole", cwd=tmp_path)
+    assert "cut" not in done.stderr
+    limit = load_student(small_student).max_length
+    assert f"whole: 4 lines, each of at most {limit} tokens." in done.stderr
+    for name, most in (("cut", 4), ("whole", limit)):
+        assert json.loads((tmp_path / f"{name}.run.json").read_text())["result"]["max_length"] == most
+
+
+def test_a_student_without_a_limit_opens(small_student: Path, tmp_path: Path) -> None:
+    """A folder that says nothing of lengths writes up to the student's positions."""
+    shutil.copytree(small_student, tmp_path / "student")
+    (tmp_path / "student" / "generation_config.json").unlink()
+    assert load_student(tmp_path / "student").max_length == POSITIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("beam_size", (0, -1, 10**9)),
+        ("max_tokens", (0,)),
+        ("length_penalty", (400.0, -400.0, math.nan, math.inf, 10**400)),
+        ("max_length", (0, 1, 10**9)),
+        ("no_repeat_ngram_size", (-1, 10**9)),
+        ("repetition_penalty", (0.0, -1.0, math.nan, math.inf)),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, values: tuple[float, ...]) -> None:
+    """Numbers that the search could not take are refused with the option and its range."""
+    for value in values:
+        with pytest.raises(UsageError, match="--" + name.replace("_", "-") + " must be (at least|between)"):
+            config(**{name: value}).check()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"length_penalty": -2.0}, {"length_penalty": 10.0}, {"beam_size": 1_000}, {"no_repeat_ngram_size": 0}]
+)
+def test_settings_at_the_ends_of_their_ranges_work(settings: dict[str, Any], student: Student) -> None:
+    """The largest and smallest numbers that are allowed still give words."""
+    assert all(generate(student, toy_lines("src", 2), config(**settings)))
+
+
+def test_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
+    """The error names the command that makes one."""
     (tmp_path / "source").write_text("a\n")
     with pytest.raises(ModelError, match="student-train"):
         generate_file(replace(config(), student=str(tmp_path), source=str(tmp_path / "source")), tmp_path / "output")

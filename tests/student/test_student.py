@@ -219,11 +219,16 @@ def test_whoever_reads_the_configuration_can_read_the_weights(small_student: Pat
         assert len(modes) == 1, folder
 
 
-def test_generation_settings_are_explicit(small_student: Path) -> None:
-    """The folder says how long a text may become and which tokens start, end and pad it."""
+def test_generation_settings_are_explicit(small_student: Path, small_cache: Path, small_text: TextFiles) -> None:
+    """The folder says which tokens start, end and pad a text, and how long it may become: 1.5 times the longest."""
     stored = json.loads((small_student / "generation_config.json").read_text())
     special = load_student(small_student).tokenizer.special
-    assert stored["max_length"] == 256
+    targets = Path(small_text.target).read_text(encoding="utf-8").splitlines()
+    longest = max(map(len, load_student(small_student).tokenizer.encode(targets))) + 1
+    assert stored["max_length"] == 1 + int(1.5 * longest)
+    sections = CacheSections(CacheReader(small_cache), soft=False)
+    sections.load(1)
+    assert sections.longest_target() == longest
     assert stored["num_beams"] == 4
     assert (stored["decoder_start_token_id"], stored["bos_token_id"]) == (special.start, special.start)
     assert (stored["eos_token_id"], stored["pad_token_id"]) == (special.end, special.pad)
