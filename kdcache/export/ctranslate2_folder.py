@@ -135,7 +135,7 @@ class StudentAnswers:
 
     def __init__(self, student: Student, sentences: list[str]) -> None:
         self._tokenizer = student.tokenizer
-        self._limit = int(student.model.generation_config.max_length)
+        self._limit = student.max_length
         self._texts = generate(student, sentences, GenerateConfig(student="", source="", device="cpu"))
         self._sources = student.tokenizer.encode_sources(sentences)
         self._targets = student.tokenizer.encode(self._texts)

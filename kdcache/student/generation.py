@@ -82,7 +82,7 @@ def generate(
             progress.advance(len(rows))
     if cut:
         counts = (f"{count:,}" for count in (cut, len(sentences), config.max_length))
-        log.warning("%s of %s texts do not end within %s tokens, and are cut. --max-length sets another limit.", *counts)
+        log.warning("%s of %s texts do not end within %s tokens and are cut; --max-length sets another limit.", *counts)
     return hypotheses
 
 

@@ -192,7 +192,7 @@ def test_a_limit_that_is_given_cuts_and_counts(small_student: Path, tmp_path: Pa
     (tmp_path / "source").write_text("\n".join([*toy_lines("src", 3), "", ""]), encoding="utf-8")
     arguments = ("generate", "--student", small_student, "--source", "source", "--device", "cpu", "--output")
     done = run_here(*arguments, "cut", "--max-length", 4, cwd=tmp_path)
-    assert "warning: 3 of 4 texts do not end within 4 tokens, and are cut." in done.stderr
+    assert "warning: 3 of 4 texts do not end within 4 tokens and are cut;" in done.stderr
     done = run_here(*arguments, "whole", cwd=tmp_path)
     assert "cut" not in done.stderr
     limit = load_student(small_student).max_length
