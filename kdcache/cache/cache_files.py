@@ -116,7 +116,7 @@ class FolderFiles(CacheFiles):
 
     def shard(self, record: ShardRecord) -> bytes:
         """Read one shard."""
-        return committed_bytes(self._path / record.path, record)
+        return committed_bytes(self._path / record.path, record, follow=True)
 
     def shards(self, records: Sequence[ShardRecord], give_up: GiveUp) -> Generator[bytes, None, None]:
         """Read one shard after the other, each when it is asked for."""
@@ -132,13 +132,13 @@ class FolderFiles(CacheFiles):
         return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def committed_bytes(path: Path, record: ShardRecord) -> bytes:
+def committed_bytes(path: Path, record: ShardRecord, *, follow: bool = False) -> bytes:
     """The content of a shard's file, if it is exactly what its record commits.
 
     Raises:
-        CorruptError: it is missing, a link, or other bytes.
+        CorruptError: it is missing, a link where none is to `follow`, or other bytes.
     """
-    return check_committed(regular_bytes(path, record.bytes), record, str(path))
+    return check_committed(regular_bytes(path, record.bytes, follow=follow), record, str(path))
 
 
 def check_committed(data: bytes, record: ShardRecord, place: str) -> bytes:
@@ -150,15 +150,16 @@ def check_committed(data: bytes, record: ShardRecord, place: str) -> bytes:
     return data
 
 
-def regular_bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes; links are not followed, pipes and devices not opened.
+def regular_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
+    """The content of a regular file of at most `most` bytes; no pipe or device is read, nor a link without `follow`.
 
     Raises:
         CorruptError: it is something else, larger, missing, or cannot be read.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits for whoever writes into it.
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+        with open(os.open(path, flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CorruptError(f"{path}: not a regular file.")
@@ -166,5 +167,7 @@ def regular_bytes(path: Path, most: int) -> bytes:
                 raise CorruptError(f"{path}: {status.st_size:,} bytes, at most {most:,} belong there.")
             return file.read(most)
     except OSError as error:
-        problem = "missing" if error.errno == errno.ENOENT else "a link" if error.errno == errno.ELOOP else None
-        raise CorruptError(f"{path}: {problem or f'cannot be read: {error.strerror or error}'}.") from error
+        problem = f"cannot be read: {error.strerror or error}"
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            problem = "missing" if not path.is_symlink() else "a link to nothing" if follow else "a link"
+        raise CorruptError(f"{path}: {problem}.") from error

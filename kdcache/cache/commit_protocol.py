@@ -106,7 +106,7 @@ class CacheWriter:
         except CorruptError as error:
             raise CorruptError(f"{error} {remedy}") from error
         shard = self._shards / record.file
-        if shard.is_symlink() or not shard.is_file() or shard.stat().st_size != record.bytes:
+        if not shard.is_file() or shard.stat().st_size != record.bytes:
             raise CorruptError(f"{shard}: not the {record.bytes:,} bytes that {path.name} commits. {remedy}")
         return record
 
@@ -206,6 +206,6 @@ class CacheWriter:
         data = readable_json(manifest)
         reach("finalizing")
         with storage_errors(path, len(data)):
-            if not path.exists() or path.read_bytes() != data:
+            if not path.is_file() or path.read_bytes() != data:
                 replace_file(path, data)
         return True

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def read_plan(cache: Path) -> Plan:
         CorruptError: there is none, or it is damaged or of another format.
     """
     path = cache / PLAN_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         problem = f"it has no {PLAN_FILE}" if cache.is_dir() else "there is no such folder"
         raise CorruptError(f"{cache}: not a cache: {problem}. Make one with kdcache dump-logits.")
     return plan_of(read_json(path), str(path))

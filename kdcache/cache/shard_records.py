@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def read_manifest(cache: Path, plan: Plan) -> Manifest:
         CorruptError: it is missing (the cache is incomplete), damaged, or of another plan.
     """
     path = cache / MANIFEST_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         done = sum(1 for _ in (cache / SHARDS_FOLDER).glob("[0-9]*.json"))
         raise CorruptError(
             f"{cache}: incomplete: {done:,} of {plan.n_shards:,} shards are committed. Run the same kdcache "

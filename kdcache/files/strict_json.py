@@ -39,8 +39,8 @@ def read_json(path: Path) -> Any:
     try:
         if not path.exists() and not path.is_symlink():
             raise CorruptError(f"{path}: no such file.")
-        if path.is_symlink() or not path.is_file():
-            raise CorruptError(f"{path}: expected a regular file, found none.")
+        if not path.is_file():
+            raise CorruptError(f"{path}: expected a regular file or a link to one, found none.")
         if path.stat().st_size > BYTES_MAX:
             raise CorruptError(f"{path}: {path.stat().st_size:,} bytes of JSON; at most {BYTES_MAX:,} are read.")
         return parse_json(path.read_bytes(), str(path))

@@ -114,7 +114,7 @@ def _read_run(path: Path) -> dict[str, dict[int, float | None]]:
 
 def _lines(path: Path) -> list[tuple[str, bytes]]:
     """Place and content of each line; a torn last line is left out, since a run may be writing it or died doing so."""
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         raise DataError(f"{path}: no such file. Give folders that teacher-train or student-train wrote.")
     try:
         with path.open("rb") as file:

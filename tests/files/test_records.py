@@ -190,18 +190,21 @@ def test_escaped_surrogate_pair_is_one_character() -> None:
 
 
 def test_read_json_takes_regular_files_only(tmp_path: Path) -> None:
-    """A missing file, a folder, a link and a device are refused before a byte of them is read."""
+    """A missing file, a folder, a link to none and a device are refused before a byte of them is read."""
     good = tmp_path / "good.json"
     good.write_bytes(b'{"a": 1}')
     assert strict_json.read_json(good) == {"a": 1}
     link = tmp_path / "link.json"
     link.symlink_to(good)
+    assert strict_json.read_json(link) == {"a": 1}
+    circle = tmp_path / "circle.json"
+    circle.symlink_to(circle)
     fifo = tmp_path / "fifo.json"
     os.mkfifo(fifo)
     with pytest.raises(CorruptError, match=r"none.json: no such file\."):
         strict_json.read_json(tmp_path / "none.json")
     dangling = tmp_path / "dangling.json"
     dangling.symlink_to(tmp_path / "none.json")
-    for path in (tmp_path, link, dangling, fifo, Path("/dev/zero")):
+    for path in (tmp_path, circle, dangling, fifo, Path("/dev/zero")):
         with pytest.raises(CorruptError, match="expected a regular file"):
             strict_json.read_json(path)

@@ -114,7 +114,7 @@ def test_no_curve_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no value of loss is finite"):
         read_curves([run])
     (tmp_path / "link").mkdir()
-    (tmp_path / "link" / "metrics.jsonl").symlink_to(run / "metrics.jsonl")
+    (tmp_path / "link" / "metrics.jsonl").symlink_to(tmp_path / "nothing")
     with pytest.raises(DataError, match="no such file"):
         read_curves([tmp_path / "link"])
 

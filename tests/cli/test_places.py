@@ -1,0 +1,79 @@
+"""Where inputs and outputs lie: folders of links, users without name and home, names that are not UTF-8."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import run_here
+
+from kdcache.cache.reader import CacheReader
+from kdcache.text.corpus import TextFiles
+
+FEW = ("--max-steps", 1)
+
+
+def linked(folder: Path, copy: Path) -> Path:
+    """A copy of a folder in which every file is a relative link to a read-only blob, as in the cache of the hub."""
+    blobs = copy.parent / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, copy)
+    for path in [path for path in copy.rglob("*") if path.is_file()]:
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(blob)
+        blob.chmod(0o444)
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    return copy
+
+
+def test_fault_61_folders_of_links(
+    tmp_path: Path,
+    small_bert: Path,
+    small_text: TextFiles,
+    small_teacher: Path,
+    small_cache: Path,
+    small_student: Path,
+    nano: str,
+) -> None:
+    """Checkpoint, teacher, cache and student may be folders of links to files: what is read is the same."""
+    text = ("--source", small_text.source, "--target", small_text.target)
+    bert, teacher, cache, student = (
+        linked(folder, tmp_path / "hub" / folder.name)
+        for folder in (small_bert, small_teacher, small_cache, small_student)
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    for arguments in (
+        ("teacher-train", "--bert", bert, *text, *FEW, "--output", out / "teacher"),
+        ("dump-logits", "--teacher", teacher, *text, "--shard-pairs", 40, "--output", out / "cache"),
+        ("verify", cache),
+        ("inspect", cache, "--pair", 1),
+        ("student-train", "--cache", cache, "--start-from", student, "--size", nano, *FEW, "--output", out / "student"),
+        ("generate", "--student", student, "--source", small_text.source, "--beam-size", 1, "--output", out / "text"),
+        ("curves", student),
+    ):
+        done = run_here(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert CacheReader(out / "cache").manifest == CacheReader(small_cache).manifest
+    lineage = json.loads((out / "text.run.json").read_text())["inputs"]
+    assert lineage["student"] == hashlib.sha256((small_student / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("target", ["nothing", "tokenizer.json", "."])
+def test_fault_61_a_link_to_no_file_is_one_clear_line(
+    tmp_path: Path, small_text: TextFiles, small_teacher: Path, target: str
+) -> None:
+    """A link to nothing, to itself or to a folder, in a teacher's folder, is one message that names the link."""
+    shutil.copytree(small_teacher, tmp_path / "teacher")
+    link = tmp_path / "teacher" / "tokenizer.json"
+    link.unlink()
+    link.symlink_to(target)
+    text = ("--source", small_text.source, "--target", small_text.target)
+    done = run_here("dump-logits", "--teacher", tmp_path / "teacher", *text, "--output", tmp_path / "cache")
+    assert done.returncode == 1
+    assert f"{link}: expected a regular file or a link to one" in done.stderr
+    assert not (tmp_path / "cache").exists()
