@@ -51,18 +51,21 @@ class OutputError(KDCacheError):
 
 
 class StoppedError(KDCacheError):
-    """Work was asked to stop by a signal and did so at a safe point. Exit code 128 + the signal's number."""
+    """Work was asked to stop by a signal and did so at a safe point. Exit code 128 + the signal's number.
 
-    def __init__(self, number: int) -> None:
+    Without `kept` the work was a text that a student wrote, which begins anew.
+    """
+
+    def __init__(self, number: int, kept: bool = True) -> None:
+        what, then = ("all finished work", "continues") if kept else ("nothing of the text", "begins the text anew")
         super().__init__(
-            f"Stopped by {signal.Signals(number).name}; all finished work is kept. Run the same command again: it "
-            "continues."
+            f"Stopped by {signal.Signals(number).name}; {what} is kept. Run the same command again: it {then}."
         )
         self.exit_code = 128 + number
-        self._number = number
+        self._parts = number, kept
 
-    def __reduce__(self) -> tuple[type[StoppedError], tuple[int]]:
-        return type(self), (self._number,)
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[int, bool]]:
+        return type(self), self._parts
 
 
 class CacheError(KDCacheError):

@@ -18,17 +18,19 @@ class StopRequest:
         number: the signal that asked first, or None.
         asked_at: when it did, by the monotonic clock.
         grace_seconds: how long after the first signal another one is taken for the same request.
+        kept: whether what was done until then is kept.
     """
 
-    def __init__(self, grace_seconds: float = 0.0) -> None:
+    def __init__(self, grace_seconds: float = 0.0, *, kept: bool = True) -> None:
         self.number: int | None = None
         self.asked_at = 0.0
         self.grace_seconds = grace_seconds
+        self.kept = kept
 
     def check(self) -> None:
         """Raise `StoppedError` if a signal asked to stop."""
         if self.number is not None:
-            raise StoppedError(self.number)
+            raise StoppedError(self.number, self.kept)
 
 
 # Those of the blocks that the program is in, the innermost last: signals are the whole process's.
@@ -41,15 +43,15 @@ def stop_asked() -> bool:
 
 
 @contextmanager
-def stop_on_signals(*, repeated: bool = False, grace_seconds: float = 0.0) -> Iterator[StopRequest]:
+def stop_on_signals(*, repeated: bool = False, grace_seconds: float = 0.0, kept: bool = True) -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM inside the block; a second signal of either kind stops at once.
 
     A second signal does not where signals come `repeated`: torchrun hands on to its processes what the terminal has
     sent them already, and kills them if they take too long. Nor does it within `grace_seconds` of the first: a
     scheduler may signal every process of a job, and a sweep hands the signal on. A block inside another begins with the
-    request and the seconds of grace of the outer one.
+    request and the seconds of grace of the outer one. `kept` is what the error says.
     """
-    request = StopRequest(grace_seconds)
+    request = StopRequest(grace_seconds, kept=kept)
     if _requests:
         outer = _requests[-1]
         request.number, request.asked_at = outer.number, outer.asked_at
@@ -60,7 +62,7 @@ def stop_on_signals(*, repeated: bool = False, grace_seconds: float = 0.0) -> It
         if request.number is None:
             request.number, request.asked_at = number, now
         elif not repeated and now - request.asked_at >= request.grace_seconds:
-            raise StoppedError(number)
+            raise StoppedError(number, kept)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     _requests.append(request)

@@ -135,6 +135,6 @@ def _hypotheses(system: System, task: ScoreTask) -> tuple[list[str], Lineage, li
     if system is task.system:
         restored = [student.tokenizer.decode(ids) for ids in student.tokenizer.encode(task.references[0].sentences)]
         ceilings = scores_of(task.scorers, restored, task.config.resamples)
-    with stop_on_signals() as stop:
+    with stop_on_signals(kept=False) as stop:
         hypotheses = Text.of(generate(student, system.text.sentences, system.search, stop))
     return hypotheses.sentences, dataclasses.replace(system.lineage, hypothesis=hypotheses.sha256), ceilings

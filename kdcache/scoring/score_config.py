@@ -7,16 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import UsageError
-from kdcache.settings import EXPERT, Nested, Option, at_least, between, check_fields
+from kdcache.settings import EXPERT, Nested, Option, between, check_fields
 from kdcache.student.generate_config import GenerateConfig
 
 # The scores that each metric gives. `kdcache.scoring.scorers` makes them.
-METRICS = {"bleu": ("bleu",), "chrf": ("chrf",), "ter": ("ter",), "rouge": ("rouge1", "rouge2", "rougeL")}
+ROUGE = {"rouge": ("rouge1", "rouge2", "rougeL"), "rougeLsum": ("rougeLsum",)}
+METRICS = {"bleu": ("bleu",), "chrf": ("chrf",), "ter": ("ter",), **ROUGE}
 # The scores in the order of tables, with their titles.
-SCORES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+SCORES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+}
 LESS_IS_BETTER = frozenset({"ter"})
 RESAMPLES = 1_000
-RESAMPLES_MIN = 100
+# The interval cuts off a fortieth at each end, and more draws take hours.
+RESAMPLES_RANGE = between(100, 100_000)
 TOKENIZERS = ("none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200")
 
 
@@ -75,7 +85,9 @@ class ScoreConfig:
         metavar="F",
     ).default(None)
     metric: tuple[str, ...] = Option(
-        "Metric; give the option again for each further one.", choices=METRICS, parts=tuple
+        "Metric; give the option again for each further one. rougeLsum needs <n> between a text's sentences.",
+        choices=METRICS,
+        parts=tuple,
     ).default(("bleu", "chrf"))
     lowercase: bool = Option("Ignore case; the signature says so.", EXPERT).default(False)
     tokenize: str | None = Option(
@@ -91,7 +103,7 @@ class ScoreConfig:
         "Number of test sets that are drawn for intervals and p-values. Their seed is SACREBLEU_SEED in the "
         "environment, or 12345.",
         EXPERT,
-        within=at_least(RESAMPLES_MIN),
+        within=RESAMPLES_RANGE,
     ).default(RESAMPLES)
 
     @property

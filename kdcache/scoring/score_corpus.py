@@ -21,7 +21,7 @@ class Score:
     """One number, its 95 % interval, and how it was made.
 
     Attributes:
-        name: "bleu", "chrf", "ter", "rouge1", "rouge2" or "rougeL".
+        name: "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL" or "rougeLsum".
         value: 0 … 100 (TER may exceed it); for ROUGE the mean F1.
         low, high: its interval, as sacreBLEU's bootstrap over sentences gives it; see `Estimate`.
         signature: sacreBLEU's, or the settings of rouge-score.
@@ -105,7 +105,7 @@ def compare(
     settings: MetricSettings = AS_PUBLISHED,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """Test "bleu", "chrf", "ter", "rouge1", "rouge2" or "rougeL" (mean F1) of two systems' hypotheses [n].
+    """Test "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL" or "rougeLsum" (mean F1) of two systems' hypotheses [n].
 
     `references` are [R][n].
 

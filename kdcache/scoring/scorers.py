@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.errors import DataError, UsageError
-from kdcache.scoring.rouge import KINDS, sentence_rouge, signature
-from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES_MIN, MetricSettings, bootstrap_seed
+from kdcache.scoring.rouge import sentence_rouge, signature
+from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES_RANGE, ROUGE, MetricSettings, bootstrap_seed
 from kdcache.scoring.scripts import WordSpacing, blanks_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,13 @@ class Scorer:
         bootstrap_seed()
         named: list[tuple[str, Sequence[str]]] = [(str(number), list(one)) for number, one in enumerate(systems)]
         metric: Any = self
-        return PairedTest(named, {self.name: metric}, None, "bs", resamples, n_jobs=1)()[1][self.name]
+        try:
+            return PairedTest(named, {self.name: metric}, None, "bs", resamples, n_jobs=1)()[1][self.name]
+        except MemoryError as error:
+            raise UsageError(
+                f"--resamples {resamples}: the memory does not suffice for so many draws of {len(systems[0]):,} "
+                "sentences. Give a smaller number."
+            ) from error
 
     # What PairedTest calls.
 
@@ -111,9 +117,9 @@ def as_estimate(result: Any) -> Estimate:
 
 
 def check_resamples(resamples: int) -> None:
-    """Raise UsageError if so few resamples have no quantiles to speak of."""
-    if resamples < RESAMPLES_MIN:
-        raise UsageError(f"--resamples must be at least {RESAMPLES_MIN}, not {resamples}.")
+    """Raise UsageError if so few resamples have no quantiles to speak of, or there are too many."""
+    if not RESAMPLES_RANGE.holds(resamples):
+        raise UsageError(f"--resamples must be {RESAMPLES_RANGE.words}, not {resamples}.")
 
 
 def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -131,14 +137,17 @@ def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
 def make_scorers(
     metrics: Sequence[str], references: Sequence[Sequence[str]], settings: MetricSettings = AS_PUBLISHED
 ) -> list[Scorer]:
-    """The scorers of `metrics` against `references` [R][n]: one for each of METRICS, but three for "rouge".
+    """The scorers of `metrics` against `references` [R][n]: one for each score in METRICS.
 
     Raises:
         UsageError: an unknown metric, or one that the script of the references or the settings rule out.
     """
     scorers: list[Scorer] = []
     for metric in dict.fromkeys(metrics):
-        scorers += rouge_scorers(references) if metric == "rouge" else [_sacre_scorer(metric, references, settings)]
+        if metric in ROUGE:
+            scorers += rouge_scorers(references, ROUGE[metric])
+        else:
+            scorers.append(_sacre_scorer(metric, references, settings))
     return scorers
 
 
@@ -203,18 +212,21 @@ def _sacre_scorer(metric: str, references: Sequence[Sequence[str]], settings: Me
     return Scorer(metric, str(made.get_signature()), len(references), count, combine)
 
 
-def rouge_scorers(references: Sequence[Sequence[str]]) -> list[Scorer]:
-    """Scorers of the mean F1 for each kind of ROUGE, with mean precision and recall as their parts.
+def rouge_scorers(references: Sequence[Sequence[str]], kinds: Sequence[str] = ROUGE["rouge"]) -> list[Scorer]:
+    """Scorers of the mean F1 for each of `kinds` of ROUGE, with mean precision and recall as their parts.
 
     All of them share what they count.
+
+    Raises:
+        UsageError: the references do not say where sentences end, and ROUGE-Lsum needs it.
     """
-    made = signature(references)
+    made = signature(references, kinds)
     counted: dict[tuple[str, ...], dict[str, Floats]] = {}
 
     def count(kind: str, part: int, hypotheses: list[str]) -> Floats:
         key = tuple(hypotheses)
         if key not in counted:
-            counted[key] = sentence_rouge(hypotheses, references)
+            counted[key] = sentence_rouge(hypotheses, references, kinds)
         values = counted[key][kind][:, part]
         # The ones add up to the number of sentences, which the mean divides by.
         return np.stack([values, np.ones_like(values)], axis=1)
@@ -222,7 +234,7 @@ def rouge_scorers(references: Sequence[Sequence[str]]) -> list[Scorer]:
     def scorer(kind: str, part: int, parts: Sequence[Scorer] = ()) -> Scorer:
         return Scorer(kind, made, len(references), lambda texts: count(kind, part, texts), _mean, parts)
 
-    return [scorer(kind, F1, [scorer(kind, PRECISION), scorer(kind, RECALL)]) for kind in KINDS]
+    return [scorer(kind, F1, [scorer(kind, PRECISION), scorer(kind, RECALL)]) for kind in kinds]
 
 
 def _mean(sums: npt.NDArray[Any]) -> float:

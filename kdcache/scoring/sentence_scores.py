@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from kdcache.scoring.rouge import KINDS, sentence_rouge
-from kdcache.scoring.score_config import AS_PUBLISHED, MetricSettings
+from kdcache.scoring.rouge import sentence_rouge
+from kdcache.scoring.score_config import AS_PUBLISHED, ROUGE, MetricSettings
 from kdcache.scoring.scorers import F1, check_counts, sacre_metric
 
 
@@ -28,9 +28,9 @@ def sentence_scores(
     check_counts(hypotheses, references)
     scores: dict[str, list[float]] = {}
     for metric in dict.fromkeys(metrics):
-        if metric == "rouge":
-            rouge = sentence_rouge(hypotheses, references)
-            scores.update({kind: (100 * rouge[kind][:, F1]).tolist() for kind in KINDS})
+        if metric in ROUGE:
+            rouge = sentence_rouge(hypotheses, references, ROUGE[metric])
+            scores.update({kind: (100 * values[:, F1]).tolist() for kind, values in rouge.items()})
         else:
             scorer = sacre_metric(metric, references, settings, by_sentence=True)
             rows = zip(hypotheses, *references, strict=True)

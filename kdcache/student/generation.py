@@ -39,7 +39,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     if run.finished and output.exists():
         log.info("%s: was made by the same command; nothing to do.", output)
         return
-    with stop_on_signals() as stop:
+    with stop_on_signals(kept=False) as stop:
         hypotheses = generate(student, sentences, config, stop)
     replace_file(output, "".join(f"{line}\n" for line in hypotheses).encode())
     limit = config.max_length or student.max_length

@@ -143,6 +143,15 @@ def test_one_dump_counts_once(tmp_path: Path) -> None:
     averaged(tmp_path / "merged", tmp_path / "again", two)
 
 
+def test_an_output_that_is_named_last_is_refused(tmp_path: Path) -> None:
+    """The error says which name is the output's; nothing is written into the cache that stands there."""
+    one, two = (WORLD.write(tmp_path / str(m), m) for m in range(2))
+    before = contents(one)
+    with pytest.raises(UsageError, match=r"out: no such folder. The output comes first: .* it is .*0, which holds"):
+        merge(MergeConfig((str(two), str(tmp_path / "out"))), one)
+    assert contents(one) == before
+
+
 def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
     """One cache alone, the same one twice, more words than any holds, and draws are refused; no folder is made."""
     one, two = (WORLD.write(tmp_path / str(m), m, topk=3 + m) for m in range(2))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import little_memory
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
@@ -202,12 +203,17 @@ def test_a_text_against_itself_is_no_discovery(references: list[str], systems: t
         assert (one.difference, one.low, one.high, one.p_value) == (0, 0, 0, 1)
 
 
-def test_few_resamples_are_refused(references: list[str]) -> None:
-    """Fewer than 100 resamples are a usage error, in scores and in comparisons."""
-    with pytest.raises(UsageError, match="--resamples must be at least 100, not 99"):
+def test_too_few_or_too_many_resamples_are_refused(references: list[str]) -> None:
+    """Fewer than 100 resamples, or more than anybody waits for, are a usage error, in scores and in comparisons."""
+    with pytest.raises(UsageError, match="--resamples must be between 100 and 100000, not 1000000000"):
+        score_corpus(references, [references], ["bleu"], resamples=10**9)
+    with pytest.raises(UsageError, match="--resamples must be between 100 and 100000, not 99"):
         score_corpus(references, [references], ["bleu"], resamples=99)
-    with pytest.raises(UsageError, match="--resamples must be at least 100, not 0"):
+    with pytest.raises(UsageError, match="--resamples must be between 100 and 100000, not 0"):
         compare(references, references, [references], "bleu", resamples=0)
+    many = references * 100
+    with little_memory(1 << 28), pytest.raises(UsageError, match=r"does not suffice for so many draws of \d+,\d+ sent"):
+        score_corpus(many, [many], ["bleu"], resamples=100_000)
 
 
 @pytest.mark.parametrize("seed", ["none", "0", "-1", "1.5", ""])

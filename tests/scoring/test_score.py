@@ -15,6 +15,7 @@ from kdcache.errors import DataError, UsageError
 from kdcache.scoring.rouge import UnicodeTokenizer
 from kdcache.scoring.score_config import MetricSettings
 from kdcache.scoring.score_corpus import Score, compare, compare_corpus, score_corpus
+from kdcache.scoring.sentence_scores import sentence_scores
 
 
 def by_name(scores: list[Score]) -> dict[str, Score]:
@@ -48,6 +49,22 @@ def test_rouge_takes_the_best_reference_of_each_sentence() -> None:
     assert scores["rouge1"].value == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert scores["rouge2"].value == pytest.approx(100 * (1 + 1 / 2) / 2)
     assert "nrefs:2|ref:best-f1-per-sentence" in scores["rouge1"].signature
+
+
+def test_rouge_lsum_goes_sentence_by_sentence() -> None:
+    """Swapped sentences cost ROUGE-L and not ROUGE-Lsum; <n> parts them, is no word, and is in the signature.
+
+    Of seven words, "a b c" and "d e f g" each found whole make 1; the longest common subsequence of the line is 4.
+    """
+    hypotheses, references = ["d e f g <n> a b c"], [["a b c<n>d e f g"]]
+    scores = by_name(score_corpus(hypotheses, references, ["rouge", "rougeLsum"]))
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(
+        {"rouge1": 100, "rouge2": 100 * 5 / 6, "rougeL": 100 * 4 / 7, "rougeLsum": 100}
+    )
+    assert all("|split:<n>|" in score.signature for score in scores.values())
+    assert sentence_scores(hypotheses, references, ["rougeLsum"]) == {"rougeLsum": [100]}
+    with pytest.raises(UsageError, match="no reference has <n> between its sentences"):
+        score_corpus(hypotheses, [["a b c d e f g"]], ["rougeLsum"])
 
 
 @pytest.mark.parametrize(
@@ -114,9 +131,9 @@ def test_line_counts_must_agree() -> None:
 
 def test_an_unknown_metric_is_refused() -> None:
     """An unknown metric is a usage error that lists the known ones."""
-    with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge"):
+    with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge, rougeLsum"):
         score_corpus(["a"], [["a"]], ["meteor"])
-    with pytest.raises(UsageError, match="only bleu, chrf, ter, rouge1, rouge2, rougeL can be compared"):
+    with pytest.raises(UsageError, match="only bleu, chrf, ter, rouge1, rouge2, rougeL, rougeLsum can be compared"):
         compare(["a"], ["a"], [["a"]], "rouge")
     with pytest.raises(UsageError, match="choose from bleu, chrf, ter, rouge"):
         compare_corpus(["a"], ["a"], [["a"]], ["rouge1"])

@@ -186,7 +186,7 @@ def test_numbers_of_lines_are_compared_before_anything_is_written(
         (ScoreConfig(("r",)), "either --hypothesis F, or --student DIR"),
         (ScoreConfig(("r",), "h", GenerateConfig("s", "f")), "either --hypothesis F, or --student DIR"),
         (ScoreConfig(("r",), "h", baseline="."), "a student writes from the --source of another --student"),
-        (ScoreConfig(("r",), "h", resamples=99), "--resamples must be at least 100"),
+        (ScoreConfig(("r",), "h", resamples=99), "--resamples must be between 100 and 100000"),
         (ScoreConfig(("r",), None, GenerateConfig("s", "f", beam_size=0)), "--beam-size"),
     ],
 )

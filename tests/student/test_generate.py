@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import run_here
-from models import toy_lines
+from models import terminated_when, toy_lines
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import DataError, ModelError, StoppedError, UsageError
-from kdcache.process.signals import StopRequest
+from kdcache.scoring.measure import measure, prepare
+from kdcache.scoring.score_config import ScoreConfig
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, generate_file
 from kdcache.student.seq2seq import Student, build_student, load_student
@@ -138,12 +140,23 @@ def test_a_finished_file_is_left_alone(small_student: Path, tmp_path: Path) -> N
     assert len(output.read_text().splitlines()) == 3
 
 
-def test_generation_can_be_stopped(student: Student) -> None:
-    """A signal is looked at between batches."""
-    stop = StopRequest()
-    stop.number = 15
-    with pytest.raises(StoppedError):
-        generate(student, toy_lines("src", 3), config(), stop)
+@pytest.mark.parametrize("command", ["generate", "score"])
+def test_generation_can_be_stopped(command: str, small_student: Path, tmp_path: Path) -> None:
+    """A signal is looked at between batches, and nobody is told that half a text was kept."""
+    source, output = tmp_path / "source", tmp_path / "output"
+    source.write_text("\n".join([*toy_lines("src", 100), ""]), encoding="utf-8")
+    settings = config(student=str(small_student), source=str(source), max_tokens=1)
+    message = "Stopped by SIGTERM; nothing of the text is kept. .* it begins the text anew"
+    run = {
+        "generate": lambda: generate_file(settings, output),
+        "score": lambda: measure(prepare(ScoreConfig((str(source),), student=settings))),
+    }[command]
+    with (
+        pytest.raises(StoppedError, match=message),
+        terminated_when(lambda: "on_signal" in str(signal.getsignal(signal.SIGTERM))),
+    ):
+        run()
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("arch", ["transformer", "rnn"])

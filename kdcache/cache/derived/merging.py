@@ -15,11 +15,12 @@ from kdcache.cache.derived.derive_config import MergeConfig
 from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache, neighbouring_shards
 from kdcache.cache.number_encoding import Encoding
 from kdcache.cache.pair_ranges import PairRanges, take
-from kdcache.cache.plan import Plan, SourceCache
+from kdcache.cache.plan import PLAN_FILE, Plan, SourceCache
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import CorruptError, MismatchError, UsageError
 from kdcache.files.atomic import sha256
+from kdcache.files.locations import is_remote
 from kdcache.files.run_records import log
 from kdcache.files.strict_json import canonical_json
 from kdcache.process.ranks import this_process
@@ -35,6 +36,7 @@ def merge(config: MergeConfig, output: Path) -> dict[str, Any] | None:
     Raises:
         MismatchError: the sources do not share text, tokenizer and vocabulary; or as above.
     """
+    _check_order(config, output)
     merging = Merging(config)
     if any(source.plan.temperatures for source in merging.plan.sources):
         log.warning("Normalizers at other temperatures are left out: that of an average is not the average of those.")
@@ -100,6 +102,16 @@ class Merging(ShardMaker):
         """The mean masses over all shards."""
         total = MassBalance.total([self._mass_balances[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
+
+
+def _check_order(config: MergeConfig, output: Path) -> None:
+    """Raise UsageError if the output was named last: a cache would be written to, and one that is not there read."""
+    for last in config.caches[-1:]:
+        if (output / PLAN_FILE).is_file() and not is_remote(last) and not Path(last).exists():
+            raise UsageError(
+                f"{last}: no such folder. The output comes first: kdcache merge OUTPUT CACHE CACHE …; here it is "
+                f"{output}, which holds a cache."
+            )
 
 
 def _check_sources(readers: Sequence[CacheReader]) -> None:
