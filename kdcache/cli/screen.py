@@ -40,6 +40,9 @@ def set_up(*, verbose: bool = False, quiet: bool = False) -> None:
     # Without any handler Python itself would print warnings.
     root.addHandler(logging.NullHandler())
     logging.captureWarnings(True)
+    if os.path.expanduser("~") == "~":
+        # As Docker does for a user without a name: NLTK, which rouge-score imports, cannot be imported without a home.
+        os.environ["HOME"] = "/"
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -67,6 +68,18 @@ def parse_size(text: str, option: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def _temporary_folder() -> Path:
+    """A folder of this user alone, where there is no home.
+
+    Raises:
+        UsageError: it is another user's, who could read what is kept there.
+    """
+    folder = Path(tempfile.gettempdir()) / f"kdcache-{os.getuid()}"
+    if os.path.lexists(folder) and folder.lstat().st_uid != os.getuid():
+        raise UsageError(f"{folder}: belongs to another user. Give a folder with --cache-folder DIR.")
+    return folder
+
+
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
     """Where copies of remote shards are kept."""
@@ -76,7 +89,7 @@ class StoreConfig:
         EXPERT,
         name="cache_folder",
         metavar="DIR",
-        default_words="kdcache in $XDG_CACHE_HOME or ~/.cache",
+        default_words="kdcache in $XDG_CACHE_HOME or ~/.cache, or a temporary folder where there is no home",
         test=check_local,
     ).default(None)
     limit: int = Option(
@@ -93,7 +106,13 @@ class StoreConfig:
         """The folder."""
         if self.folder is not None:
             return Path(self.folder)
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcache"
+        if given := os.environ.get("XDG_CACHE_HOME"):
+            return Path(given) / "kdcache"
+        home = Path(os.path.expanduser("~"))
+        folder = home / ".cache" / "kdcache"
+        if any(os.access(place, os.W_OK) for place in (folder, folder.parent, home)):
+            return folder
+        return _temporary_folder()
 
     def check(self) -> None:
         """Raise UsageError if the folder is a URL."""

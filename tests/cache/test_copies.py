@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -167,13 +168,21 @@ def test_a_copy_that_cannot_be_removed(
     assert sum("Going on without new ones." in said for said in caplog.messages) == 1
 
 
-def test_where_copies_go_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --cache-folder copies go into the user's folder for caches."""
+def test_where_copies_go_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without --cache-folder copies go into the user's folder for caches, and without a home into a temporary one."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert StoreConfig().path == Path("/x/kdcache")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert StoreConfig().path == Path("/home/me/.cache/kdcache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert StoreConfig().path == tmp_path / ".cache" / "kdcache"
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert StoreConfig().path == tmp_path / f"kdcache-{os.getuid()}"
+    StoreConfig().path.mkdir()
+    if os.getuid() == 0:  # nobody else may give a folder away
+        os.chown(StoreConfig().path, 12345, 12345)
+        with pytest.raises(UsageError, match="belongs to another user"):
+            _ = StoreConfig().path
     assert StoreConfig("here").path == Path("here")
 
 

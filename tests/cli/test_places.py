@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here
+from remote import Server
 
 from kdcache.cache.reader import CacheReader
 from kdcache.text.corpus import TextFiles
@@ -61,6 +64,29 @@ def test_fault_61_folders_of_links(
     assert CacheReader(out / "cache").manifest == CacheReader(small_cache).manifest
     lineage = json.loads((out / "text.run.json").read_text())["inputs"]
     assert lineage["student"] == hashlib.sha256((small_student / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.complete_cache
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs another user's number")
+@pytest.mark.parametrize("home", [{}, {"HOME": "/"}])
+def test_fault_61_a_user_without_name_and_home(tmp_path: Path, server: Server, home: dict[str, str]) -> None:
+    """A number without an entry among the users, as in a container, scores by ROUGE and reads a cache at a URL."""
+    (tmp_path / "text").write_text("ein Hund\n")
+    (out := tmp_path / "out").mkdir()
+    out.chmod(0o777)
+    # It may read everything, such as this Python, and write only where others may.
+    user = ("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups")
+    reads = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
+    kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(out), **home}
+    for arguments in (
+        ("score", "--hypothesis", "text", "--reference", "text", "--metric", "rouge", "--json", "out/scores.json"),
+        ("inspect", server.url, "--pair", "1"),
+    ):
+        command = [*user, *reads, sys.executable, "-m", "kdcache", *arguments]
+        done = subprocess.run(command, env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert len(list((out / "kdcache-12345").glob("[0-9a-f]*"))) == 1
 
 
 @pytest.mark.parametrize("target", ["nothing", "tokenizer.json", "."])
