@@ -52,7 +52,12 @@ MISTAKES = [
     ),
     (["generate", "--student", "none", "--source", "p.tsv", "--output", "o"], 1, "none: no student here"),
     (["generate", "--student", "none", "--source", "none", "--output", "o"], 1, "none: no such file"),
-    (["generate", "--student", "n", "--source", "n", "--output", "o", "--beam-size", "0"], 2, "at least 1"),
+    (["generate", "--student", "n", "--source", "n", "--output", "o", "--beam-size", "0"], 2, "between 1 and 1000"),
+    (
+        ["generate", "--student", "n", "--source", "n", "--output", "o", "--length-penalty", "400"],
+        2,
+        "between -2 and 10",
+    ),
     (["score", "--reference", "p.tsv"], 2, "either --hypothesis F, or --student DIR"),
     (["score", "--reference", "p.tsv", "--hypothesis", "none"], 1, "none: no such file"),
     (["inspect", "none"], 1, "none: not a cache"),
