@@ -8,7 +8,10 @@ from enum import Enum
 from functools import lru_cache
 
 # How Unicode's names of the letters begin.
-_UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "BOPOMOFO ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "YI ")
+_UNSPACED = (
+    *("CJK ", "HIRAGANA ", "KATAKANA ", "HALFWIDTH KATAKANA ", "BOPOMOFO ", "YI ", "THAI ", "LAO ", "KHMER "),
+    *("MYANMAR ", "TIBETAN ", "TAI ", "NEW TAI ", "JAVANESE ", "BALINESE ", "BUGINESE "),
+)
 # Below this share a text has blanks between its words, and foreign names in it.
 _SHARE = 0.1
 

@@ -22,6 +22,9 @@ JAPANESE = ["市長は昨日、新しい計画を発表しました。", "この
 THAI = ["นายกเทศมนตรีประกาศแผนใหม่เมื่อวานนี้", "หนังสือเล่มนี้น่าสนใจมาก"]
 KHMER = ["សៀវភៅនេះគួរឱ្យចាប់អារម្មណ៍ណាស់"]
 BURMESE = ["ဒီစာအုပ်က အရမ်းစိတ်ဝင်စားဖို့ကောင်းတယ်"]
+HALF_WIDTH = ["ｼﾁｮｳﾊｷﾉｳｱﾀﾗｼｲｹｲｶｸｦﾊｯﾋﾟｮｳｼﾏｼﾀ"]
+JAVANESE = ["ꦧꦸꦏꦸꦲꦶꦏꦶꦩꦼꦤꦫꦶꦏ꧀ꦧꦔꦼꦠ꧀"]
+LANNA = ["ᨠᩣᩴᨾᩮᩬᩥᨦᨯᩦᨾᩣᨠᨠᩣᩴᨾᩮᩬᩥᨦ"]
 KOREAN = ["시장은 어제 새로운 계획을 발표했습니다."]
 GERMAN = ["Der Bürgermeister von 北京 sprach über die neuen Pläne der Stadt und über ihre Kosten."]
 
@@ -64,7 +67,7 @@ def test_fault_59_chinese_by_sacrebleu() -> None:
     assert max(each["ter"]) < 30
 
 
-@pytest.mark.parametrize("text", [JAPANESE, THAI, KHMER])
+@pytest.mark.parametrize("text", [JAPANESE, HALF_WIDTH, THAI, KHMER, JAVANESE, LANNA])
 def test_fault_59_other_scripts_go_by_characters(text: list[str]) -> None:
     """One letter less leaves most of BLEU, over characters; TER, which cannot split these scripts, is refused."""
     shorter = [line[:-3] + line[-2:] for line in text]
@@ -73,6 +76,7 @@ def test_fault_59_other_scripts_go_by_characters(text: list[str]) -> None:
     assert score.value == pytest.approx(BLEU(tokenize="char", force=True).corpus_score(shorter, [text]).score)
     assert score.value > 80
     assert "tok:char" in score.signature
+    assert score_corpus(shorter, [text], ["rouge"])[0].value > 80
     with pytest.raises(UsageError, match="--metric ter counts words, and the script"):
         one(shorter, text, "ter")
     with pytest.raises(UsageError, match="--word-order 2 counts words"):
