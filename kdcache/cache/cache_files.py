@@ -13,9 +13,10 @@ from typing import Any
 from kdcache.cache import schema
 from kdcache.cache.plan import PLAN_FILE, Plan, plan_of, read_plan
 from kdcache.cache.shard_records import Manifest, ShardRecord, manifest_of, read_manifest, record_of
-from kdcache.errors import CorruptError
-from kdcache.files.atomic import sha256
-from kdcache.files.strict_json import read_json
+from kdcache.errors import CacheError, CorruptError
+from kdcache.files.atomic import is_sha256, sha256
+from kdcache.files.strict_json import from_json, read_json
+from kdcache.labels.verdict import HeldOut
 from kdcache.text.tokenizer import FILES, Tokenizer
 
 # Called now and then by whoever waits; what it raises ends the wait.
@@ -76,6 +77,14 @@ class CacheFiles(ABC):
         )
         return manifest
 
+    def held_out(self) -> HeldOut | None:
+        """Read how the teacher does on text that it did not learn from; None where nothing usable says it."""
+        try:
+            found: HeldOut = self.json(schema.HELD_OUT_FILE, convert=held_out_of)
+        except CacheError:
+            return None
+        return found
+
     def record(self, plan: Plan, index: int) -> ShardRecord:
         """Read the commit record of one shard and compare it with the plan."""
         name = f"{schema.SHARDS_FOLDER}/{schema.record_name(index)}"
@@ -130,6 +139,14 @@ class FolderFiles(CacheFiles):
         """What the file system says; a file that is missing takes no room."""
         paths = [self._path / schema.TOKENIZER_FOLDER / name for name in FILES]
         return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def held_out_of(value: Any, place: str) -> HeldOut:
+    """The figures that parsed JSON is. Raise CorruptError, opening with `place`, if they are none."""
+    found = from_json(HeldOut, value, place)
+    if not (found.loss >= 0 and 0 <= found.accuracy <= 1 and found.targets > 0 and is_sha256(found.text)):
+        raise CorruptError(f"{place}: figures that no teacher can have.")
+    return found
 
 
 def committed_bytes(path: Path, record: ShardRecord, *, follow: bool = False) -> bytes:

@@ -34,6 +34,7 @@ from kdcache.files.atomic import (
 )
 from kdcache.files.failpoints import reach
 from kdcache.files.strict_json import readable_json
+from kdcache.labels.verdict import HeldOut
 from kdcache.text.tokenizer import Tokenizer
 
 log = logging.getLogger("kdcache")
@@ -194,6 +195,15 @@ class CacheWriter:
         reach("record-published")
         # If another process published first, its record describes the same bytes: those on the disk.
         return shard_records.read_record(self.cache, self.plan, index)
+
+    def store_held_out(self, found: HeldOut, *, replace: bool) -> None:
+        """Store how the teacher does on held-out text; without `replace`, what another process stored first stands."""
+        path, data = self.cache / schema.HELD_OUT_FILE, readable_json(dataclasses.asdict(found))
+        with storage_errors(path, len(data)):
+            if replace:
+                replace_file(path, data)
+            else:
+                publish_file(path, data)
 
     def finalize(self) -> bool:
         """Write the manifest if every shard is committed; return whether the cache is complete."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kdcache.cache.cache_files import FolderFiles
 from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.plan import Plan
 from kdcache.cache.schema import check_shards
@@ -19,6 +20,7 @@ from kdcache.cache.shard_records import Manifest, read_manifest
 from kdcache.console import tables
 from kdcache.console.progress import Progress
 from kdcache.files.run_records import earlier_result, folder_run, log
+from kdcache.labels.verdict import HeldOut
 from kdcache.process.ranks import Process
 from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.text.tokenizer import Tokenizer
@@ -45,6 +47,10 @@ class ShardMaker(ABC):
     @abstractmethod
     def shard(self, index: int, report: Report) -> ShardArrays:
         """What shard `index` holds; work that takes long may `report` how far it is."""
+
+    def held_out(self, stored: HeldOut | None) -> HeldOut | None:
+        """What is to stand in the cache of the teacher on held-out text, in place of `stored`; None: nothing."""
+        return stored
 
     def shards_to_recount(self) -> list[int]:
         """Committed shards that must be made again, to be counted, before `result` can be reported."""
@@ -73,6 +79,10 @@ def commit_cache(
     plan = maker.plan
     check_shards(plan)
     writer = CacheWriter(output, plan, maker.tokenizer())
+    stored = FolderFiles(output).held_out()
+    held_out = maker.held_out(stored)
+    if held_out is not None and held_out != stored:
+        writer.store_held_out(held_out, replace=stored is not None)
     missing = writer.missing()
     if not missing and writer.finalize() and (before := _finished(output, command, plan)) is not None:
         log.info("%s: complete already, 0 still to do.", output)

@@ -5,6 +5,7 @@ A reader holds names and records only, so that it can be pickled, forked and sha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.shard import ShardArrays, decode_shard
 from kdcache.errors import CorruptError
 from kdcache.files.locations import StoreConfig, is_remote
+from kdcache.labels.verdict import TeacherFigures
 from kdcache.text.tokenizer import Tokenizer
 
 
@@ -45,6 +47,13 @@ class CacheReader:
     def n_targets(self) -> int:
         """Number of target positions."""
         return sum(record.n_targets for record in self.records)
+
+    def teacher_figures(self) -> TeacherFigures:
+        """How well the teacher does on the pairs that it labelled, from the records, and on held-out text."""
+        targets, sums = max(1, self.n_targets), [record.sums for record in self.records]
+        loss = math.fsum(one.surprise for one in sums) / targets
+        accuracy = None if self.plan.draws else sum(one.best for one in sums) / targets
+        return TeacherFigures(loss, accuracy, self.files.held_out())
 
     def shard(self, index: int) -> ShardArrays:
         """Read and check shard `index`.

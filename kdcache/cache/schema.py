@@ -7,6 +7,7 @@
     CACHE/shards/00000.h5      shard 0: pairs 0 … shard_pairs - 1
     CACHE/shards/00000.json    ShardRecord   written after the shard: the commit
     CACHE/manifest.json        Manifest      written when all records are there
+    CACHE/held_out.json        HeldOut       the teacher on text that it did not learn from; not in all caches
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kdcache.cache.plan import Plan
 from kdcache.errors import CorruptError, UsageError
 
 MANIFEST_FILE = "manifest.json"
+HELD_OUT_FILE = "held_out.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARDS_FOLDER = "shards"
 # One manifest lists all shards, and their names have five digits.

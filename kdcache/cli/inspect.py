@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from kdcache.files.locations import StoreConfig
 
 if TYPE_CHECKING:
     from kdcache.inspection.cache_summary import Summary
+
+
+_WIDTH = 80
 
 
 @click.command("inspect", cls=Command)
@@ -58,7 +62,9 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: Path | None, conf
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
-    click.echo(tables.facts(items))
+    for sentence in found.verdict:
+        click.echo(textwrap.fill(sentence, _WIDTH))
+    click.echo(f"\n{tables.facts(items)}")
     for line in source_lines(reader.plan):
         click.echo(f"  {line}")
 

@@ -128,6 +128,14 @@ class DumpConfig:
         parse=_parse_shards,
     ).default(None)
     distributions: Distributions = Nested().default(Distributions())
+    valid: TextFiles | None = Nested(
+        "valid_",
+        ("source", "target"),
+        changes={
+            "source": {"help": "Source text on which the teacher is measured; by default it is its validation text."},
+            "target": {"help": "Target text on which the teacher is measured."},
+        },
+    ).default(None)
 
     @property
     def words(self) -> int:

@@ -33,13 +33,14 @@ from kdcache.text.text_checks import tokenizer_warnings
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a dump needs: the teacher on its device, the corpus, and the plan of the cache."""
+    """All that a dump needs: the teacher on its device, the corpus, the plan, and text to measure the teacher on."""
 
     config: DumpConfig
     teacher: Predictor
     corpus: Corpus
     plan: Plan
     device: torch.device
+    valid: Corpus | None = None
     _passes: Passes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +153,8 @@ def prepare(config: DumpConfig) -> Job:
     schema.check_shards(plan)
     teacher.model.to(device)
     teacher.check_run(device, plan.precision)
-    return Job(config, teacher, corpus, plan, device)
+    valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
+    return Job(config, teacher, corpus, plan, device, valid)
 
 
 def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:

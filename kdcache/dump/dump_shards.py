@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache
+from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, prepare
+from kdcache.dump.held_out import measure, own_figures
 from kdcache.errors import UsageError
+from kdcache.files.run_records import log
+from kdcache.labels.verdict import HeldOut, TeacherFigures
 from kdcache.process.ranks import Process, this_process
 from kdcache.teacher.masking import view_counts
 from kdcache.text.tokenizer import Tokenizer
@@ -31,7 +35,9 @@ def dump(config: DumpConfig, output: Path) -> None:
 def dump_job(job: Job, output: Path, process: Process) -> None:
     """Write this process's share of a cache, and complete the cache if nothing is missing. Errors as in `dump`."""
     shards = interleaved_shards(job.plan.n_shards, job.config.shards, process)
-    commit_cache(Dumping(job), output, "dump-logits", job.config, shards)
+    if commit_cache(Dumping(job, measures=process.rank == 0), output, "dump-logits", job.config, shards) is not None:
+        for line in CacheReader(output).teacher_figures().sentences():
+            log.info("%s", line)
 
 
 def interleaved_shards(n_shards: int, bounds: tuple[int, int] | None, process: Process) -> range:
@@ -49,16 +55,32 @@ def interleaved_shards(n_shards: int, bounds: tuple[int, int] | None, process: P
 
 
 class Dumping(ShardMaker):
-    """Makes the shards of a cache with a teacher."""
+    """Makes the shards of a cache with a teacher; with `measures`, measures it on held-out text too."""
 
     verb: ClassVar[str] = "dumping"
 
-    def __init__(self, job: Job) -> None:
-        self._job, self.plan = job, job.plan
+    def __init__(self, job: Job, *, measures: bool = True) -> None:
+        self._job, self.plan, self._measures = job, job.plan, measures
+        self._held_out: HeldOut | None = None
 
     def tokenizer(self) -> Tokenizer:
         """The teacher's tokenizer."""
         return self._job.teacher.tokenizer
+
+    def held_out(self, stored: HeldOut | None) -> HeldOut | None:
+        """The teacher on the text that was given, else on its own validation text; warns of a poor teacher.
+
+        Errors as of `measure`.
+        """
+        found, valid = stored, self._job.valid
+        if valid is not None and self._measures and (stored is None or stored.text != valid.fingerprint):
+            found = measure(self._job, valid)
+        elif stored is None and valid is None:
+            found = own_figures(Path(self._job.config.teacher))
+        self._held_out = found
+        if found is not None and (poor := found.poor()) is not None:
+            log.warning("%s", poor)
+        return found
 
     def shard(self, index: int, report: Report) -> ShardArrays:
         """The soft labels of the pairs of shard `index`; reports after each batch.
@@ -76,4 +98,14 @@ class Dumping(ShardMaker):
             done += views
             report(done / n_views)
 
-        return self._job.soft_labels(pairs, self.plan.bounds(index)[0], after_batch)
+        arrays = self._job.soft_labels(pairs, self.plan.bounds(index)[0], after_batch)
+        self._compare(arrays)
+        return arrays
+
+    def _compare(self, arrays: ShardArrays) -> None:
+        """Warn, after the first shard, where the teacher does far better or worse on it than on held-out text."""
+        held_out, self._held_out = self._held_out, None
+        if held_out is not None and arrays.pairs.n_targets:
+            loss = -float(arrays.target_log_prob.mean(dtype="float64"))
+            if (gap := TeacherFigures(loss, None, held_out).gap()) is not None:
+                log.warning("%s", gap)

@@ -16,6 +16,7 @@ from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.console.tables import count
 from kdcache.errors import UsageError
 from kdcache.files.strict_json import readable_json
+from kdcache.labels.verdict import HeldOut
 from kdcache.text.tokenizer import Tokenizer
 
 _HASH_DIGITS = 12
@@ -26,6 +27,8 @@ class Summary:
     """What is in a cache.
 
     Attributes:
+        verdict: whether its labels are worth having, in sentences.
+        held_out: how the teacher does on text that it did not learn from, or None.
         plan: every field of the plan.
         made_by: the command that made it: "dump-logits", "transcode" or "merge".
         root: hash over all records; the identity of the content.
@@ -41,6 +44,8 @@ class Summary:
         rounding: mean total variation that storing the k words is expected to have cost; 0 where words were drawn.
     """
 
+    verdict: tuple[str, ...]
+    held_out: HeldOut | None
     plan: dict[str, Any]
     made_by: str
     root: str
@@ -68,8 +73,11 @@ def summarize(reader: CacheReader) -> Summary:
     """
     records = reader.records
     targets, drawn = max(1, reader.n_targets), reader.plan.draws > 0
-    size = _size(reader)
+    figures = reader.teacher_figures()
+    size = _size(reader, figures.held_out)
     return Summary(
+        verdict=figures.verdict(),
+        held_out=figures.held_out,
         plan=asdict(reader.plan),
         made_by=reader.plan.made_by,
         root=reader.manifest.root,
@@ -83,16 +91,17 @@ def summarize(reader: CacheReader) -> Summary:
         bytes_per_target=size / targets,
         mass=None if drawn else math.fsum(record.sums.mass for record in records) / targets,
         known=sum(record.sums.known for record in records) / targets,
-        best=None if drawn else sum(record.sums.best for record in records) / targets,
+        best=figures.accuracy,
         # Bounded, since a number that a stranger wrote must not overflow.
-        perplexity=math.exp(min(700.0, math.fsum(record.sums.surprise for record in records) / targets)),
+        perplexity=math.exp(min(700.0, figures.loss)),
         rounding=math.fsum(record.sums.rounding for record in records) / targets,
     )
 
 
-def _size(reader: CacheReader) -> int:
+def _size(reader: CacheReader, held_out: HeldOut | None) -> int:
     """Bytes of all files of the cache; the JSON counts as it was written, since records would have to be fetched."""
-    parts: list[Plan | Manifest | ShardRecord] = [reader.plan, reader.manifest, *reader.records]
+    known = [] if held_out is None else [held_out]
+    parts: list[Plan | Manifest | HeldOut | ShardRecord] = [reader.plan, reader.manifest, *known, *reader.records]
     written = sum(len(readable_json(asdict(part))) for part in parts)
     return written + reader.files.tokenizer_bytes() + sum(record.bytes for record in reader.records)
 

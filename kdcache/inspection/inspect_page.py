@@ -49,6 +49,8 @@ class Findings:
 def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Path) -> None:
     """Write the page about a cache; `facts` are names and values for its top. Equal caches give equal bytes.
 
+    It opens with the verdict on the labels.
+
     Raises:
         UsageError: the file's name does not end in .html.
         OutputError: the file exists and kdcache did not write it, or it cannot be written.
@@ -59,7 +61,8 @@ def write_page(reader: CacheReader, facts: Sequence[tuple[str, str]], output: Pa
         raise UsageError(f"--html {output}: the page is HTML; its name must end in .html.")
     check_replaceable(output, generator_mark(_COMMAND), "page")
     tokenizer = reader.tokenizer()
-    replace_file(output, render(read_findings(reader), tokenizer, facts).encode("utf-8"))
+    verdict = reader.teacher_figures().verdict()
+    replace_file(output, render(read_findings(reader), tokenizer, facts, verdict).encode("utf-8"))
 
 
 def read_findings(reader: CacheReader) -> Findings:
@@ -79,7 +82,9 @@ def read_findings(reader: CacheReader) -> Findings:
     return Findings(collector.statistics(), worst.by_mean, worst.by_word, sample.pairs, plan.draws, plan.averaged)
 
 
-def render(findings: Findings, tokenizer: Tokenizer, facts: Sequence[tuple[str, str]]) -> str:
+def render(
+    findings: Findings, tokenizer: Tokenizer, facts: Sequence[tuple[str, str]], verdict: Sequence[str] = ()
+) -> str:
     """The text of the page."""
     statistics, sentences = findings.statistics, Sentences(tokenizer)
     worst = [
@@ -92,6 +97,7 @@ def render(findings: Findings, tokenizer: Tokenizer, facts: Sequence[tuple[str, 
     values = {
         "title": "What the teacher knows",
         "tiles": _tiles(statistics, findings.draws),
+        "verdict": verdict,
         "facts": facts,
         "figures": figures(statistics, findings.draws, findings.averaged) if statistics.n_targets else [],
         "worst": worst,

@@ -19,11 +19,14 @@ from kdcache.losses.objective_config import PLAIN, ObjectiveConfig
 from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.student.cached_labels import cache_sections, check_text
 from kdcache.student.fingerprints import WEIGHTS_FILE, weights_fingerprint
+from kdcache.student.label_watch import LabelWatch
 from kdcache.student.seq2seq import Student, build_student, load_student
 from kdcache.student.student_config import POSITIONS, StudentConfig
 from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
-from kdcache.text.encoded_pairs import concatenate
+from kdcache.text.encoded_pairs import EncodedPairs, concatenate
+from kdcache.text.likeness import text_warnings
+from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.batches import Batch, Selection, collate, micro_bounds, valid_selections
 from kdcache.training.checkpoint import copy_parameters
 from kdcache.training.group import Group, training_group
@@ -96,19 +99,27 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
+    valid_pairs = None if valid is None else _encode(valid, config, reader.tokenizer())
+    vocabulary, most = reader.plan.vocabulary, config.training.max_tokens
+    for warning in text_warnings(sections.some_pairs(), valid_pairs, vocabulary, most):
+        log.warning("%s", warning)
     task = make_task(config, reader, valid)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     counts = (f"{count:,}" for count in (reader.plan.n_pairs, reader.n_targets, parameters))
     log.info("%s pairs, %s targets; a student of %s parameters.", *counts)
     if config.start_from is not None:
         log.info("It starts from the weights in %s.", config.start_from)
-    result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group)
+    # Without soft labels there is nothing to say about them.
+    watch = LabelWatch(reader, valid) if config.objective.needs_soft_labels else None
+    validated = {} if watch is None else {"validated": watch.validated}
+    result = fit(task, sections, config.training, output, sha256(canonical_json(inputs)), group, **validated)
     with group.all_or_none():
         if group.leads:
             task.student.model.cpu()
             task.student.limit_length(sections.longest_target())
             task.student.save(output)
-            run.finish(result.record())
+            labels = None if watch is None else watch.conclusion(result.loss)
+            run.finish({**result.record(), "labels": labels})
     log.info("%s: the student of step %s is saved.", output, result.exported)
 
 
@@ -174,8 +185,12 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None =
     return StudentTask(student, config.objective, batches)
 
 
+def _encode(corpus: Corpus, config: StudentConfig, tokenizer: Tokenizer) -> EncodedPairs:
+    return concatenate(list(encode_sections(corpus, tokenizer, POSITIONS, skip_bad=config.skip_bad)))
+
+
 def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:
-    pairs = concatenate(list(encode_sections(corpus, student.tokenizer, POSITIONS, skip_bad=config.skip_bad)))
+    pairs = _encode(corpus, config, student.tokenizer)
     most = config.training.most_tokens
     return [
         batch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from kdcache.compute.device import resolve_device, resolve_precision
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
+from kdcache.labels.verdict import HeldOut
 from kdcache.losses.objective_config import PLAIN
 from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.teacher.masked_lm import Teacher, to_device
@@ -23,11 +25,12 @@ from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.teacher.teacher_config import TeacherConfig
 from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
-from kdcache.text.encoded_pairs import concatenate
+from kdcache.text.encoded_pairs import EncodedPairs, concatenate
+from kdcache.text.likeness import text_warnings
 from kdcache.text.text_checks import examine, tokenizer_warnings
 from kdcache.training.batches import Selection, TextSections, micro_bounds, valid_selections
 from kdcache.training.group import Group, training_group
-from kdcache.training.loop import fit
+from kdcache.training.loop import FitResult, fit
 
 # Validation always masks the same positions, so that its numbers compare.
 _VALID_SEED = 20_201
@@ -114,20 +117,34 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     sections = TextSections(
         list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
     )
-    task = TeacherTask(teacher, config.training.seed, None if valid is None else _valid_views(valid, teacher, config))
+    valid_pairs = None if valid is None else _encode(valid, teacher, config)
+    for warning in text_warnings(sections.some_pairs(), valid_pairs, teacher.vocabulary, config.training.max_tokens):
+        log.warning("%s", warning)
+    views = None if valid_pairs is None else _valid_views(valid_pairs, teacher, config)
+    task = TeacherTask(teacher, config.training.seed, views)
     identity = [corpus.fingerprint, valid and valid.fingerprint, teacher.tokenizer.fingerprint]
     result = fit(task, sections, config.training, output, sha256(canonical_json(identity)), group)
     with group.all_or_none():
         if group.leads:
             teacher.model.cpu()
             teacher.save(output)
-            run.finish(result.record())
+            run.finish({**result.record(), "held_out": _held_out(result, valid, task)})
     log.info("%s: the teacher of step %s is saved.", output, result.exported)
 
 
-def _valid_views(valid: Corpus, teacher: Teacher, config: TeacherConfig) -> list[MaskedViews]:
-    parts = list(encode_sections(valid, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
-    pairs = concatenate(parts)
+def _held_out(result: FitResult, valid: Corpus | None, task: TeacherTask) -> dict[str, Any] | None:
+    if valid is None or task.valid is None or result.loss is None or result.accuracy is None:
+        return None
+    targets = sum(len(views.labels) for views in task.valid)
+    return asdict(HeldOut(result.loss, result.accuracy, targets, valid.fingerprint))
+
+
+def _encode(corpus: Corpus, teacher: Teacher, config: TeacherConfig) -> EncodedPairs:
+    parts = encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad)
+    return concatenate(list(parts))
+
+
+def _valid_views(pairs: EncodedPairs, teacher: Teacher, config: TeacherConfig) -> list[MaskedViews]:
     generator = np.random.default_rng(_VALID_SEED)
     batches = []
     for selection in valid_selections(pairs, generator):

@@ -75,8 +75,10 @@ def read_sentences(path: Path) -> list[str]:
     """Read a whole file of one sentence a line; lines may be empty.
 
     Raises:
-        DataError: the file is missing or a line is not UTF-8.
+        DataError: the file is missing, holds JSON lines, or a line is not UTF-8.
     """
+    if ".jsonl" in path.suffixes:
+        raise DataError(f"{path}: JSON lines, but one plain sentence a line is read here. Write one side into a file.")
     with open_lines(path) as handle:
         sentences = []
         for number, line in enumerate(read_lines(handle, path), 1):

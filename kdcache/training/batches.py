@@ -55,6 +55,11 @@ class Sections(Protocol):
         for index in order:
             yield self.load(index)
 
+    def some_pairs(self) -> list[EncodedPairs]:
+        """The pairs of the first, the middle and the last section."""
+        last = len(self.sizes) - 1
+        return [self.load(index).pairs for index in sorted({0, last // 2, last})]
+
 
 class TextSections(Sections):
     """Encoded text in memory."""

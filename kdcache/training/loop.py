@@ -46,6 +46,7 @@ class FitResult:
         exported_steps: the steps whose parameters, or their mean, the model now has.
         best_loss: mean of -log P(word) over the validation targets at the best validation, in nats, or None.
         averaged_loss: the same of the mean of the last checkpoints, or None if none was asked for.
+        accuracy: share of the validation targets that the model now gets right, or None.
         seconds, loader_wait: seconds of this process in training, and those of them in which it waited for batches;
             earlier processes of an interrupted run are not counted.
     """
@@ -54,6 +55,7 @@ class FitResult:
     exported_steps: tuple[int, ...]
     best_loss: float | None
     averaged_loss: float | None
+    accuracy: float | None
     seconds: float = field(compare=False)
     loader_wait: float = field(compare=False)
 
@@ -63,6 +65,11 @@ class FitResult:
         words = ", ".join(f"{step:,}" for step in self.exported_steps)
         return words if len(self.exported_steps) == 1 else f"{words} (the mean)"
 
+    @property
+    def loss(self) -> float | None:
+        """The validation loss of the model as it is now."""
+        return self.best_loss if self.averaged_loss is None else self.averaged_loss
+
     def record(self) -> dict[str, object]:
         """For `run.json`."""
         return {
@@ -70,6 +77,7 @@ class FitResult:
             "exported_steps": list(self.exported_steps),
             "valid_nll": self.best_loss,
             "averaged_valid_nll": self.averaged_loss,
+            "valid_accuracy": self.accuracy,
             "seconds": round(self.seconds, 3),
             "loader_wait_share": round(self.loader_wait / max(self.seconds, 1e-9), 6),
         }
@@ -93,10 +101,12 @@ def fit(
     output: Path,
     run: str,
     group: Group = Group(),  # noqa: B008 (frozen)
+    validated: Callable[[float], None] = lambda _loss: None,
 ) -> FitResult:
     """Train `task.model`, continuing from the newest checkpoint in `output` if there is one.
 
-    `run` identifies data and settings; checkpoints of another run are refused. Interrupted and repeated, training
+    `run` identifies data and settings; checkpoints of another run are refused. `validated` is told each validation
+    loss. Interrupted and repeated, training
     takes the same steps as if it had never stopped (bitwise on a CPU with the same number of threads and processes).
 
     Raises:
@@ -111,7 +121,7 @@ def fit(
         if value is not None and task.valid is None:
             raise UsageError(f"{option} needs a validation text (--valid-source, --valid-target).")
     with stop_on_signals(repeated=group.count > 1) as stop:
-        loop = _Loop(task, sections, config, output, run, group, stop)
+        loop = _Loop(task, sections, config, output, run, group, stop, validated)
         with loop.metrics:
             return loop.run_all()
 
@@ -128,7 +138,9 @@ class _Loop(Generic[B]):
         run: str,
         group: Group,
         stop: StopRequest,
+        validated: Callable[[float], None],
     ) -> None:
+        self.validated = validated
         self.task, self.sections, self.config, self.run = task, sections, config, run
         self.group, self.stop = group, stop
         self.device = resolve_device(config.device, group.process.local)
@@ -177,10 +189,10 @@ class _Loop(Generic[B]):
         self._validate()
         self._save()
         self._stop_if_asked()
-        exported, averaged_loss = self._export()
+        exported, averaged_loss, accuracy = self._export()
         seconds = time.monotonic() - start
         best = self.position.best_loss
-        return FitResult(self.position.step, exported, best, averaged_loss, seconds, steps.waited)
+        return FitResult(self.position.step, exported, best, averaged_loss, accuracy, seconds, steps.waited)
 
     def _stop_while_waiting(self) -> None:
         # Several processes stop at the same step, so a process of several has to wait for that step.
@@ -261,6 +273,7 @@ class _Loop(Generic[B]):
             self.position = replace(self.position, best_step=step, best_loss=loss, stale=0)
         best = " (best)" if self.position.best_step == step else ""
         log.info("step %s: validation loss %.4f, accuracy %.1f %%%s", f"{step:,}", loss, 100 * means["correct"], best)
+        self.validated(loss)
         self._save()
 
     @torch.no_grad()
@@ -286,23 +299,24 @@ class _Loop(Generic[B]):
         self.save_due = False
         self.saved_at, self.saved_step = time.monotonic(), self.position.step
 
-    def _export(self) -> tuple[tuple[int, ...], float | None]:
+    def _export(self) -> tuple[tuple[int, ...], float | None, float | None]:
         position = self.position
-        if position.best_step is None:
-            return (position.step,), None
+        if position.best_step is None or self.task.valid is None:
+            return (position.step,), None, None
         exported = position.recent or (position.best_step,)
         with self.group.all_or_none():
             checkpoint.load_mean(self.checkpoints, exported, self.model)
-        if not position.recent or self.task.valid is None:
-            return exported, None
-        loss = self._valid_means(self.task.valid)["nll"]
+        means = self._valid_means(self.task.valid)
+        if not position.recent:
+            return exported, None, means["correct"]
+        loss = means["nll"]
         log.info(
             "The mean of the checkpoints of steps %s: validation loss %.4f; the best of one step: %.4f.",
             ", ".join(map(str, exported)),
             loss,
             position.best_loss,
         )
-        return exported, loss
+        return exported, loss, means["correct"]
 
 
 def add_up(losses: Iterable[LossSums]) -> dict[str, float]:

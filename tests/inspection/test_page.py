@@ -130,7 +130,9 @@ def test_the_command_writes_the_page_and_prints_the_facts(shown_cache: Path, tmp
     assert done.returncode == 0, done.stderr
     assert done.stdout == plain.stdout
     page = check_sound((tmp_path / "a.html").read_text())
-    for line in plain.stdout.splitlines():
+    verdict, facts = plain.stdout.split("\n\n")
+    assert " ".join(verdict.split()) in " ".join(page.texts["p"])
+    for line in facts.splitlines():
         name, value = re.split(r"  +", line, maxsplit=1)
         assert name in page.texts["dt"]
         assert value in page.texts["dd"]

@@ -23,6 +23,7 @@ from kdcache.files.atomic import sha256
 from kdcache.files.locations import is_remote
 from kdcache.files.run_records import log
 from kdcache.files.strict_json import canonical_json
+from kdcache.labels.verdict import HeldOut
 from kdcache.process.ranks import this_process
 from kdcache.text.tokenizer import Tokenizer
 
@@ -69,6 +70,11 @@ class Merging(ShardMaker):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the sources share."""
         return self._readers[0].tokenizer()
+
+    def held_out(self, _stored: HeldOut | None) -> HeldOut | None:
+        """The sources', where they are of one teacher and say the same; nobody measured the average of several."""
+        found = {(reader.plan.teacher, reader.files.held_out()) for reader in self._readers}
+        return found.pop()[1] if len(found) == 1 else None
 
     def shard(self, index: int, _report: Report) -> ShardArrays:
         """What shard `index` of the average holds.

@@ -14,6 +14,7 @@ from kdcache.cache.plan import Plan, SourceCache
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.cache.shard import ShardArrays
 from kdcache.errors import UsageError
+from kdcache.labels.verdict import HeldOut
 from kdcache.process.ranks import this_process
 from kdcache.text.tokenizer import Tokenizer
 
@@ -55,6 +56,10 @@ class Transcoding(ShardMaker):
     def tokenizer(self) -> Tokenizer:
         """The source's tokenizer."""
         return self._reader.tokenizer()
+
+    def held_out(self, _stored: HeldOut | None) -> HeldOut | None:
+        """The source's: it is the same teacher."""
+        return self._reader.files.held_out()
 
     def shard(self, index: int, _report: Report) -> ShardArrays:
         """What shard `index` holds: the source's values, rounded once more if they are stored otherwise.
