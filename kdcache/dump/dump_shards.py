@@ -10,10 +10,10 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, prepare
-from kdcache.dump.held_out import measure, own_figures
+from kdcache.dump.held_out import gap_of_sample, measure, own_figures
 from kdcache.errors import UsageError
 from kdcache.files.run_records import log
-from kdcache.labels.verdict import HeldOut, TeacherFigures
+from kdcache.labels.verdict import HeldOut
 from kdcache.process.ranks import Process, this_process
 from kdcache.teacher.masking import view_counts
 from kdcache.text.tokenizer import Tokenizer
@@ -98,14 +98,8 @@ class Dumping(ShardMaker):
             done += views
             report(done / n_views)
 
-        arrays = self._job.soft_labels(pairs, self.plan.bounds(index)[0], after_batch)
-        self._compare(arrays)
-        return arrays
-
-    def _compare(self, arrays: ShardArrays) -> None:
-        """Warn, after the first shard, where the teacher does far better or worse on it than on held-out text."""
         held_out, self._held_out = self._held_out, None
-        if held_out is not None and arrays.pairs.n_targets:
-            loss = -float(arrays.target_log_prob.mean(dtype="float64"))
-            if (gap := TeacherFigures(loss, None, held_out).gap()) is not None:
-                log.warning("%s", gap)
+        # Once, and before the first shard.
+        if held_out is not None and (gap := gap_of_sample(self._job, pairs, held_out)) is not None:
+            log.warning("%s", gap)
+        return self._job.soft_labels(pairs, self.plan.bounds(index)[0], after_batch)

@@ -87,4 +87,6 @@ def text_lineage(path: Path, hypotheses: Text, references: Sequence[Text]) -> Li
     if not isinstance(result, dict) or result.get("sha256") != known.hypothesis:
         log.warning("%s: is not the text that %s describes; its student is left out.", path, record.name)
         return known
+    if inputs.get("source") in known.references:
+        log.warning("%s: was written from the text that is given as its reference. Give the reference.", path)
     return replace(known, source=inputs.get("source"), student=inputs.get("student"), cache=inputs.get("cache"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import DataError
+from kdcache.files.run_records import log
 from kdcache.process.signals import stop_on_signals
 from kdcache.scoring.lineage import Lineage, Text, student_lineage, text_lineage
 from kdcache.scoring.score_config import ScoreConfig, bootstrap_seed
@@ -127,6 +128,7 @@ def _hypotheses(system: System, task: ScoreTask) -> tuple[list[str], Lineage, li
     if system.search is None:
         return system.text.sentences, system.lineage, []
     # Scoring a text must not load torch.
+    from kdcache.student.direction import seems_exchanged
     from kdcache.student.generation import generate
     from kdcache.student.seq2seq import load_student
 
@@ -135,6 +137,8 @@ def _hypotheses(system: System, task: ScoreTask) -> tuple[list[str], Lineage, li
     if system is task.system:
         restored = [student.tokenizer.decode(ids) for ids in student.tokenizer.encode(task.references[0].sentences)]
         ceilings = scores_of(task.scorers, restored, task.config.resamples)
+        if seems_exchanged(student, system.text.sentences, task.references[0].sentences):
+            log.warning("--source and --reference seem to be exchanged: the student writes texts like the source.")
     with stop_on_signals(kept=False) as stop:
         hypotheses = Text.of(generate(student, system.text.sentences, system.search, stop))
     return hypotheses.sentences, dataclasses.replace(system.lineage, hypothesis=hypotheses.sha256), ceilings

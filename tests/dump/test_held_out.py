@@ -118,6 +118,20 @@ def test_damaged_figures_count_as_unknown(small_cache: Path, tmp_path: Path, con
     assert CacheReader(tmp_path / "cache").teacher_figures().held_out is None
 
 
+def test_fault_62_text_that_the_teacher_does_not_know_is_said_once(
+    small_teacher: Path, small_text: TextFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a teacher that is right on its validation text and wrong here, foreign or exchanged text is noticed at once."""
+    teacher = shutil.copytree(small_teacher, tmp_path / "teacher")
+    figures = {"held_out": asdict(replace(KNOWN, loss=0.5))}
+    (teacher / "run.json").write_text(json.dumps({"command": "teacher-train", "finished": "now", "result": figures}))
+    dump(DumpConfig(str(teacher), small_text, shard_pairs=75, device="cpu"), tmp_path / "cache")
+    assert caplog.text.count("The teacher does not know this text") == 1
+    # Said of 64 pairs, and of all pairs by whoever looks at the cache.
+    (warning,) = CacheReader(tmp_path / "cache").teacher_figures().warnings()
+    assert "on held-out text 0.50" in warning
+
+
 BEHIND, POOR = "The labels are ", "A poor teacher: it gets 30 % of the held-out words right"
 
 
@@ -139,7 +153,7 @@ def test_fault_62_a_poor_teacher_is_said_before_the_hours_and_once_more(
     warned: list[str],
     said: str,
 ) -> None:
-    """student-train warns at its start and at one validation of two, ends with d, and is silent where no label counts."""
+    """student-train warns at its start and at one validation of two, and ends with d; without labels it is silent."""
     cache = shutil.copytree(small_cache, tmp_path / "cache")
     # Worse than the student after its first steps.
     loss = CacheReader(cache).teacher_figures().loss + 1

@@ -117,6 +117,20 @@ def test_a_student_from_elsewhere_has_no_cache(small_student: Path, tmp_path: Pa
         student_fingerprints(tmp_path)
 
 
+def test_fault_62_exchanged_source_and_reference_are_noticed(
+    texts: tuple[str, str, str], small_student: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A student asked the wrong way round, and a text held against its own source, are warned of; others are not."""
+    source, reference, output = texts
+    measure(prepare(ScoreConfig((reference,), None, search(small_student, source))))
+    prepare(ScoreConfig((reference,), output))
+    assert caplog.messages == []
+    measure(prepare(ScoreConfig((source,), None, search(small_student, reference))))
+    assert "--source and --reference seem to be exchanged" in caplog.text
+    prepare(ScoreConfig((source,), output))
+    assert "was written from the text that is given as its reference" in caplog.text
+
+
 def test_two_students_are_compared_on_one_source(
     texts: tuple[str, str, str], small_student: Path, tmp_path: Path
 ) -> None:

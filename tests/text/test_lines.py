@@ -134,6 +134,8 @@ def test_sentences_keep_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes(BOM + "a\u2028b\r\n \n\nc".encode())
     assert read_sentences(path) == ["a\u2028b", "", "", "c"]
+    with pytest.raises(DataError, match="JSON lines, but one plain sentence a line is read here"):
+        read_sentences(tmp_path / "text.jsonl.gz")
     path.write_bytes(b"a\n\xe4\n")
     with pytest.raises(DataError, match=r"x\.txt:2: not UTF-8"):
         read_sentences(path)
