@@ -121,7 +121,7 @@ def test_damaged_figures_count_as_unknown(small_cache: Path, tmp_path: Path, con
 def test_fault_62_text_that_the_teacher_does_not_know_is_said_once(
     small_teacher: Path, small_text: TextFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By a teacher that is right on its validation text and wrong here, foreign or exchanged text is noticed at once."""
+    """A teacher that is right on its validation text and wrong here is said, at once, not to know the text."""
     teacher = shutil.copytree(small_teacher, tmp_path / "teacher")
     figures = {"held_out": asdict(replace(KNOWN, loss=0.5))}
     (teacher / "run.json").write_text(json.dumps({"command": "teacher-train", "finished": "now", "result": figures}))
