@@ -200,7 +200,7 @@ def test_validation_masks_do_not_depend_on_the_batches(teacher_config: TeacherCo
     found = []
     for tokens in (150, 700, 100_000):
         config = replace(teacher_config, training=replace(teacher_config.training, max_tokens=tokens))
-        views = _valid_views(corpus, teacher, config)
+        views = _valid_views(_encode(corpus, teacher, config), teacher, config)
         assert all(one.input_ids.size <= max(tokens, one.input_ids.shape[1]) for one in views)
         found.append(np.concatenate([one.target_rows for one in views]).tolist())
     assert found[0] == found[1] == found[2]
