@@ -19,7 +19,7 @@ from kdcache.errors import MismatchError, OutputError, StoppedError
 from kdcache.student.train_student import train_student
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.teacher.teacher_config import TeacherConfig
-from kdcache.teacher.train_teacher import TeacherTask, _valid_views, train_teacher
+from kdcache.teacher.train_teacher import TeacherTask, _encode, _valid_views, train_teacher
 from kdcache.text.corpus import Corpus, TextFiles
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.training import checkpoint
