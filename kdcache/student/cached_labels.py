@@ -30,8 +30,6 @@ class CacheSections(Sections):
     def __init__(self, reader: CacheReader, *, soft: bool, temperature: float | None = None) -> None:
         self._reader, self._soft = reader, soft
         self._column = None if temperature is None else reader.plan.temperatures.index(temperature)
-        # Tokens of the longest target in each shard that was read.
-        self._longest: dict[int, int] = {}
 
     @property
     def sizes(self) -> list[int]:
@@ -40,22 +38,21 @@ class CacheSections(Sections):
 
     def load(self, index: int) -> Section:
         """Read and check one shard."""
-        return self._section(index, self._reader.shard(index))
+        return self._section(self._reader.shard(index))
 
     def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
         """Read and check one shard after the other; those of a remote cache are fetched ahead."""
         with closing(self._reader.read(order, give_up)) as shards:
-            for index in order:
-                yield self._section(index, next(shards))
+            for _ in order:
+                yield self._section(next(shards))
 
     def longest_target(self) -> int:
-        """Tokens of the longest target, its end included. Shards that were not read yet are read for it."""
-        for _ in self.read([index for index in range(len(self.sizes)) if index not in self._longest], lambda: None):
-            pass
-        return max(self._longest.values())
+        """Tokens of the longest target, its end included, in all shards or 16 from everywhere."""
+        # More, of a remote cache, would cost a run of few steps too much.
+        chosen = np.linspace(0, len(self.sizes) - 1, min(len(self.sizes), 16), dtype=int).tolist()
+        return max(int(section.pairs.target_lengths.max()) for section in self.read(chosen, lambda: None))
 
-    def _section(self, index: int, arrays: ShardArrays) -> Section:
-        self._longest[index] = int(arrays.pairs.target_lengths.max())
+    def _section(self, arrays: ShardArrays) -> Section:
         if not self._soft:
             return Section(arrays.pairs)
         stored = arrays.soft.log_normalizers

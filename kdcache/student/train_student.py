@@ -104,6 +104,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     for warning in text_warnings(sections.some_pairs(), valid_pairs, vocabulary, most):
         log.warning("%s", warning)
     task = make_task(config, reader, valid)
+    task.student.limit_length(sections.longest_target())
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     counts = (f"{count:,}" for count in (reader.plan.n_pairs, reader.n_targets, parameters))
     log.info("%s pairs, %s targets; a student of %s parameters.", *counts)
@@ -116,7 +117,6 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     with group.all_or_none():
         if group.leads:
             task.student.model.cpu()
-            task.student.limit_length(sections.longest_target())
             task.student.save(output)
             labels = None if watch is None else watch.conclusion(result.loss)
             run.finish({**result.record(), "labels": labels})
