@@ -8,15 +8,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks.report import publish
-from kdcache.experiments.demo import (
-    DemoConfig,
-    arms,
-    compare_outputs,
-    copy_text,
-    make_cache,
-    make_student,
-    make_teacher,
-)
+from kdcache.experiments.demo import HARD, SOFT, DemoConfig, compare_outputs, make_cache, make_student
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +25,14 @@ def run(options: argparse.Namespace) -> None:
     """Train and print."""
     folder = Path(options.folder)
     config = DemoConfig(options.pairs, options.teacher_steps, options.student_steps, options.alpha)
-    copy_text(folder, config)
-    make_teacher(folder, config)
-    make_cache(folder)
+    make_cache(folder, config)
     rows = [("seed", "metric", "without", "with soft labels", "difference", "95 % interval over sentences")]
     differences: dict[str, list[float]] = {}
     for seed in range(1, options.seeds + 1):
         one = dataclasses.replace(config, seed=seed)
-        outputs = [make_student(folder, folder / f"{name}-{seed}", one, alpha) for name, alpha in arms(one)]
-        for found in compare_outputs(folder, *outputs):
+        arms = ((SOFT, config.alpha), (HARD, 1.0))
+        outputs = [make_student(folder / f"{name}-{seed}", one, alpha) for name, alpha in arms]
+        for found in compare_outputs(*outputs):
             cells = (f"{found.baseline:.2f}", f"{found.system:.2f}", f"{found.difference:+.2f}")
             rows.append((str(seed), found.name, *cells, f"{found.low:+.2f} to {found.high:+.2f}"))
             differences.setdefault(found.name, []).append(found.difference)

@@ -10,7 +10,7 @@ import click
 from kdcache.cli.options import Settings, dry_run
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
-from kdcache.errors import UsageError
+from kdcache.errors import TrainingError, UsageError
 from kdcache.student.student_config import StudentConfig, student_defaults
 
 _STUDENT = Settings(StudentConfig, student_defaults)
@@ -38,9 +38,13 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
     if dry_run:
         click.echo(tables.table(forecast_sweep(config, jobs)))
         return
-    result = run_sweep(config, jobs)
-    click.echo(result.table)
-    result.check()
+    table, failures = run_sweep(config, jobs)
+    click.echo(table)
+    if failures:
+        raise TrainingError(
+            f"{len(failures)} of {tables.count(len(config.students), 'run')} failed. Correct what their last lines say "
+            "and run the same command again: it repeats only what is not finished."
+        )
 
 
 def student_options() -> dict[str, bool]:

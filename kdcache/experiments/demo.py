@@ -74,84 +74,55 @@ def run_demo(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -
     `set_up` is called at the start of each further process; its argument says whether that process shall be quiet.
     """
     check_writing()
-    log.info("1 of 4: a teacher from nothing, %s steps.", f"{config.teacher_steps:,}")
-    copy_text(folder, config)
-    make_teacher(folder, config)
-    log.info("2 of 4: the teacher's predictions into a cache.")
-    make_cache(folder)
+    make_cache(folder, config)
     log.info("3 of 4: two students, %s steps each; they differ in nothing but alpha.", f"{config.student_steps:,}")
-    outputs = _make_students(folder, config, set_up)
+    # A spawned process shares no threads and handles with its parent, which forking would break PyTorch with.
+    with stop_on_signals(), ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        soft = pool.submit(_in_process, set_up, False, folder / SOFT, config, config.alpha)
+        hard = pool.submit(_in_process, set_up, True, folder / HARD, config, 1.0)
+        outputs = soft.result(), hard.result()
     log.info("4 of 4: the scores.")
-    differences = compare_outputs(folder, *outputs)
+    differences = compare_outputs(*outputs)
     replace_file(folder / GUIDE_FILE, guide(folder, config, differences).encode())
     return differences
 
 
-def arms(config: DemoConfig) -> list[tuple[str, float]]:
-    """Name and alpha of both students."""
-    return [(SOFT, config.alpha), (HARD, 1.0)]
-
-
-def copy_text(folder: Path, config: DemoConfig) -> None:
-    """Put the embedded corpus into `folder`, its training side cut to the pairs that are used."""
-    (folder / TEXT).mkdir(parents=True, exist_ok=True)
+def make_cache(folder: Path, config: DemoConfig) -> None:
+    """Make in `folder` the text, its training side cut to the pairs that are used, a small BERT, and its cache."""
+    steps, text = config.teacher_steps, folder / TEXT
+    log.info("1 of 4: a teacher from nothing, %s steps.", f"{steps:,}")
+    text.mkdir(parents=True, exist_ok=True)
     for path in sorted(corpus_folder().iterdir()):
         lines = path.read_bytes().splitlines(keepends=True)
-        replace_file(folder / TEXT / path.name, b"".join(lines[: config.pairs] if path.stem == "train" else lines))
-
-
-def _text(folder: Path, split: str) -> TextFiles:
-    return TextFiles(*(str(folder / TEXT / f"{split}.{side}") for side in ("src", "tgt")))
-
-
-def make_teacher(folder: Path, config: DemoConfig) -> None:
-    """Train a small BERT from nothing on the text in `folder`."""
-    text, valid = _text(folder, "train"), _text(folder, "valid")
-    steps = config.teacher_steps
+        replace_file(text / path.name, b"".join(lines[: config.pairs] if path.stem == "train" else lines))
+    train, valid = (TextFiles(str(text / f"{split}.src"), str(text / f"{split}.tgt")) for split in ("train", "valid"))
     training = TrainingConfig(SCRATCH_RATE, "linear", TOKENS, max_steps=steps, beta2=BETA2, valid_every=steps // 4)
-    train_teacher(TeacherConfig(text, SCRATCH, valid, training=training), folder / "teacher")
+    train_teacher(TeacherConfig(train, SCRATCH, valid, training=training), folder / "teacher")
+    log.info("2 of 4: the teacher's predictions into a cache.")
+    dump(DumpConfig(str(folder / "teacher"), train, shard_pairs=512), folder / "cache")
 
 
-def make_cache(folder: Path) -> None:
-    """Dump the predictions of the teacher in `folder` into a cache beside it."""
-    dump(DumpConfig(str(folder / "teacher"), _text(folder, "train"), shard_pairs=512), folder / "cache")
+def _in_process(set_up: Callable[[bool], None], quiet: bool, output: Path, config: DemoConfig, alpha: float) -> Path:
+    set_up(quiet)
+    return make_student(output, config, alpha)
 
 
-def make_student(folder: Path, output: Path, config: DemoConfig, alpha: float) -> Path:
-    """Train a student from the cache in `folder` into `output`; return the file of its test outputs."""
+def make_student(output: Path, config: DemoConfig, alpha: float) -> Path:
+    """Train a student from the cache beside it into `output`; return the file of its test outputs."""
     steps, rate = config.student_steps, default_rate("transformer", "tiny", "linear")
     training = TrainingConfig(rate, "linear", TOKENS, max_steps=steps, seed=config.seed, valid_every=max(1, steps // 4))
-    objective, valid = ObjectiveConfig(alpha=alpha), _text(folder, "valid")
-    train_student(StudentConfig(str(folder / "cache"), objective, training, valid), output)
+    text, cache = output.with_name(TEXT), str(output.with_name("cache"))
+    valid = TextFiles(str(text / "valid.src"), str(text / "valid.tgt"))
+    train_student(StudentConfig(cache, ObjectiveConfig(alpha=alpha), training, valid), output)
     written = output.with_name(f"{output.name}.txt")
-    generate_file(GenerateConfig(str(output), str(folder / TEXT / "test.src")), written)
+    generate_file(GenerateConfig(str(output), str(text / "test.src")), written)
     return written
 
 
-def _make_students(folder: Path, config: DemoConfig, set_up: Callable[[bool], None]) -> list[Path]:
-    """Train both students side by side, each in a process of its own; only the first shows its progress."""
-    # A spawned process shares no threads and handles with its parent, which forking would break PyTorch with.
-    context = multiprocessing.get_context("spawn")
-    with stop_on_signals(), ProcessPoolExecutor(2, context) as pool:
-        futures = [
-            pool.submit(_student_process, set_up, number > 0, (folder, folder / name, config, alpha))
-            for number, (name, alpha) in enumerate(arms(config))
-        ]
-        return [future.result() for future in futures]
-
-
-def _student_process(
-    set_up: Callable[[bool], None], quiet: bool, arguments: tuple[Path, Path, DemoConfig, float]
-) -> Path:
-    set_up(quiet)
-    return make_student(*arguments)
-
-
-def compare_outputs(folder: Path, soft: Path, hard: Path) -> list[Difference]:
-    """Compare what two students wrote for the test text, the second being the baseline."""
-    references = [read_sentences(folder / TEXT / "test.tgt")]
-    system, baseline = read_sentences(soft), read_sentences(hard)
-    return [compare(system, baseline, references, metric) for metric in METRICS]
+def compare_outputs(soft: Path, hard: Path) -> list[Difference]:
+    """Compare what two students wrote for the test text beside it, the second being the baseline."""
+    system, baseline, references = map(read_sentences, (soft, hard, soft.with_name(TEXT) / "test.tgt"))
+    return [compare(system, baseline, [references], metric) for metric in METRICS]
 
 
 def results_table(differences: list[Difference]) -> str:

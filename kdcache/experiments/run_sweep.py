@@ -17,10 +17,11 @@ from pathlib import Path
 import kdcache
 from kdcache.console.progress import Progress, duration
 from kdcache.console.tables import count
-from kdcache.errors import TrainingError, UsageError
+from kdcache.errors import UsageError
 from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, find_folders, locked
 from kdcache.experiments.sweep_report import write_report
+from kdcache.experiments.sweep_results import collect
 from kdcache.files.atomic import storage_errors
 from kdcache.files.run_records import LOG_FILE, METRICS_FILE, log, write_log_to
 from kdcache.process.signals import StopRequest, stop_on_signals
@@ -30,57 +31,22 @@ from kdcache.text.lines import read_sentences
 
 CONSOLE = "log"
 THREADS, DEVICES = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
-_POLL_SECONDS = 0.2
-_KILL_SECONDS = 10.0
-_LOG_LINES = 5
-_TAIL_BYTES = 8_192
+_POLL_SECONDS, _KILL_SECONDS = 0.2, 10.0
+_LOG_LINES, _TAIL_BYTES = 5, 8_192
 # The share of a run's time that training is taken to need, for the estimate of the time left; the texts need the rest.
 _TRAINING_SHARE = 0.9
 
-
-@dataclass(frozen=True, slots=True)
-class Division:
-    """How a machine is divided among runs.
-
-    Attributes:
-        environments: variables that say what a run may use, one dictionary for each run at a time.
-        description: the same for people.
-    """
-
-    environments: tuple[dict[str, str], ...]
-    description: str
+# Variables that say what a run may use.
+Environment = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A run that did not finish: its name, which command failed and how, and the last lines that it wrote."""
-
-    name: str
-    reason: str
-    lines: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class SweepResult:
-    """The table as text, the number of runs, and those that failed."""
-
-    table: str
-    n_runs: int
-    failures: list[Failure]
-
-    def check(self) -> None:
-        """Raise TrainingError if runs failed."""
-        if self.failures:
-            raise TrainingError(
-                f"{len(self.failures)} of {count(self.n_runs, 'run')} failed. Correct what their last lines say and "
-                "run the same command again: it repeats only what is not finished."
-            )
-
-
-def run_sweep(sweep: Sweep, jobs: int | None = None) -> SweepResult:
+def run_sweep(sweep: Sweep, jobs: int | None = None) -> tuple[str, list[str]]:
     """Train, generate and score what is not finished, and write tables and page; a run that fails stops no other.
 
     Meanwhile the working directory is the folder of the sweep's file.
+
+    Returns:
+        The tables as text; and for each run that failed its name, why, and the last lines that it wrote.
 
     Raises:
         DataError: a text to be scored is missing, or has another number of lines than its source.
@@ -88,20 +54,18 @@ def run_sweep(sweep: Sweep, jobs: int | None = None) -> SweepResult:
         OutputError: another sweep works in the output folder.
         StoppedError: a signal asked to stop; the runs have saved what they had.
     """
-    division = _divide_this_machine(sweep, jobs)
+    environments, description = _divide_this_machine(sweep, jobs)
     with contextlib.chdir(sweep.file.parent), stop_on_signals() as stop:
         check_texts(sweep.tests)
         with locked(sweep.output, stop) as handle:
             write_log_to(sweep.output / LOG_FILE)
             checker = Checker()
             sweep, others = find_folders(sweep, checker)
-            failures = _train_all(sweep, division, handle, stop, checker)
-            table = write_report(sweep, others, checker, stop)
+            failures = _Runs(sweep, checker, stop, handle).train_all(environments, description)
+            table = write_report(sweep, collect(sweep, others, checker, stop))
         for failure in failures:
-            lines = "".join(f"\n    {line}" for line in failure.lines)
-            console = sweep.output / f"{failure.name}.{CONSOLE}"
-            log.warning("%s failed: %s; %s ends with:%s", failure.name, failure.reason, console, lines)
-    return SweepResult(table, len(sweep.students), failures)
+            log.warning("%s", failure)
+    return table, failures
 
 
 def forecast_sweep(sweep: Sweep, jobs: int | None) -> list[tuple[str, ...]]:
@@ -117,9 +81,9 @@ def forecast_sweep(sweep: Sweep, jobs: int | None) -> list[tuple[str, ...]]:
 
     from kdcache.student.training_forecast import Forecast, forecast
 
-    division = _divide_this_machine(sweep, jobs)
+    environments, description = _divide_this_machine(sweep, jobs)
     before = torch.get_num_threads()
-    torch.set_num_threads(int(division.environments[0][THREADS]))
+    torch.set_num_threads(int(environments[0][THREADS]))
     by_row: dict[str, Forecast] = {}
     rows: list[tuple[str, ...]] = [("run", "steps", "time")]
     seconds = []
@@ -137,8 +101,7 @@ def forecast_sweep(sweep: Sweep, jobs: int | None) -> list[tuple[str, ...]]:
                 rows.append((student.name, f"{by_row[student.row].steps:,}", duration(seconds[-1])))
     finally:
         torch.set_num_threads(before)
-    total = time_of_all(seconds, len(division.environments))
-    return [*rows, (f"all, {division.description}", "", duration(total))]
+    return [*rows, (f"all, {description}", "", duration(time_of_all(seconds, len(environments))))]
 
 
 def time_of_all(seconds: Sequence[float], n_at_a_time: int) -> float:
@@ -149,14 +112,22 @@ def time_of_all(seconds: Sequence[float], n_at_a_time: int) -> float:
     return max(ends)
 
 
-def _divide_this_machine(sweep: Sweep, jobs: int | None) -> Division:
+def _divide_this_machine(sweep: Sweep, jobs: int | None) -> tuple[list[Environment], str]:
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {jobs}.")
-    gpus = _visible_gpus() if any(student.config.training.device != "cpu" for student in sweep.students) else []
+    gpus: list[str] = []
+    if any(student.config.training.device != "cpu" for student in sweep.students):
+        import torch
+
+        visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        named = [name.strip() for name in os.environ.get(DEVICES, "").split(",") if name.strip()]
+        gpus = named[:visible] if named else [str(number) for number in range(visible)]
     return divide(jobs, len(sweep.students), gpus, len(os.sched_getaffinity(0)), os.environ)
 
 
-def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, environment: Mapping[str, str]) -> Division:
+def divide(
+    jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, environment: Mapping[str, str]
+) -> tuple[list[Environment], str]:
     """Divide a machine among the runs: one run for each GPU; without GPUs, one for each core or group of cores.
 
     The number of threads depends on all runs, not on those that are left: a run that was stopped is continued bit by
@@ -168,6 +139,9 @@ def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, envir
         gpus: names as in CUDA_VISIBLE_DEVICES; if there are none, the runs use the CPU.
         cores: number of cores that this process may use.
         environment: its OMP_NUM_THREADS is kept.
+
+    Returns:
+        The environment of each run at a time, and the division in words.
     """
     given = environment.get(THREADS, "")
     kept = int(given) if given.isdecimal() and int(given) > 0 else None
@@ -178,16 +152,7 @@ def divide(jobs: int | None, n_runs: int, gpus: Sequence[str], cores: int, envir
     for number, variables in enumerate(environments if gpus else []):
         variables[DEVICES] = gpus[number % len(gpus)]
     where = f"on {min(jobs, len(gpus))} of {count(len(gpus), 'GPU')}" if gpus else "on the CPU"
-    return Division(tuple(environments), f"{jobs} at a time {where}, {count(threads, 'thread')} each")
-
-
-def _visible_gpus() -> list[str]:
-    """The GPUs that PyTorch sees here, by names for CUDA_VISIBLE_DEVICES."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    named = [name.strip() for name in os.environ.get(DEVICES, "").split(",") if name.strip()]
-    return named[:count] if named else [str(number) for number in range(count)]
+    return environments, f"{jobs} at a time {where}, {count(threads, 'thread')} each"
 
 
 def check_texts(texts: Sequence[ScoredText]) -> None:
@@ -200,86 +165,129 @@ def check_texts(texts: Sequence[ScoredText]) -> None:
     if texts:
         bootstrap_seed()
     for text in texts:
-        source = read_sentences(Path(text.source))
         references = [read_sentences(Path(path)) for path in text.references]
-        check_counts(source, references)
+        check_counts(read_sentences(Path(text.source)), references)
         make_scorers(text.metrics, references, MetricSettings(text.lowercase))
 
 
-def _train_all(sweep: Sweep, division: Division, handle: int, stop: StopRequest, checker: Checker) -> list[Failure]:
-    """Run what is not finished, as many runs at a time as there are environments; return those that failed.
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """The runs of a sweep in processes of their own, which inherit `handle`, the lock of its folder."""
 
-    Raises:
-        StoppedError: a signal asked to stop.
-    """
-    n_runs = len(sweep.students)
-    waiting = deque(one for one in sweep.students if next(_commands(one, sweep.tests, checker), None) is not None)
-    done = n_runs - len(waiting)
-    log.info("%s, %s of them finished; %s.", count(n_runs, "run"), done, division.description)
-    free = list(reversed(division.environments))
-    jobs: list[tuple[Student, dict[str, str], Generator[str, None, Failure | None]]] = []
-    failures: list[Failure] = []
-    try:
-        with Progress("sweep", n_runs, "runs", done) as progress:
-            while waiting or jobs:
+    sweep: Sweep
+    checker: Checker
+    stop: StopRequest
+    handle: int
+
+    def train_all(self, environments: Sequence[Environment], description: str) -> list[str]:
+        """Run what is not finished, as many runs at a time as there are environments; return those that failed.
+
+        Raises:
+            StoppedError: a signal asked to stop.
+        """
+        students = self.sweep.students
+        waiting = deque(student for student in students if next(self._commands(student), None) is not None)
+        done = len(students) - len(waiting)
+        log.info("%s, %s of them finished; %s.", count(len(students), "run"), done, description)
+        free = list(reversed(environments))
+        # The runs that are under way, each with its student and the environment that its end sets free.
+        running: dict[Generator[str, None, str | None], tuple[Student, Environment]] = {}
+        failures: list[str] = []
+        with contextlib.ExitStack() as started, Progress("sweep", len(students), "runs", done) as progress:
+            while waiting or running:
                 while waiting and free:
                     student, environment = waiting.popleft(), free.pop()
-                    jobs.append((student, environment, _run(student, sweep.tests, environment, handle, stop, checker)))
+                    run = started.enter_context(contextlib.closing(self._run(student, environment)))
+                    running[run] = student, environment
                     progress.inherit(_share_done(student))
                 notes = [f"{len(failures)} failed"] if failures else []
-                running = []
-                for job in jobs:
+                before = len(running)
+                for run, (_, environment) in list(running.items()):
                     try:
-                        notes.append(next(job[2]))
-                        running.append(job)
+                        notes.append(next(run))
                     except StopIteration as end:
-                        free.append(job[1])
-                        failures.extend(filter(None, [end.value]))
-                ended, jobs = len(jobs) - len(running), running
-                progress.advance(ended, "; ".join(notes), sum(_share_done(student) for student, *_ in jobs))
-                if stop.number is not None:
+                        del running[run]
+                        free.append(environment)
+                        failures += filter(None, [end.value])
+                shares = sum(_share_done(student) for student, _ in running.values())
+                progress.advance(before - len(running), "; ".join(notes), shares)
+                if self.stop.number is not None:
                     waiting.clear()
-                time.sleep(_POLL_SECONDS if jobs else 0)
-    finally:
-        for *_, run in jobs:
-            run.close()
-    stop.check()
-    return failures
+                time.sleep(_POLL_SECONDS if running else 0)
+        self.stop.check()
+        return failures
+
+    def _run(self, student: Student, environment: Environment) -> Generator[str, None, str | None]:
+        """Run a student's commands one after the other; yield how far it is, return how it failed, if it did."""
+        console = student.beside(CONSOLE)
+        for arguments in self._commands(student):
+            asked = False
+            process = self._start(arguments, environment, console)
+            try:
+                while process.poll() is None:
+                    if self.stop.number is not None and not asked:
+                        log.info("Stopping %s; it saves a checkpoint.", student.name)
+                        process.terminate()
+                        asked = True
+                    step, total = _last_step(student), student.config.training.max_steps
+                    steps = f"step {step:,}" + (f"/{total:,}" if total else "") if step else "starting"
+                    yield f"{student.name} {steps if arguments[0] == 'student-train' else arguments[0]}"
+            finally:
+                _end(process)
+            if code := process.returncode:
+                lines = [
+                    line.rstrip() for line in _tail(console).decode("utf-8", "replace").splitlines() if line.strip()
+                ]
+                reason = f"{arguments[0]}, " + (f"signal {-code}" if code < 0 else f"exit code {code}")
+                last = "".join(f"\n    {line}" for line in lines[-_LOG_LINES:])
+                return f"{student.folder.name} failed: {reason}; {console} ends with:{last}"
+            if self.stop.number is not None:
+                break
+        return None
+
+    def _commands(self, student: Student) -> Iterator[list[str]]:
+        """The commands that a student still needs; each is decided on when those before it are done."""
+        if not self.checker.trained(student):
+            yield student.arguments
+        for text in self.sweep.tests:
+            if not self.checker.generated(student, text):
+                output, generation = student.hypotheses(text), student.generation(text)
+                if output.exists():
+                    log.info("%s: made with other settings, by another student, or changed since; made anew.", output)
+                    output.unlink()
+                yield [
+                    *("generate", "--student", generation.student, "--source", generation.source),
+                    *("--output", str(output), "--device", generation.device),
+                    *("--beam-size", str(generation.beam_size), "--length-penalty", str(generation.length_penalty)),
+                ]
+
+    def _start(self, arguments: Sequence[str], environment: Environment, console: Path) -> subprocess.Popen[bytes]:
+        """Start a kdcache command that writes to `console` and stops when this process is gone."""
+        package = str(Path(kdcache.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        with storage_errors(console), console.open("wb") as file:
+            # The child has a process group of its own, so that Ctrl-C reaches only this process, which then asks each
+            # run once. A second request some seconds later would make a run stop without a checkpoint.
+            return subprocess.Popen(  # noqa: S603 (no shell; the arguments were read as options before)
+                [sys.executable, "-m", "kdcache.experiments.child_command", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # The working directory belongs to the user, so no module may be imported from there.
+                env={**os.environ, **environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+                pass_fds=(self.handle,),
+                process_group=0,
+            )
 
 
-def _run(
-    student: Student,
-    texts: Sequence[ScoredText],
-    environment: Mapping[str, str],
-    handle: int,
-    stop: StopRequest,
-    checker: Checker,
-) -> Generator[str, None, Failure | None]:
-    """Run a student's commands one after the other; yield how far it is, return the failure that ended it, if any."""
-    console = student.beside(CONSOLE)
-    for arguments in _commands(student, texts, checker):
-        asked = False
-        process = _start(arguments, environment, console, handle)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to stop and wait for its end; kill it if it takes too long."""
+    process.terminate()
+    with process:
         try:
-            while process.poll() is None:
-                if stop.number is not None and not asked:
-                    log.info("Stopping %s; it saves a checkpoint.", student.name)
-                    process.terminate()
-                    asked = True
-                step, total = _last_step(student), student.config.training.max_steps
-                steps = f"step {step:,}" + (f"/{total:,}" if total else "") if step else "starting"
-                yield f"{student.name} {steps if arguments[0] == 'student-train' else arguments[0]}"
-        finally:
-            _end(process)
-        code = process.returncode
-        if code != 0:
-            written = _tail(console).decode("utf-8", "replace")
-            lines = [line.rstrip() for line in written.splitlines() if line.strip()]
-            reason = f"{arguments[0]}, " + (f"signal {-code}" if code < 0 else f"exit code {code}")
-            return Failure(student.folder.name, reason, lines[-_LOG_LINES:])
-        if stop.number is not None:
-            break
-    return None
+            process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _last_step(student: Student) -> int:
@@ -295,56 +303,6 @@ def _share_done(student: Student) -> float:
     """Which part of a run is done, by the steps that its training has taken."""
     total = student.config.training.max_steps
     return _TRAINING_SHARE * _last_step(student) / total if total else 0.0
-
-
-def _commands(student: Student, texts: Sequence[ScoredText], checker: Checker) -> Iterator[list[str]]:
-    """The commands that a student still needs; each is decided on when those before it are done."""
-    if not checker.trained(student):
-        yield student.arguments
-    for text in texts:
-        if not checker.generated(student, text):
-            output, generation = student.hypotheses(text), student.generation(text)
-            if output.exists():
-                log.info("%s: made with other settings, by another student, or changed since; made anew.", output)
-                output.unlink()
-            yield [
-                *("generate", "--student", generation.student, "--source", generation.source, "--output", str(output)),
-                *("--beam-size", str(generation.beam_size), "--length-penalty", str(generation.length_penalty)),
-                *("--device", generation.device),
-            ]
-
-
-def _start(
-    arguments: Sequence[str], environment: Mapping[str, str], console: Path, handle: int
-) -> subprocess.Popen[bytes]:
-    """Start a kdcache command that inherits `handle`, writes to `console`, and stops when this process is gone."""
-    package = str(Path(kdcache.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    with storage_errors(console), console.open("wb") as file:
-        # The child has a process group of its own, so that Ctrl-C reaches only this process, which then asks each run
-        # once. A second request some seconds later would make a run stop without a checkpoint.
-        return subprocess.Popen(  # noqa: S603 (no shell; the arguments were read as options before)
-            [sys.executable, "-m", "kdcache.experiments.child_command", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # The working directory belongs to the user, so no module may be imported from there.
-            env={**os.environ, **environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
-            pass_fds=(handle,),
-            process_group=0,
-        )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to stop and wait for its end; kill it if it takes too long."""
-    process.terminate()
-    try:
-        process.wait(_KILL_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
 
 
 def _tail(file: Path) -> bytes:

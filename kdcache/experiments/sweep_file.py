@@ -15,6 +15,7 @@ from kdcache.errors import DataError, UsageError
 from kdcache.files.locations import check_local
 from kdcache.files.run_records import LOG_FILE
 from kdcache.scoring.score_config import METRICS
+from kdcache.settings import spell
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.student_config import StudentConfig
 
@@ -23,19 +24,14 @@ Settings = dict[str, Value]
 # Makes the configuration that options of student-train describe.
 ReadOptions = Callable[[Sequence[str]], StudentConfig]
 
-SEED = "seed"
-ONLY_RUN = "run"
+SEED, ONLY_RUN = "seed", "run"
 _NAME_MAX = 120
 _SECTIONS = ("base", "grid", "test")
 _TOP = ("output", "baseline", *_SECTIONS, "arms")
 # The name of a text follows a run's name and a dot in names of files, so it must not look like the rest of a number.
 _TEST_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
-# What a test set may set besides its files and metrics, and an example of each.
-_SEARCH_KEYS: dict[str, tuple[tuple[type, ...], str]] = {
-    "lowercase": ((bool,), "true"),
-    "beam_size": ((int,), "4"),
-    "length_penalty": ((int, float), "1.0"),
-}
+# What a test set may set besides its files and metrics, and the types of values.
+_SEARCH = {"lowercase": (bool,), "beam_size": (int,), "length_penalty": (float, int)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,6 @@ class Student:
         name: made from what varies.
         row: the row of the table to which it belongs: what varies besides the seed.
         settings: all options that are given to student-train.
-        options: the same as a command line, without --output.
         config: the same as a configuration.
         folder: where it is trained; what is made from it lies beside, under names that begin with the folder's name.
     """
@@ -76,14 +71,13 @@ class Student:
     name: str
     row: str
     settings: Settings
-    options: tuple[str, ...]
     config: StudentConfig
     folder: Path
 
     @property
     def arguments(self) -> list[str]:
         """The command that trains it, after `kdcache`."""
-        return ["student-train", *self.options, "--output", str(self.folder)]
+        return ["student-train", *command_line(self.settings), "--output", str(self.folder)]
 
     def beside(self, ending: str) -> Path:
         """A file of this run beside its folder."""
@@ -221,10 +215,11 @@ def _scored_text(name: str, table: Any, place: str) -> ScoredText:
     if not isinstance(table, dict) or not _TEST_NAME.fullmatch(name):
         raise UsageError(f"{place}: a test set is a table whose name begins with a letter, then letters, digits, _, -.")
     for key, value in table.items():
-        _check_known(key, ("source", "reference", "metrics", *_SEARCH_KEYS), place)
-        if key in _SEARCH_KEYS and type(value) not in _SEARCH_KEYS[key][0]:
-            raise UsageError(f"{place}: {key} takes a value such as {_SEARCH_KEYS[key][1]}, not {value!r}.")
-    fields = {key: value for key, value in table.items() if key in _SEARCH_KEYS}
+        _check_known(key, ("source", "reference", "metrics", *_SEARCH), place)
+        if key in _SEARCH and type(value) not in _SEARCH[key]:
+            example = str(_SEARCH[key][0](1)).lower()
+            raise UsageError(f"{place}: {key} takes a value such as {example}, not {value!r}.")
+    fields = {key: value for key, value in table.items() if key in _SEARCH}
     if "metrics" in table:
         fields["metrics"] = _texts(table["metrics"], f"{place}: metrics")
         for metric in fields["metrics"]:
@@ -253,38 +248,39 @@ def _expand(
     ):
         varied = dict(zip(grid, values, strict=True))
         settings = {**base, **settings_of_arm, **varied}
-        shown = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in varied.items()}
-        row = ",".join([*filter(None, [arm]), *(f"{key}={value}" for key, value in shown.items() if key != SEED)])
-        name, row, options = _folder_name(arm, varied, shown), row or ONLY_RUN, command_line(settings)
+        name, row = _names(arm, varied)
         try:
-            config = read(options)
+            config = read(command_line(settings))
         except UsageError as error:
             raise UsageError(f"{file}: the run {row} would be refused: {error}") from error
         if config in students:
             both = f"{students[config].name} and {name}"
             raise UsageError(f"{file}: the runs {both} have the same settings. Leave one of them out.")
-        students[config] = Student(name, row, settings, options, config, output / name)
+        students[config] = Student(name, row, settings, config, output / name)
     return tuple(students.values())
 
 
-def command_line(settings: Settings) -> tuple[str, ...]:
+def command_line(settings: Settings) -> list[str]:
     """Settings as options of student-train."""
     arguments: list[str] = []
     for key, value in settings.items():
         if value is not False:
-            arguments.append("--" + key.replace("_", "-"))
-            arguments.extend([] if value is True else [str(value)])
-    return tuple(arguments)
+            arguments += [spell(key), *([] if value is True else [str(value)])]
+    return arguments
 
 
-def _folder_name(arm: str, varied: Settings, shown: Mapping[str, str]) -> str:
-    parts = [_sanitised(arm)] if arm else []
+def _names(arm: str, varied: Settings) -> tuple[str, str]:
+    """The names of a run, which is one plain part of a path, and of its row."""
+    row, name = ([arm], [_sanitised(arm)]) if arm else ([], [])
     for key, value in varied.items():
-        parts.append(f"{key}={_sanitised(shown[key]) if isinstance(value, str) else shown[key]}")
-    name = ",".join(parts) or ONLY_RUN
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        name.append(f"{key}={_sanitised(shown) if isinstance(value, str) else shown}")
+        row += [f"{key}={shown}"] if key != SEED else []
+    folder = ",".join(name) or ONLY_RUN
     # The log beside the folder must not be the sweep's own.
-    fits = len(name) <= _NAME_MAX and f"{name}.log" != LOG_FILE
-    return name if fits else f"{name[: _NAME_MAX - 9]}~{_digest(name)}"
+    if len(folder) > _NAME_MAX or f"{folder}.log" == LOG_FILE:
+        folder = f"{folder[: _NAME_MAX - 9]}~{_digest(folder)}"
+    return folder, ",".join(row) or ONLY_RUN
 
 
 def _sanitised(text: str) -> str:

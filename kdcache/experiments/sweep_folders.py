@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +27,8 @@ _POLL_SECONDS = 0.1
 def find_folders(sweep: Sweep, checker: Checker) -> tuple[Sweep, int]:
     """Give each student its folder: the one with its name, or one that holds a run with its settings and inputs.
 
-    Thus a run is found again after its name was changed in the file. Also returns the
-    number of folders whose student belongs to no run of the sweep.
+    Thus a run is found again after its name was changed in the file. Also returns the number of folders whose student
+    belongs to no run of the sweep.
     """
     records = {path.parent.name: read_record(path) for path in sorted(sweep.output.glob(f"*/{RUN_FILE}"))}
     trained = {name: record for name, record in records.items() if record.get("command") == "student-train"}
@@ -61,39 +60,26 @@ class Checker:
     """Says what is finished, without starting anything."""
 
     def __init__(self) -> None:
-        self._inputs: dict[object, dict[str, str] | str] = {}
-        self._warned: set[str] = set()
+        self._inputs: dict[object, dict[str, str] | None] = {}
 
     def same(self, record: dict[str, Any], config: StudentConfig) -> bool:
         """Whether a record has these settings, and the inputs that are there now.
 
-        A cache, text or first student that cannot be opened is compared by its name.
+        A cache, text or first student that cannot be opened is compared by its name, with a warning.
         """
-        wanted = recorded(config)
-        if fixed_settings(record["config"]) != fixed_settings(wanted):
+        before, wanted = record["config"], recorded(config)
+        if fixed_settings(before) != fixed_settings(wanted):
             return False
         inputs = self._inputs_of(config)
-        if isinstance(inputs, str):
-            return all(record["config"].get(name) == wanted[name] for name in ("cache", "valid", "start_from"))
+        if inputs is None:
+            return all(before.get(name) == wanted[name] for name in ("cache", "valid", "start_from"))
         return bool(record.get("inputs") == inputs)
 
     def trained(self, student: Student) -> bool:
-        """Whether the student is there, made with its settings from the cache and the text that are there now.
-
-        A cache or text that cannot be opened counts as the same, with a warning.
-        """
+        """Whether the student is there, made with its settings from the cache and the text that are there now."""
         record = read_record(student.folder / RUN_FILE)
-        if "finished" not in record or not (student.folder / WEIGHTS_FILE).is_file():
-            return False
-        if not self.same(record, student.config):
-            return False
-        reason = self._inputs_of(student.config)
-        if isinstance(reason, str) and reason not in self._warned:
-            self._warned.add(reason)
-            log.warning(
-                "Whether finished runs had the same cache and validation text could not be compared: %s", reason
-            )
-        return True
+        there = "finished" in record and (student.folder / WEIGHTS_FILE).is_file()
+        return there and self.same(record, student.config)
 
     def generated(self, student: Student, text: ScoredText) -> bool:
         """Whether the student has written the target side of a text, as the text and the student are now."""
@@ -111,8 +97,8 @@ class Checker:
         except DataError:
             return False
 
-    def _inputs_of(self, config: StudentConfig) -> dict[str, str] | str:
-        """Fingerprints of cache and text, or the reason why they cannot be computed."""
+    def _inputs_of(self, config: StudentConfig) -> dict[str, str] | None:
+        """Fingerprints of cache and text, or None if they cannot be computed."""
         from kdcache.student.train_student import open_inputs
 
         key = (config.cache, config.valid, config.start_from, config.skip_bad)
@@ -120,7 +106,10 @@ class Checker:
             try:
                 self._inputs[key] = open_inputs(config)[2]
             except KDCacheError as error:
-                self._inputs[key] = str(error)
+                self._inputs[key] = None
+                log.warning(
+                    "Whether finished runs had the same cache and validation text could not be compared: %s", error
+                )
         return self._inputs[key]
 
 
@@ -134,19 +123,15 @@ def locked(output: Path, stop: StopRequest) -> Iterator[int]:
     """
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if not try_lock(handle):
+        file = (output / _LOCK).open("a")
+    with file:
+        end = time.monotonic() + _LOCK_SECONDS
+        if not try_lock(file.fileno()):
             log.info("%s: runs of another sweep are at work here; waiting for them to stop.", output)
-            end = time.monotonic() + _LOCK_SECONDS
-            while not try_lock(handle):
+            while not try_lock(file.fileno()):
                 if time.monotonic() > end:
-                    raise OutputError(
-                        f"{output}: another kdcache sweep, or runs that one has left, work here. Wait until they have "
-                        "stopped."
-                    )
+                    left = "another kdcache sweep, or runs that one has left, work here. Wait until they have stopped."
+                    raise OutputError(f"{output}: {left}")
                 stop.check()
                 time.sleep(_POLL_SECONDS)
-        yield handle
-    finally:
-        os.close(handle)
+        yield file.fileno()

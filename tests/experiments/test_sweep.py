@@ -97,7 +97,7 @@ def test_the_grid_by_hand(tmp_path: Path) -> None:
     rows = ["plain,alpha=1.0", "plain,alpha=1:0.5:20", "bucket,alpha=1.0", "bucket,alpha=1:0.5:20"]
     assert [run.row for run in runs[::2]] == rows
     assert names(sweep) == [f"{row.replace(':', '~')},seed={seed}" for row in rows for seed in (1, 2)]
-    assert shlex.join(runs[-1].options) == (
+    assert shlex.join(command_line(runs[-1].settings)) == (
         "--cache cache --valid-source valid.src --valid-target valid.tgt --device cpu --max-tokens 200 "
         "--objective bucket --alpha 1:0.5:20 --seed 2"
     )
@@ -127,7 +127,7 @@ def test_names_are_safe_and_different(tmp_path: Path) -> None:
 def test_a_grid_of_nothing_is_one_run(tmp_path: Path) -> None:
     """Without grid and arms there is one run; a flag that is true is written alone, one that is false not at all."""
     assert names(read(tmp_path, BASE)) == ["run"]
-    assert command_line({"skip_bad": True, "alpha": 1, "x": False}) == ("--skip-bad", "--alpha", "1")
+    assert command_line({"skip_bad": True, "alpha": 1, "x": False}) == ["--skip-bad", "--alpha", "1"]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_a_machine_is_divided(
     jobs: int | None, runs: int, gpus: list[str], cores: int, given: str, expected: tuple[int, str, list[str] | None]
 ) -> None:
     """One run for each GPU, or as many as cores and threads allow; threads times runs are the cores."""
-    found = divide(jobs, runs, gpus, cores, {"OMP_NUM_THREADS": given})
+    environments, description = divide(jobs, runs, gpus, cores, {"OMP_NUM_THREADS": given})
     count, threads, devices = expected
-    assert len(found.environments) == count
-    assert {one["OMP_NUM_THREADS"] for one in found.environments} == {threads}
-    assert [one.get("CUDA_VISIBLE_DEVICES") for one in found.environments] == (devices or [None] * count)
-    assert f"{count} at a time" in found.description
+    assert len(environments) == count
+    assert {one["OMP_NUM_THREADS"] for one in environments} == {threads}
+    assert [one.get("CUDA_VISIBLE_DEVICES") for one in environments] == (devices or [None] * count)
+    assert f"{count} at a time" in description
 
 
 @pytest.mark.parametrize(

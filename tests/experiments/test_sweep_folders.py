@@ -133,7 +133,7 @@ def test_without_its_cache_what_is_finished_stays_finished(folder: Path, caplog:
     assert [one["name"] for one in expected["runs"]] == ["one", "two"]
     assert "could not be compared" not in caplog.text
     (folder / "cache").rename(folder / "away")
-    assert run_sweep(sweep, jobs=1).failures == []
+    assert run_sweep(sweep, jobs=1)[1] == []
     assert results(folder) == expected
     assert caplog.text.count("could not be compared") == 1
     assert not Checker().trained(place(sweep_of(folder, [("one", "elsewhere")]))[0])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 import re
 import shlex
 import unicodedata
+from typing import Any
 
 import pytest
 from pages import HOSTILE, Page, check_sound
-from sweeps import report_of
+from sweeps import sweep_of
 
 from kdcache.experiments.sweep_file import Student
-from kdcache.experiments.sweep_report import legend, mean_curves, palette, picture
-from kdcache.experiments.sweep_results import Outcome
+from kdcache.experiments.sweep_report import mean_curves, page, picture
 from kdcache.pictures.curves import read_curves
 
 TAGS = {
@@ -32,12 +33,12 @@ def shown(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cn") else sign for sign in text)
 
 
-def renamed(one: tuple[Student, Outcome], text: str) -> tuple[Student, Outcome]:
+def renamed(one: tuple[Student, dict[str, Any]], text: str) -> tuple[Student, dict[str, Any]]:
     """The same with `text` for the names of run and row, and as an argument of its command."""
     student, outcome = one
     return (
-        dataclasses.replace(student, name=text, row=text, options=("--cache", text)),
-        dataclasses.replace(outcome, name=text, row=text),
+        dataclasses.replace(student, name=text, row=text, settings={"cache": text}),
+        {**outcome, "name": text, "row": text},
     )
 
 
@@ -46,9 +47,9 @@ def curves_of(students: list[Student]) -> dict[str, list[tuple[int, float]]]:
     return mean_curves([(one.row, dict(read_curves([one.folder], "valid_nll")[0].finite)) for one in students])
 
 
-def test_the_page_has_everything(students: list[Student], outcomes: list[Outcome]) -> None:
+def test_the_page_has_everything(students: list[Student], outcomes: list[dict[str, Any]]) -> None:
     """The page needs nothing from elsewhere, runs no code, and has each run, its command and each row's curve."""
-    found = check_sound(report_of(students, outcomes[:-1]).page(), scripts=())
+    found = check_sound(page(*sweep_of(students, outcomes[:-1])), scripts=())
     assert {tag for tag, _ in found.elements} == TAGS
     text = texts_of(found)
     for one in students:
@@ -65,11 +66,11 @@ def test_the_page_has_everything(students: list[Student], outcomes: list[Outcome
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<script>\x1b[31m</script>\x00"])
-def test_hostile_names_stay_text(finished: list[tuple[Student, Outcome]], text: str) -> None:
+def test_hostile_names_stay_text(finished: list[tuple[Student, dict[str, Any]]], text: str) -> None:
     """Markup and control characters in the names of file, runs and rows are shown wherever they stand, not obeyed."""
     enemies = [*finished[:3], *(renamed(one, text) for one in finished[3:])]
     file = text.replace("/", "|")  # no file has such a name otherwise
-    written = report_of([student for student, _ in enemies], [outcome for _, outcome in enemies][:-1], file).page()
+    written = page(*sweep_of([student for student, _ in enemies], [outcome for _, outcome in enemies][:-1], file))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe]", written)
     found = check_sound(written, scripts=())
     assert {tag for tag, _ in found.elements} == TAGS
@@ -111,16 +112,17 @@ def test_curves_lie_where_the_axes_say() -> None:
     assert group["clip-path"] == f"url(#{found.all('clippath')[0]['id']})"
 
 
-def test_many_curves_are_told_apart(students: list[Student]) -> None:
-    """32 lines differ in colour or dashes, the legend has the same, and each has a rule for light and for dark."""
+def test_many_curves_are_told_apart(students: list[Student], outcomes: list[dict[str, Any]]) -> None:
+    """32 lines differ in colour or dashes, a legend has those of its curves, and each has rules for light and dark."""
     (line,) = curves_of(students[3:4]).values()
     lines = {f"row {number}": line for number in range(33)}
     kinds = [one["class"] for one in Page(picture(lines)).all("polyline")]
     assert len(set(kinds)) == 32
     assert kinds[32] == kinds[0]
-    keys = [one["class"] for one in Page("".join(drawn for drawn, _ in legend(lines))).all("line")]
-    assert keys == kinds
-    style = palette()
+    drawn = Page(page(*sweep_of(students, outcomes)))
+    keys = [one["class"] for one in drawn.all("line") if str(one["class"]).startswith("curve")]
+    assert keys == [one["class"] for one in drawn.all("polyline")]
+    style = (importlib.resources.files("kdcache.experiments") / "templates" / "palette.css").read_text()
     classes = {one for kind in kinds for one in str(kind).split()} - {"curve", "d0"}
     for one in sorted(name for name in classes if name.startswith("c")):
         assert f".{one} {{ stroke: var(--{one}); }}" in style

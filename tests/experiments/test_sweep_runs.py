@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, run_cli, run_here
 from sweeps import BASE, TEST, read, results, write_file, write_inputs
 
-from kdcache.experiments.run_sweep import SweepResult, run_sweep
+from kdcache.experiments.run_sweep import run_sweep
 from kdcache.files.run_records import recorded
 
 FAST = "max_steps = 4\nvalid_every = 2"
@@ -33,29 +33,27 @@ def state(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
-def sweep_here(folder: Path, *parts: str) -> SweepResult:
+def sweep_here(folder: Path, *parts: str) -> tuple[str, list[str]]:
     """Run a sweep whose runs are processes of their own, one at a time."""
     return run_sweep(read(folder, *parts), jobs=1)
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, list[str]]]:
     """A sweep of two runs, one of which fails: its folder and what came of it."""
     folder = tmp_path_factory.mktemp("sweep")
     write_inputs(folder)
     return folder, sweep_here(folder, BASE, FAST, ARMS, BROKEN, TEST)
 
 
-def test_a_failing_run_stops_no_other(first: tuple[Path, SweepResult]) -> None:
+def test_a_failing_run_stops_no_other(first: tuple[Path, tuple[str, list[str]]]) -> None:
     """The run that fails is reported with its last lines; the other is trained, has written, and is scored.
 
     Its command in results.json is the one in its record, whose configuration is that of the sweep's run.
     """
-    folder, result = first
-    (failure,) = result.failures
-    assert failure.name == "broken"
-    assert failure.reason == "student-train, exit code 2"
-    assert "--topk must be between 1 and the 4 that the cache holds, not 99" in failure.lines[-1]
+    folder, (table, (failure,)) = first
+    assert failure.startswith("broken failed: student-train, exit code 2; sweep/broken.log ends with:\n")
+    assert "--topk must be between 1 and the 4 that the cache holds, not 99" in failure.splitlines()[-1]
     found = results(folder)
     assert found["unfinished"] == ["broken"]
     (run,) = found["runs"]
@@ -64,15 +62,15 @@ def test_a_failing_run_stops_no_other(first: tuple[Path, SweepResult]) -> None:
     assert [score["name"] for score in run["scores"]["t"]] == ["bleu", "chrf"]
     manifest = json.loads((folder / "cache" / "manifest.json").read_text())
     assert run["cache"] == manifest["root"]
-    assert "<b>" in result.table
-    assert "0 of 1" in result.table
+    assert "<b>" in table
+    assert "0 of 1" in table
     record = json.loads((folder / "sweep" / run["folder"] / "run.json").read_text())
     assert ["kdcache", *record["argv"]] == run["command"]
     assert record["config"] == recorded(read(folder, BASE, FAST, ARMS, BROKEN, TEST).students[0].config)
     assert run["valid_nll"] == record["result"]["valid_nll"]
 
 
-def test_what_is_finished_is_not_repeated(first: tuple[Path, SweepResult]) -> None:
+def test_what_is_finished_is_not_repeated(first: tuple[Path, tuple[str, list[str]]]) -> None:
     """With the failing run taken out and a name changed, nothing runs; what is there is found by its settings.
 
     A run that the file does not list is left alone and counted.
@@ -81,8 +79,8 @@ def test_what_is_finished_is_not_repeated(first: tuple[Path, SweepResult]) -> No
     (entry,) = results(folder)["runs"]
     shutil.copytree(folder / "sweep" / entry["folder"], folder / "sweep" / "unlisted")
     before = state(folder)
-    result = sweep_here(folder, BASE, FAST, ARMS.replace("<b>", "other"), TEST)
-    assert result.failures == []
+    _, failures = sweep_here(folder, BASE, FAST, ARMS.replace("<b>", "other"), TEST)
+    assert failures == []
     assert state(folder) == before
     found = results(folder)
     (run,) = found["runs"]
@@ -91,7 +89,7 @@ def test_what_is_finished_is_not_repeated(first: tuple[Path, SweepResult]) -> No
     assert entry["student"] == run["student"]
 
 
-def test_what_other_settings_wrote_is_made_anew(first: tuple[Path, SweepResult]) -> None:
+def test_what_other_settings_wrote_is_made_anew(first: tuple[Path, tuple[str, list[str]]]) -> None:
     """With other metrics only the scores are made anew; the student and what it wrote stay."""
     folder, _ = first
     before = state(folder)

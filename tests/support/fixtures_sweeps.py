@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from kdcache.experiments.sweep_file import Student
-    from kdcache.experiments.sweep_results import Outcome
 
 
 @pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Student, Outcome]]:
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Student, dict[str, Any]]]:
     """Two rows of two seeds, and a third seed of the first row alone."""
     from sweeps import ODD, REFERENCE, WORSE, outcome, student_of
 
@@ -30,12 +29,12 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Stud
 
 
 @pytest.fixture
-def outcomes(finished: list[tuple[Student, Outcome]]) -> list[Outcome]:
+def outcomes(finished: list[tuple[Student, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The outcomes alone."""
     return [outcome for _, outcome in finished]
 
 
 @pytest.fixture
-def students(finished: list[tuple[Student, Outcome]]) -> list[Student]:
+def students(finished: list[tuple[Student, dict[str, Any]]]) -> list[Student]:
     """The students alone."""
     return [student for student, _ in finished]

@@ -10,9 +10,8 @@ from typing import Any
 from caches import LINES, make_plan, write_cache
 
 from kdcache.cli.sweep import read_student, student_options
-from kdcache.experiments.sweep_file import ScoredText, Student, Sweep, read_sweep
-from kdcache.experiments.sweep_report import Report
-from kdcache.experiments.sweep_results import Outcome, contrasts
+from kdcache.experiments.sweep_file import ScoredText, Settings, Student, Sweep, command_line, read_sweep
+from kdcache.experiments.sweep_results import results as results_of
 from kdcache.process.signals import StopRequest
 
 BASE = """
@@ -74,25 +73,33 @@ ODD = "<b>&'\"|`"
 
 def student_of(folder: Path, row: str, seed: int) -> Student:
     """A student of a row, in a folder called like its run but for the odd row."""
-    arguments = ("--cache", "c", "--seed", str(seed), "--device", "cpu")
+    settings: Settings = {"cache": "c", "seed": seed, "device": "cpu"}
     place = folder / f"{'odd' if row == ODD else row},seed={seed}"
-    return Student(f"{row},seed={seed}", row, {"seed": seed}, arguments, read_student(arguments), place)
+    return Student(f"{row},seed={seed}", row, settings, read_student(command_line(settings)), place)
 
 
-def outcome(student: Student, bleu: float, loss: float, written: Sequence[str]) -> Outcome:
+def outcome(student: Student, bleu: float, loss: float, written: Sequence[str]) -> dict[str, Any]:
     """A finished run with this validation loss and this score of what it has written."""
     student.folder.mkdir()
     student.hypotheses(TEXT).write_text("".join(f"{line}\n" for line in written))
     lines = (f'{{"step": {step}, "valid_nll": {loss + 10 / step}}}\n' for step in (10, 20, 40))
     (student.folder / "metrics.jsonl").write_text("".join(lines))
-    scores = {"t": [{"name": "bleu", "value": bleu, "signature": "nrefs:1|x"}]}
-    name, row, seed = student.name, student.row, student.config.training.seed
-    command = ["kdcache", *student.arguments]
-    files = ("root", "ab" * 32, 61.0)
-    return Outcome(name, row, seed, student.settings, student.folder.name, command, [40], loss, scores, *files)
+    return {
+        "name": student.name,
+        "row": student.row,
+        "seed": student.config.training.seed,
+        "folder": student.folder.name,
+        "exported_steps": [40],
+        "valid_nll": loss,
+        "scores": {"t": [{"name": "bleu", "value": bleu, "signature": "nrefs:1|x"}]},
+        "student": "ab" * 32,
+        "seconds": 61.0,
+    }
 
 
-def report_of(students: Sequence[Student], outcomes: Sequence[Outcome], title: str = "<i>.toml") -> Report:
-    """The report on a sweep of these students, of which some are finished."""
+def sweep_of(
+    students: Sequence[Student], outcomes: Sequence[dict[str, Any]], title: str = "<i>.toml"
+) -> tuple[Sweep, dict[str, Any]]:
+    """A sweep of these students, of which some are finished, and its results."""
     sweep = Sweep(Path(title), Path(), "plain", (TEXT,), tuple(students))
-    return Report(sweep, list(outcomes), contrasts(outcomes, sweep, StopRequest()), others=3)
+    return sweep, results_of(sweep, outcomes, 3, StopRequest())
