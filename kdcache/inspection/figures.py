@@ -63,7 +63,7 @@ def _mass(statistics: CacheStatistics, averaged: int) -> Figure:
     mean = statistics.mass.mean.tolist()
     low, middle, high = statistics.mass.quartiles.tolist()
     k = len(mean)
-    area = svg.frame((0.5, k + 0.5), (0, 1))
+    area = svg.Frame((0.5, k + 0.5), (0, 1))
     marks = whole_ticks(1, k)
     xs = [float(i) for i in range(1, k + 1)]
     parts = [
@@ -136,12 +136,12 @@ def _levels(statistics: CacheStatistics) -> Figure:
 def _share_axis(right: float, shares: Sequence[float]) -> tuple[svg.Frame, Markup]:
     """The drawing area of a bar chart of shares, and its axis in percent."""
     levels = ticks(0, max(shares), 5)
-    area = svg.frame((0.4, right), (0, levels[-1]))
+    area = svg.Frame((0.4, right), (0, levels[-1]))
     return area, svg.y_axis(area, "positions, %", levels, [f"{100 * value:.4g}" for value in levels])
 
 
 def _value_above(area: svg.Frame, x: float, share: float) -> Markup:
-    return svg.text(area.across.at(x), area.down.at(share) - 4, f"{100 * share:.1f}", "middle", "value")
+    return svg.text(area.across(x), area.down(share) - 4, f"{100 * share:.1f}", "middle", "value")
 
 
 def _share_rows(
@@ -154,7 +154,7 @@ def _share_rows(
 def _reliability(calibration: Calibration) -> Figure:
     filled = np.flatnonzero(calibration.counts).tolist()
     shares = (calibration.counts / max(1, int(calibration.counts.sum()))).tolist()
-    area, below = svg.frame((0, 1), (0, 1), _UPPER), svg.frame((0, 1), (0, max(shares)), _LOWER)
+    area, below = svg.Frame((0, 1), (0, 1), _UPPER), svg.Frame((0, 1), (0, max(shares)), _LOWER)
     points = [(float(calibration.confidence[i]), float(calibration.accuracy[i])) for i in filled]
     names = [f"{percent(low, 0)} to {percent(high, 0)}" for low, high in itertools.pairwise(CALIBRATION_EDGES)]
     parts = [
@@ -192,7 +192,7 @@ def _entropy(positions: ByPosition, k: int, averaged: int, side: str, first: str
     values, counts = positions.entropy[:n].tolist(), positions.counts[:n].tolist()
     levels = ticks(0, max(values), 5)
     x = (0.5, n + 0.5)
-    area, below = svg.frame(x, (0, levels[-1]), _UPPER), svg.frame(x, (0, max(counts)), _LOWER)
+    area, below = svg.Frame(x, (0, levels[-1]), _UPPER), svg.Frame(x, (0, max(counts)), _LOWER)
     marks = whole_ticks(1, n)
     points = [(float(i), value) for i, value in enumerate(values, 1)]
     parts = [

@@ -29,7 +29,8 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
         UsageError: matplotlib is not installed, or the file's name does not end in .png.
         OutputError: the file exists and kdcache did not draw it, or it cannot be written.
     """
-    check_png(output)
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"--output {output}: the picture is a PNG; its name must end in .png.")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -43,12 +44,6 @@ def save_png(curves: Sequence[Curve], output: Path) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": _SOFTWARE})
     replace_file(output, data.getvalue())
-
-
-def check_png(output: Path) -> None:
-    """Raise UsageError unless a picture may have this name."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"--output {output}: the picture is a PNG; its name must end in .png.")
 
 
 def _draw(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -30,27 +30,21 @@ class Sheet:
 SMALL = Sheet()
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """A linear scale: the value `low` lies at `start` and the value `high` at `end`, in units of the picture."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        """The place of a value."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
-    """A drawing area on a sheet, with a scale in each direction."""
+    """The drawing area of a sheet, for values from x[0] to x[1] and y[0] to y[1]; its edges in units of the picture."""
 
-    sheet: Sheet
-    across: Scale
-    down: Scale
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], sheet: Sheet = SMALL) -> None:
+        self.sheet, self._x, self._y = sheet, x, y
+        self.left, self.right = sheet.left, sheet.width - sheet.right
+        self.top, self.bottom = sheet.top, sheet.height - sheet.bottom
+
+    def across(self, x: float) -> float:
+        """How far to the right a value lies."""
+        return self.left + (x - self._x[0]) / (self._x[1] - self._x[0]) * (self.right - self.left)
+
+    def down(self, y: float) -> float:
+        """How far down a value lies."""
+        return self.bottom + (y - self._y[0]) / (self._y[1] - self._y[0]) * (self.top - self.bottom)
 
 
 def element(name: str, attributes: Mapping[str, object], content: str = "") -> Markup:
@@ -64,12 +58,6 @@ def group(parts: Sequence[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def frame(x: tuple[float, float], y: tuple[float, float], sheet: Sheet = SMALL) -> Frame:
-    """The drawing area of a sheet, for values from x[0] to x[1] and y[0] to y[1]."""
-    across = Scale(*x, sheet.left, sheet.width - sheet.right)
-    return Frame(sheet, across, Scale(*y, sheet.height - sheet.bottom, sheet.top))
-
-
 def picture(title: str, description: str, parts: Sequence[Markup], sheet: Sheet = SMALL) -> Markup:
     """The whole picture; screen readers read `title` and `description` in its place."""
     box = {"viewBox": f"0 0 {sheet.width} {sheet.height}", "role": "img", "aria-label": f"{title}. {description}"}
@@ -79,13 +67,11 @@ def picture(title: str, description: str, parts: Sequence[Markup], sheet: Sheet 
 def y_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str] | None = None) -> Markup:
     """Grid lines with their values on the left, and a label, turned by a quarter."""
     names = names or Axis(tuple(values)).labels()
-    start, end = area.across.start, area.across.end
     parts: list[Markup] = []
     for value, name in zip(values, names, strict=True):
-        y = area.down.at(value)
-        parts.append(_line(start, y, end, y, "grid"))
-        parts.append(text(start - _TICK_LENGTH - 1, y + 4, name, "end"))
-    middle = (area.down.start + area.down.end) / 2
+        y = area.down(value)
+        parts += [_line(area.left, y, area.right, y, "grid"), text(area.left - _TICK_LENGTH - 1, y + 4, name, "end")]
+    middle = (area.bottom + area.top) / 2
     place = f"translate({area.sheet.left / 4:.1f} {middle:.1f}) rotate(-90)"
     turned = element("text", {"class": "label", "text-anchor": "middle", "transform": place}, label)
     return group([*parts, turned] if label else parts)
@@ -94,13 +80,12 @@ def y_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str
 def x_axis(area: Frame, label: str, values: Sequence[float], names: Sequence[str] | None = None) -> Markup:
     """The line below the drawing area, its marks with their names, and a label."""
     names = names or Axis(tuple(values)).labels()
-    y = area.down.start
-    parts = [_line(area.across.start, y, area.across.end, y, "axis")]
+    y = area.bottom
+    parts = [_line(area.left, y, area.right, y, "axis")]
     for value, name in zip(values, names, strict=True):
-        x = area.across.at(value)
-        parts.append(_line(x, y, x, y + _TICK_LENGTH, "axis"))
-        parts.append(text(x, y + _NAMES_AT * area.sheet.bottom, name, "middle"))
-    middle = (area.across.start + area.across.end) / 2
+        x, below = area.across(value), y + _NAMES_AT * area.sheet.bottom
+        parts += [_line(x, y, x, y + _TICK_LENGTH, "axis"), text(x, below, name, "middle")]
+    middle = (area.left + area.right) / 2
     parts.append(text(middle, y + area.sheet.bottom - 6, label, "middle", "label"))
     return group(parts)
 
@@ -117,8 +102,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 def segment(area: Frame, start: tuple[float, float], end: tuple[float, float], kind: str) -> Markup:
     """A straight line between two points, given by their values."""
-    (x1, x2), (y1, y2) = map(area.across.at, (start[0], end[0])), map(area.down.at, (start[1], end[1]))
-    return _line(x1, y1, x2, y2, kind)
+    return _line(area.across(start[0]), area.down(start[1]), area.across(end[0]), area.down(end[1]), kind)
 
 
 def curve(area: Frame, points: Sequence[tuple[float, float]], kind: str, hint: str = "") -> Markup:
@@ -129,8 +113,7 @@ def curve(area: Frame, points: Sequence[tuple[float, float]], kind: str, hint: s
 
 def clipped(area: Frame, name: str, parts: Sequence[Markup]) -> Markup:
     """Elements cut off at the edges of the drawing area; `name` must be unique on the page."""
-    left, right, top, bottom = area.across.start, area.across.end, area.down.end, area.down.start
-    place = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    place = {"x": area.left, "y": area.top, "width": area.right - area.left, "height": area.bottom - area.top}
     outline = element("clipPath", {"id": name}, element("rect", place))
     return outline + element("g", {"clip-path": f"url(#{name})"}, group(parts))
 
@@ -147,18 +130,18 @@ def band(area: Frame, xs: Sequence[float], low: Sequence[float], high: Sequence[
 
 
 def _places(area: Frame, points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{area.across.at(x):.1f},{area.down.at(y):.1f}" for x, y in points)
+    return " ".join(f"{area.across(x):.1f},{area.down(y):.1f}" for x, y in points)
 
 
 def dot(area: Frame, x: float, y: float, hint: str, radius: float = 3.5) -> Markup:
     """A point; the browser shows `hint` when it is pointed at."""
-    place = {"cx": f"{area.across.at(x):.1f}", "cy": f"{area.down.at(y):.1f}", "r": radius, "class": "dot"}
+    place = {"cx": f"{area.across(x):.1f}", "cy": f"{area.down(y):.1f}", "r": radius, "class": "dot"}
     return element("circle", place, element("title", {}, hint))
 
 
 def bar(area: Frame, x: tuple[float, float], value: float, hint: str, kind: str = "bar") -> Markup:
     """A bar from the bottom to `value`; the browser shows `hint` when it is pointed at."""
-    left, right, top = area.across.at(x[0]), area.across.at(x[1]), area.down.at(value)
+    left, right, top = area.across(x[0]), area.across(x[1]), area.down(value)
     place = {"x": f"{left:.1f}", "y": f"{top:.1f}", "width": f"{right - left:.1f}"}
-    height = f"{area.down.start - top:.1f}"
+    height = f"{area.bottom - top:.1f}"
     return element("rect", {**place, "height": height, "class": kind}, element("title", {}, hint))

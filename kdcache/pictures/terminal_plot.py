@@ -19,7 +19,12 @@ def plot(curves: Sequence[Curve], width: int) -> str:
     """Draw curves over each other, in `width` columns or in 20 cells if these need more.
 
     Curves that share a cell show their markers in turns.
+
+    Raises:
+        UsageError: there are more curves than markers.
     """
+    if len(curves) > len(MARKERS):
+        raise UsageError(f"At most {len(MARKERS)} runs can be told apart in one picture, not {len(curves)}.")
     values = [value for curve in curves for _, value in curve.finite]
     down = Axis(ticks(min(values), max(values)), _ROWS)
     margin = max(map(len, down.labels()))
@@ -70,9 +75,3 @@ def summary(curves: Sequence[Curve], width: int) -> str:
         pairs = [(f"{value:.4g}", f"{step:,}") for step, value in (curve.best, curve.finite[-1])]
         rows.append((f"{marker} {name}", f"{len(curve.finite):,}", *pairs[0], *pairs[1]))
     return tables.table(rows)
-
-
-def check_count(curves: Sequence[object]) -> None:
-    """Raise UsageError if there are more curves than markers."""
-    if len(curves) > len(MARKERS):
-        raise UsageError(f"At most {len(MARKERS)} runs can be told apart in one picture, not {len(curves)}.")

@@ -322,6 +322,7 @@ def test_without_matplotlib_the_remedy_is_named(tmp_path: Path) -> None:
 
 def test_nine_runs_are_too_many() -> None:
     """As many runs as there are marks can be drawn, one more is refused."""
-    terminal_plot.check_count("12345678")
+    curves = [Curve(f"run {number}", "loss", ((1, 1.0),)) for number in range(9)]
+    terminal_plot.plot(curves[:8], 80)
     with pytest.raises(UsageError, match="At most 8 runs can be told apart"):
-        terminal_plot.check_count("123456789")
+        terminal_plot.plot(curves, 80)
