@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import shelve
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from torch import Tensor
 from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
-from kdcache.training.batches import Batch, Section, Sections, collate, epoch_order
+from kdcache.training.batches import Batch, Section, collate, epoch_order
 
 TOKENS = 8_192
 
@@ -43,7 +43,7 @@ def stores() -> dict[str, Store]:
     return found
 
 
-class _OneSection(Sections):
+class _OneSection:
     """Arrays that are there as a whole."""
 
     def __init__(self, section: Section) -> None:
@@ -54,9 +54,9 @@ class _OneSection(Sections):
         """Pairs in the only section."""
         return [self._section.pairs.n_pairs]
 
-    def load(self, _index: int) -> Section:
+    def read(self, order: Sequence[int], _give_up: Callable[[], None]) -> Generator[Section, None, None]:
         """The section."""
-        return self._section
+        return (self._section for _ in order)
 
 
 def _with_labels(

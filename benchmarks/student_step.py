@@ -24,7 +24,6 @@ from kdcache.student.train_student import StudentTask, make_task, train_student
 from kdcache.text.corpus import TextFiles
 from kdcache.training.batches import Selection, epoch_order
 from kdcache.training.group import Group
-from kdcache.training.loader import MicroBatch
 from kdcache.training.step import Stepper, StepRequests
 from kdcache.training.training_config import TrainingConfig
 
@@ -58,7 +57,7 @@ class Trainer:
         """One optimizer step."""
         self._number += 1
         (batch,) = self.task.collate(selection, [(0, len(selection.rows))])
-        micros = [MicroBatch(0, self.task.move(batch, self.device))]
+        micros = [(0, self.task.move(batch, self.device))]
         self._stepper.take(self.task, micros, self._number, 1e-4, StepRequests).outcome()
 
 

@@ -16,12 +16,12 @@ from kdcache.losses.objective_config import BUCKETED, ObjectiveConfig, Ramp
 from kdcache.text.corpus import Corpus
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.tokenizer import Tokenizer
-from kdcache.training.batches import Section, Sections
+from kdcache.training.batches import Section
 
 _OTHER_TEXT = "Train on the text that the cache was made from, or dump this text into a cache of its own."
 
 
-class CacheSections(Sections):
+class CacheSections:
     """The shards of a cache as sections; without `soft`, their soft labels are left out.
 
     Of the normalizers only those at `temperature` are kept, none by default.
@@ -35,10 +35,6 @@ class CacheSections(Sections):
     def sizes(self) -> list[int]:
         """Pairs in each shard."""
         return [record.n_pairs for record in self._reader.records]
-
-    def load(self, index: int) -> Section:
-        """Read and check one shard."""
-        return self._section(self._reader.shard(index))
 
     def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
         """Read and check one shard after the other; those of a remote cache are fetched ahead."""

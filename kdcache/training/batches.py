@@ -44,16 +44,11 @@ class Sections(Protocol):
     def sizes(self) -> list[int]:
         """Pairs in each section."""
 
-    def load(self, index: int) -> Section:
-        """Read one section."""
-
     def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
-        """Read the sections `order`, one after the other; a subclass may prepare the next meanwhile.
+        """Read the sections `order`, one after the other.
 
         `give_up` is called now and then while one is waited for; what it raises ends the wait.
         """
-        for index in order:
-            yield self.load(index)
 
     def some_pairs(self) -> list[EncodedPairs]:
         """The pairs of the first, the middle and the last section."""
@@ -61,20 +56,20 @@ class Sections(Protocol):
         return [self.load(index).pairs for index in sorted({0, last // 2, last})]
 
 
-class TextSections(Sections):
+@dataclass(frozen=True, slots=True)
+class TextSections:
     """Encoded text in memory."""
 
-    def __init__(self, parts: list[EncodedPairs]) -> None:
-        self._parts = parts
+    parts: list[EncodedPairs]
 
     @property
     def sizes(self) -> list[int]:
         """Pairs in each section."""
-        return [part.n_pairs for part in self._parts]
+        return [part.n_pairs for part in self.parts]
 
-    def load(self, index: int) -> Section:
-        """One of the parts."""
-        return Section(self._parts[index])
+    def read(self, order: Sequence[int], _give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        """The parts `order`."""
+        return (Section(self.parts[index]) for index in order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,9 @@ def epoch_order(
     `give_up` is called now and then while a section is waited for; what it raises ends the wait.
     """
     sizes = sections.sizes
-    shuffled, following = (_shuffled(len(sizes), seed, number) for number in (epoch, epoch + 1))
+    shuffled, following = (
+        np.random.default_rng((seed, number)).permutation(len(sizes)).tolist() for number in (epoch, epoch + 1)
+    )
     index = 0
     # The first sections of the next epoch can be prepared while the last window is used.
     with closing(sections.read([*shuffled, *following], give_up)) as stream:
@@ -113,11 +110,6 @@ def epoch_order(
                 index += 1
             # Otherwise this window would stay in memory beside the next one.
             del section
-
-
-def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    order: list[int] = np.random.default_rng((seed, epoch)).permutation(count).tolist()
-    return order
 
 
 def _windows(shuffled: list[int], sizes: list[int]) -> Iterator[list[int]]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -64,12 +63,8 @@ class Task(Protocol[B]):
         """Plain loss of a batch of `valid`."""
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch(Generic[B]):
-    """One forward pass; `number` counts those of its step over all processes, from 0."""
-
-    number: int
-    batch: B
+# The batches of this process's forward passes in one step, numbered from 0 through those of all processes.
+MicroBatches = Sequence[tuple[int, B]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,7 @@ class StepBatches(Generic[B]):
     """This process's share of one optimizer step, the `index`-th of its epoch; it may be empty."""
 
     index: int
-    micro_batches: list[MicroBatch[B]]
+    micro_batches: MicroBatches[B]
 
 
 def step_batches(
@@ -105,7 +100,7 @@ def step_batches(
             bounds = micro_bounds(selection, config.most_tokens, group.count)
             numbers = range(group.process.rank, len(bounds), group.count)
             batches = task.collate(selection, [bounds[number] for number in numbers])
-            micros = [MicroBatch(n, task.move(batch, device)) for n, batch in zip(numbers, batches, strict=True)]
+            micros = [(number, task.move(batch, device)) for number, batch in zip(numbers, batches, strict=True)]
             ready = StepBatches(selection.index, micros)
             # A name that this generator keeps while the next window is loaded would keep the last window in memory.
             del selection, batches, micros
@@ -134,8 +129,6 @@ class Loader(Prefetch[None, T]):
             name=THREAD_NAME,
         )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         self._generator.close()

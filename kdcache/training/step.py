@@ -7,7 +7,7 @@ brings all processes everything. A step whose loss or gradient is not finite is 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.compute.device import autocast, resolve_precision
-from kdcache.losses.projection import LossSums
 from kdcache.training.group import Group
-from kdcache.training.loader import B, MicroBatch, Task
+from kdcache.training.loader import B, MicroBatches, Task
 from kdcache.training.training_config import TrainingConfig
 
 # What follows the gradients: target positions, loss, two signals, whether to save, then the named parts of the loss.
@@ -107,7 +106,7 @@ class Stepper:
         self._names: tuple[str, ...] = ("n_tokens", "loss")
 
     def take(
-        self, task: Task[B], micro_batches: Sequence[MicroBatch[B]], step: int, rate: float, requests: GetRequests
+        self, task: Task[B], micro_batches: MicroBatches[B], step: int, rate: float, requests: GetRequests
     ) -> Report:
         """Step `step` (from 1) with learning rate `rate`; returns before a GPU has done it.
 
@@ -125,17 +124,19 @@ class Stepper:
         self.optimizer.step()
         return self._report(step, norm, skipped)
 
-    def compute(
-        self, task: Task[B], micro_batches: Sequence[MicroBatch[B]], step: int, requests: GetRequests
-    ) -> Tensor:
+    def compute(self, task: Task[B], micro_batches: MicroBatches[B], step: int, requests: GetRequests) -> Tensor:
         """Leave clipped gradients of the mean over the target positions of all processes; return their norm before."""
         self._buffer.zero_()
-        for micro in micro_batches:
-            seed_streams(self._config.seed, step, micro.number)
+        for number, batch in micro_batches:
+            seed_streams(self._config.seed, step, number)
             with autocast(self._device, self._precision):
-                sums = task.loss(micro.batch, step)
+                sums = task.loss(batch, step)
             sums.total.backward()  # type: ignore[no-untyped-call]
-            self._count(sums)
+            parts = torch.stack([part.to(self._tail) for part in sums.parts.values()])
+            self._tail[_N_TOKENS] += sums.n_tokens
+            self._tail[_LOSS] += sums.total.detach()
+            self._tail[_PARTS : _PARTS + len(parts)] += parts
+            self._names = ("n_tokens", "loss", *sums.parts)
         asked = requests()
         for slot, requested in (
             (_SIGINT, asked.signal == signal.SIGINT),
@@ -149,13 +150,6 @@ class Stepper:
         norm: Tensor = torch.linalg.vector_norm(self.gradients) / n_tokens
         self.gradients.mul_(torch.clamp(self._config.clip / (norm + 1e-6), max=1.0) / n_tokens)
         return norm
-
-    def _count(self, sums: LossSums) -> None:
-        parts = torch.stack([part.to(self._tail) for part in sums.parts.values()])
-        self._tail[_N_TOKENS] += sums.n_tokens
-        self._tail[_LOSS] += sums.total.detach()
-        self._tail[_PARTS : _PARTS + len(parts)] += parts
-        self._names = ("n_tokens", "loss", *sums.parts)
 
     def _report(self, step: int, norm: Tensor, skipped: Tensor) -> Report:
         n_parts = len(self._names) - 2
@@ -194,21 +188,16 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-9, fused=True)
 
 
-def noam(step: int, factor: float, width: int, warmup: int) -> float:
-    """Factor · width^-0.5 · min(step^-0.5, step · warmup^-1.5), steps from 1 (Vaswani et al. 2017, equation 3)."""
-    return float(factor * width**-0.5 * min(step**-0.5, step * max(1, warmup) ** -1.5))
-
-
-def linear(step: int, peak: float, warmup: int, total: int) -> float:
-    """From 0 up to `peak` at step `warmup`, then down to 0 after step `total`; steps from 1."""
-    if step <= warmup:
-        return peak * step / warmup
-    return peak * max(0, total - step + 1) / max(1, total - warmup)
-
-
 def learning_rate(config: TrainingConfig, step: int, width: int, total: int) -> float:
-    """The learning rate of optimizer step `step` (from 1) of `total`; `width` is the model's."""
+    """The learning rate of optimizer step `step` (from 1) of `total`; `width` is the model's.
+
+    "noam" is rate · width^-0.5 · min(step^-0.5, step · warmup^-1.5) (Vaswani et al. 2017, equation 3). "linear" goes
+    from 0 up to the rate at step `warmup`, then down to 0 after step `total`.
+    """
+    rate = config.learning_rate
     warmup = min(WARMUP_MOST, total // 10) if config.warmup is None else config.warmup
     if config.schedule == "noam":
-        return noam(step, config.learning_rate, width, warmup)
-    return linear(step, config.learning_rate, warmup, total)
+        return float(rate * width**-0.5 * min(step**-0.5, step * max(1, warmup) ** -1.5))
+    if step <= warmup:
+        return rate * step / warmup
+    return rate * max(0, total - step + 1) / max(1, total - warmup)

@@ -113,10 +113,10 @@ def test_soft_labels_without_need_of_normalizers_leave_them_out(caches: dict[str
     """At temperature 1, and for objectives that count no tail, no normalizer is held in memory."""
     reader = CacheReader(caches["normalized"])
     for objective in (ObjectiveConfig(name="bucket"), ObjectiveConfig(temperature=2.0), ObjectiveConfig(name="hinton")):
-        topk = cache_sections(reader, objective).load(0).soft
+        topk = next(cache_sections(reader, objective).read([0, 0], lambda: None)).soft
         assert topk is not None
         assert topk.log_normalizers is None
-    assert cache_sections(reader, ObjectiveConfig(alpha=1.0)).load(0).soft is None
+    assert next(cache_sections(reader, ObjectiveConfig(alpha=1.0)).read([0], lambda: None)).soft is None
 
 
 def test_the_loss_on_drawn_words_is_the_mean_over_draws(caches: dict[str, Path], nano: str) -> None:

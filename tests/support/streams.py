@@ -6,28 +6,31 @@ import hashlib
 import json
 import multiprocessing
 import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.files.locations import StoreConfig
-from kdcache.training.batches import Section, Sections, epoch_order
+from kdcache.training.batches import Section, epoch_order
 
 METHODS, COUNTS = ("fork", "spawn", "forkserver"), (1, 4)
 
 
-class Shards(Sections):
+@dataclass
+class Shards:
     """The shards of a cache as sections, without the student's side, which takes long to import."""
 
-    def __init__(self, reader: CacheReader) -> None:
-        self.reader = reader
+    reader: CacheReader
 
     @property
     def sizes(self) -> list[int]:
         return [record.n_pairs for record in self.reader.records]
 
-    def load(self, index: int) -> Section:
-        arrays = self.reader.shard(index)
-        return Section(arrays.pairs, arrays.soft)
+    def read(self, order: Sequence[int], _give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        for index in order:
+            arrays = self.reader.shard(index)
+            yield Section(arrays.pairs, arrays.soft)
 
 
 def digest(reader: CacheReader) -> str:

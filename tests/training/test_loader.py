@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from kdcache.teacher.train_teacher import TeacherTask
 from kdcache.text.corpus import Corpus
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.training import batches, loop
-from kdcache.training.batches import Section, Sections, Selection, TextSections, epoch_order, micro_bounds
+from kdcache.training.batches import Section, Selection, TextSections, epoch_order, micro_bounds
 from kdcache.training.checkpoint import Position
 from kdcache.training.group import Group
 from kdcache.training.loader import DEPTH, THREAD_NAME, Loader, step_batches
@@ -141,7 +142,7 @@ def test_the_wait_for_the_loader_is_recorded(trainer: Trainer, tmp_path: Path, s
 
 
 @dataclass
-class Wide(Sections):
+class Wide:
     """Sections with soft labels, freshly made at every load, so that only the loader holds them."""
 
     pairs: int
@@ -151,7 +152,10 @@ class Wide(Sections):
     def sizes(self) -> list[int]:
         return [self.pairs] * self.sections
 
-    def load(self, _index: int) -> Section:
+    def read(self, order: Sequence[int], _give_up: Callable[[], None]) -> Generator[Section, None, None]:
+        return (self.load() for _ in order)
+
+    def load(self) -> Section:
         pairs = encoded([(5, 5)] * self.pairs)
         shape = (pairs.n_targets, 64)
         return Section(pairs, SoftLabels(np.zeros(shape, np.uint16), np.zeros(shape, np.float16)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdcache.errors import UsageError
-from kdcache.training.step import learning_rate, linear, noam
+from kdcache.training.step import learning_rate
 from kdcache.training.training_config import TrainingConfig
 
 
@@ -28,34 +28,34 @@ def config(learning_rate: float, schedule: str, warmup: int | None = None) -> Tr
 )
 def test_noam_by_hand(step: int, expected: float) -> None:
     """The Noam schedule of the sources (factor 2, 8,000 steps of warm-up, width 512) has these rates."""
-    assert noam(step, 2.0, 512, 8_000) == pytest.approx(expected, rel=1e-6)
-    assert learning_rate(config(2.0, "noam", 8_000), step, 512, 100_000) == noam(step, 2.0, 512, 8_000)
+    assert learning_rate(config(2.0, "noam", 8_000), step, 512, 100_000) == pytest.approx(expected, rel=1e-6)
 
 
 def test_noam_without_warmup_only_falls() -> None:
     """With no warm-up the rate starts at factor · width^-0.5."""
-    assert noam(1, 1.0, 64, 0) == 0.125
-    assert noam(4, 1.0, 64, 0) == 0.0625
+    assert learning_rate(config(1.0, "noam", 0), 1, 64, 10) == 0.125
+    assert learning_rate(config(1.0, "noam", 0), 4, 64, 10) == 0.0625
 
 
 @pytest.mark.parametrize(("step", "expected"), [(1, 0.25), (2, 0.5), (4, 1.0), (5, 1.0), (7, 2 / 3), (10, 1 / 6)])
 def test_linear_by_hand(step: int, expected: float) -> None:
     """Four steps up to the peak, six down towards 0, which the last step does not reach."""
-    assert linear(step, 0.01, warmup=4, total=10) == pytest.approx(0.01 * expected)
+    assert learning_rate(config(0.01, "linear", 4), step, 64, 10) == pytest.approx(0.01 * expected)
 
 
 def test_linear_without_warmup_starts_at_the_peak() -> None:
     """With no warm-up the first step has the peak rate and every step a positive one."""
-    rates = [linear(step, 1.0, warmup=0, total=5) for step in range(1, 6)]
+    rates = [learning_rate(config(1.0, "linear", 0), step, 64, 5) for step in range(1, 6)]
     assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
-    assert linear(1, 1.0, warmup=1, total=1) == 1.0
+    assert learning_rate(config(1.0, "linear", 1), 1, 64, 1) == 1.0
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(500, 50), (39_999, 3_999), (1_000_000, 4_000), (5, 0)])
 def test_default_warmup_is_a_tenth(total: int, warmup: int) -> None:
     """Without --warmup a tenth of the steps warms up, at most 4,000."""
     for step in (1, 50, 4_000):
-        assert learning_rate(config(0.01, "linear"), step, 64, total) == linear(step, 0.01, warmup, total)
+        expected = learning_rate(config(0.01, "linear", warmup), step, 64, total)
+        assert learning_rate(config(0.01, "linear"), step, 64, total) == expected
 
 
 def test_a_rate_given_to_noam_is_refused_with_a_hint() -> None:
