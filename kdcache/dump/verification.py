@@ -24,7 +24,7 @@ from kdcache.console.progress import Progress
 from kdcache.dump.difference import Difference, Floats, WordTable, difference, rounding
 from kdcache.dump.dump_config import VerifyConfig
 from kdcache.errors import DataError, MismatchError, UsageError
-from kdcache.teacher.masked_lm import LibraryTeacher, Teacher
+from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.passes import Passes, Predictor
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.ragged import offsets_of
@@ -141,7 +141,7 @@ def compare(reader: CacheReader, teacher: Teacher, device: torch.device, config:
     with Progress("verifying", views, "views") as progress:
         together, alone = (
             _words(Passes(predictor, live, _MAX_TOKENS, device), pairs, progress.advance)
-            for predictor in (teacher, LibraryTeacher(teacher))
+            for predictor in (teacher, teacher.by_library())
         )
     stored = WordTable(
         arrays.soft.token_ids.astype(np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ class Teacher:
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, config: dict[str, Any] | None = None) -> None:
-        self.model = model
+        self.model, self._by_library = model, False
         self._config = model.config.to_dict() if config is None else config
         self.tokenizer = tokenizer
         self.segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
@@ -101,6 +102,12 @@ class Teacher:
         """Size of the output vocabulary."""
         return int(self._decoder.weight.shape[0])
 
+    def by_library(self) -> Self:
+        """The same teacher, but one that answers each view by itself through the library alone."""
+        other = copy.copy(self)
+        other._by_library = True
+        return other
+
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
         if self._padding is Padding.NONE:
@@ -109,10 +116,15 @@ class Teacher:
 
     def _hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         inputs = self._inputs(views, device) | {"attention_mask": self.attention(views, device)}
-        with _HeadOnMasked(self.model.base_model, self._decoder, to_device(views.masked, device)):
+        with _head_on_masked(self.model.base_model, self._decoder, to_device(views.masked, device)):
             output = self.model(**inputs)
         hidden: Tensor = output.logits[0]
         return hidden
+
+    def _logits(self, views: MaskedViews, device: torch.device) -> Tensor:
+        if self._by_library:
+            return self.library_logits(views, device)
+        return self.output_layer.exact_logits(self.hidden(views, device))
 
     def _inputs(self, views: MaskedViews, device: torch.device) -> dict[str, Tensor | None]:
         inputs: dict[str, Tensor | None] = {"input_ids": to_device(views.input_ids, device)}
@@ -134,8 +146,7 @@ class Teacher:
     def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
         """Log-probabilities of all words at the masked positions, float32 `[masked, vocabulary]`."""
         with autocast(device, precision):
-            hidden = self.hidden(views, device)
-            logits = self.output_layer.exact_logits(hidden)
+            logits = self._logits(views, device)
         return torch.log_softmax(logits, dim=-1)
 
     @torch.inference_mode()
@@ -209,7 +220,7 @@ class Teacher:
         """Compare our way through the head with the model's own, on one view without padding."""
         self._padding = Padding.MASK
         expected = self.model(**self._inputs(views, device)).logits[0].float()[to_device(views.masked, device)]
-        if not trials.same_answers(expected, self.output_layer.exact_logits(self.hidden(views, device))):
+        if not trials.same_answers(expected, self._logits(views, device)):
             raise self._refusal("does more after its last linear layer than that layer")
 
     @torch.inference_mode()
@@ -218,7 +229,7 @@ class Teacher:
         for padding in list(Padding) if self._fused else list(Padding)[1:]:
             self._padding = padding
             try:
-                found = self.output_layer.exact_logits(self.hidden(views, device))
+                found = self._logits(views, device)
             except _FAILURES as error:
                 if is_out_of_memory(error):
                     raise self._too_large(views) from error
@@ -245,7 +256,7 @@ class Teacher:
         try:
             with autocast(device, precision):
                 expected = self.library_logits(views, device)
-                found = self.output_layer.exact_logits(self.hidden(views, device))
+                found = self._logits(views, device)
         except _FAILURES as error:
             if is_out_of_memory(error):
                 raise self._too_large(views) from error
@@ -270,27 +281,6 @@ class Teacher:
         return ModelError(f"{type(self.model).__name__} {why}; kdcache cannot use it as a teacher.{remedy}")
 
 
-class LibraryTeacher:
-    """A teacher that answers each view by itself, through the library alone: what a cache is held against."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
-        self.tokenizer, self.positions = teacher.tokenizer, teacher.positions
-        self.vocabulary, self.fingerprint = teacher.vocabulary, teacher.fingerprint
-
-    @torch.inference_mode()
-    def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
-        """As the teacher's own."""
-        with autocast(device, precision):
-            logits = self._teacher.library_logits(views, device)
-        return torch.log_softmax(logits, dim=-1)
-
-    @torch.inference_mode()
-    def predict(self, views: MaskedViews, reduction: Reduction, device: torch.device, precision: str) -> Predictions:
-        """As the teacher's own."""
-        return reduction(self.log_probs(views, device, precision), views.labels, views.target_rows)
-
-
 class Padding(Enum):
     """How views of several lengths are run together; a model takes the first that leaves its answers alone.
 
@@ -313,7 +303,8 @@ def _computing(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterat
         del module.forward
 
 
-class _HeadOnMasked:
+@contextmanager
+def _head_on_masked(encoder: nn.Module, decoder: nn.Module, masked: Tensor) -> Iterator[None]:
     """While active, the encoder returns the states at `masked` positions only, and the last layer returns its input.
 
     So the head's own transformation runs on few positions, and the product with the vocabulary matrix is left to
@@ -321,25 +312,17 @@ class _HeadOnMasked:
     can be used without knowing how its modules are called.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, masked: Tensor) -> None:
-        self._encoder, self._decoder, self._masked = encoder, decoder, masked
-
-    def __enter__(self) -> None:
-        self._hook = self._encoder.register_forward_hook(self._select)
-        self._decoder.forward = _unchanged
-
-    def __exit__(self, *_error: object) -> None:
-        self._hook.remove()
-        del self._decoder.forward
-
-    def _select(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+    def select(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         states = output.last_hidden_state
-        output.last_hidden_state = states.reshape(-1, states.shape[-1])[self._masked][None]
+        output.last_hidden_state = states.reshape(-1, states.shape[-1])[masked][None]
         return output
 
-
-def _unchanged(hidden: Tensor) -> Tensor:
-    return hidden
+    hook = encoder.register_forward_hook(select)
+    try:
+        with _computing(decoder, lambda hidden: hidden):
+            yield
+    finally:
+        hook.remove()
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
