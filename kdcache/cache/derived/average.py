@@ -10,7 +10,7 @@ more probable than its known part, and one that was cut more probable than the l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,9 @@ def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.N
     ids = np.zeros((n, k), dtype=plan.encoding.ids)
     log_probs, written = np.zeros((n, k), dtype=np.float16), np.zeros(n, dtype=np.float16)
     sums = []
-    for rows in _runs(n, sum(part.soft.k + 1 for part in parts)):
+    step = max(1, _CELLS // sum(part.soft.k + 1 for part in parts))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
         heads = [(part.soft.token_ids[rows], part.soft.log_probs[rows], part.target_log_prob[rows]) for part in parts]
         table = _Table(heads, parts[0].pairs.target_ids[rows], plan)
         order = table.best(k)
@@ -84,11 +86,6 @@ def average(parts: Sequence[ShardArrays], plan: Plan) -> tuple[SoftArrays, npt.N
         written[rows] = plan.encoding.round(table.written)
         sums.append(table.mass_balance(order))
     return SoftLabels(ids, log_probs), written, MassBalance.total(sums)
-
-
-def _runs(n: int, cells: int) -> Iterator[slice]:
-    step = max(1, _CELLS // cells)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 class _Table:

@@ -32,31 +32,22 @@ SHARED = ("corpus", "n_pairs", "tokenizer", "vocabulary")
 
 
 def merge(config: MergeConfig, output: Path) -> dict[str, Any] | None:
-    """Write the average of several caches; run again, it continues. Returns and errors as in `transcode`.
+    """Write the average of several caches; run again, it continues. Returns and further errors as in `transcode`.
 
     Raises:
-        MismatchError: the sources do not share text, tokenizer and vocabulary; or as above.
+        MismatchError: the sources do not share text, tokenizer and vocabulary.
+        UsageError: a source is given twice, holds draws, is an average itself or was made from one, or has fewer words
+            than are asked for.
+        CorruptError: the sources hold different words.
     """
     _check_order(config, output)
-    merging = Merging(config)
+    merging = _Merging(config)
     if any(source.plan.temperatures for source in merging.plan.sources):
         log.warning("Normalizers at other temperatures are left out: that of an average is not the average of those.")
     return commit_cache(merging, output, "merge", config, neighbouring_shards(merging.plan.n_shards, this_process()))
 
 
-class Merging(ShardMaker):
-    """Makes the shards of the average of several caches.
-
-    Attributes:
-        plan: of the average.
-
-    Raises:
-        MismatchError: the sources are not of the same text, tokenizer or vocabulary.
-        UsageError: a source is given twice, holds draws, is an average itself or was made from one, or has fewer words
-            than are asked for.
-        CorruptError: a source is incomplete, or its plan or manifest is damaged.
-    """
-
+class _Merging(ShardMaker):
     def __init__(self, config: MergeConfig) -> None:
         config.check()
         readers = [open_cache(cache) for cache in config.caches]
@@ -68,7 +59,6 @@ class Merging(ShardMaker):
         self._mass_balances: dict[int, MassBalance] = {}
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the sources share."""
         return self._readers[0].tokenizer()
 
     def held_out(self, _stored: HeldOut | None) -> HeldOut | None:
@@ -77,16 +67,14 @@ class Merging(ShardMaker):
         return found.pop()[1] if len(found) == 1 else None
 
     def shard(self, index: int, _report: Report) -> ShardArrays:
-        """What shard `index` of the average holds.
-
-        Raises:
-            CorruptError: a shard of a source is damaged, or the sources hold different words.
-        """
-        parts = [ranges.read(*self.plan.bounds(index)) for ranges in self._ranges]
-        skipped, some = _skipped(parts)
+        first, stop = self.plan.bounds(index)
+        parts = [ranges.read(first, stop) for ranges in self._ranges]
+        times = np.sum([part.pairs.target_lengths == 0 for part in parts], axis=0)
+        skipped = times > 0
         kept = [take(part, np.flatnonzero(~skipped)) for part in parts]
-        self._check_words(kept, np.flatnonzero(~skipped) + self.plan.bounds(index)[0])
+        self._check_words(kept, np.flatnonzero(~skipped) + first)
         soft, written, mass_balance = average(kept, self.plan)
+        some = int((skipped & (times < len(parts))).sum())
         self._mass_balances[index] = dataclasses.replace(mass_balance, skipped=some)
         return ShardArrays(parts[0].pairs.without(skipped), soft, written)
 
@@ -101,11 +89,10 @@ class Merging(ShardMaker):
                 )
 
     def shards_to_recount(self) -> list[int]:
-        """Shards that another run or process wrote: they are averaged again for the report."""
+        # Those that another run or process wrote are averaged again for the report.
         return [index for index in range(self.plan.n_shards) if index not in self._mass_balances]
 
     def result(self) -> dict[str, Any]:
-        """The mean masses over all shards."""
         total = MassBalance.total([self._mass_balances[index] for index in range(self.plan.n_shards)])
         return {"skipped_in_some": total.skipped, "mass": total.shares()}
 
@@ -177,9 +164,3 @@ def _plan(config: MergeConfig, readers: Sequence[CacheReader]) -> Plan:
         maskings=sum(plan.maskings for plan in plans),
         sources=tuple(SourceCache(reader.manifest.root, reader.plan) for reader in readers),
     )
-
-
-def _skipped(parts: Sequence[ShardArrays]) -> tuple[npt.NDArray[np.bool_], int]:
-    """Pairs that at least one source skipped [n], and how many of them not all skipped."""
-    times = np.sum([part.pairs.target_lengths == 0 for part in parts], axis=0)
-    return times > 0, int(((times > 0) & (times < len(parts))).sum())

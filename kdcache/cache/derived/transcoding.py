@@ -31,22 +31,12 @@ def transcode(config: TranscodeConfig, output: Path) -> dict[str, Any] | None:
         OutputError: the disk refused.
         StoppedError: a signal asked to stop; committed shards are kept.
     """
-    transcoding = Transcoding(config)
+    transcoding = _Transcoding(config)
     shards = neighbouring_shards(transcoding.plan.n_shards, this_process())
     return commit_cache(transcoding, output, "transcode", config, shards)
 
 
-class Transcoding(ShardMaker):
-    """Makes the shards of the cache that `config` describes.
-
-    Attributes:
-        plan: of that cache.
-
-    Raises:
-        UsageError: the source does not hold what is asked for, or nothing would change.
-        CorruptError: the source is incomplete, or its plan or manifest is damaged.
-    """
-
+class _Transcoding(ShardMaker):
     def __init__(self, config: TranscodeConfig) -> None:
         config.check()
         self._reader = open_cache(config.cache)
@@ -54,7 +44,6 @@ class Transcoding(ShardMaker):
         self.plan = _plan(config, self._reader)
 
     def tokenizer(self) -> Tokenizer:
-        """The source's tokenizer."""
         return self._reader.tokenizer()
 
     def held_out(self, _stored: HeldOut | None) -> HeldOut | None:
@@ -62,13 +51,9 @@ class Transcoding(ShardMaker):
         return self._reader.files.held_out()
 
     def shard(self, index: int, _report: Report) -> ShardArrays:
-        """What shard `index` holds: the source's values, rounded once more if they are stored otherwise.
-
-        Raises:
-            CorruptError: a shard of the source is damaged.
-        """
         arrays = self._ranges.read(*self.plan.bounds(index))
         topk, encoding = arrays.soft.select(self.plan.topk), self.plan.encoding
+        # Values are rounded once more where they are stored otherwise.
         if not self.plan.draws:
             topk = dataclasses.replace(topk, log_probs=encoding.round(topk.log_probs))
         return dataclasses.replace(arrays, soft=topk, target_log_prob=encoding.round(arrays.target_log_prob))
