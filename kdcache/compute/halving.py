@@ -52,15 +52,13 @@ class HalvingRunner:
         waiting = [batch]
         while waiting:
             part = waiting.pop()
-            result = self._try(part, run) if self._fits(part) else None
+            fits = self.most is None or _tokens(part) <= self.most or part.shape[0] == 1
+            result = self._try(part, run) if fits else None
             if result is not None:
                 yield part, result
                 continue
             count, middle = part.shape[0], part.shape[0] // 2
             waiting += [part.rows(middle, count), part.rows(0, middle)]
-
-    def _fits(self, part: Rows) -> bool:
-        return self.most is None or _tokens(part) <= self.most or part.shape[0] == 1
 
     def _try(self, part: B, run: Callable[[B], P]) -> P | None:
         tokens = _tokens(part)

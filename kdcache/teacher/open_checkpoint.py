@@ -30,23 +30,17 @@ def check_place(place: str, option: str) -> None:
     if folder.is_file():
         raise ModelError(_message(place, option, "it is a file. Give the folder that holds the model's files,"))
     if folder.is_dir():
-        _check_kind(folder, option)
+        config = folder / "config.json"
+        kind = read_json(config).get("model_type") if config.is_file() else None
+        if kind is not None and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            student = " It looks like a student." if (folder / "generation_config.json").is_file() else ""
+            why = f"it holds a model of type {kind}, and a teacher is a masked language model.{student}"
+            raise ModelError(_message(place, option, f"{why} Give another folder,"))
         return
     if place.startswith(("/", "./", "../", "~")) or place.count("/") > 1 or place.endswith("/"):
         raise ModelError(_message(place, option, "there is no such folder. Give one with a downloaded checkpoint,"))
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("0", "", "false", "no", "off"):
         log.info("%s is no folder here: asking the Hugging Face hub for it, which may take a minute.", place)
-
-
-def _check_kind(folder: Path, option: str) -> None:
-    config = folder / "config.json"
-    kind = read_json(config).get("model_type") if config.is_file() else None
-    if kind is not None and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        student = " It looks like a student." if (folder / "generation_config.json").is_file() else ""
-        why = (
-            f"it holds a model of type {kind}, and a teacher is a masked language model.{student} Give another folder,"
-        )
-        raise ModelError(_message(str(folder), option, why))
 
 
 def checkpoint_fingerprint(place: str) -> dict[str, str]:
@@ -75,7 +69,8 @@ def open_masked_lm(place: str, option: str) -> tuple[Any, list[str]]:
         ModelError: it cannot be found or opened, or lacks weights of the encoder; the message names the way out.
     """
     model, missing, unexpected = _load(place, option)
-    encoder = _encoder(model)
+    base = f"{model.base_model_prefix}."
+    encoder = {name for name, _ in model.named_parameters() if name.startswith(base)}
     prefix = shared_prefix(unexpected)
     if encoder <= missing and prefix:
         log.warning("%s: all names of weights begin with %s, which is taken off.", place, prefix)
@@ -86,7 +81,6 @@ def open_masked_lm(place: str, option: str) -> tuple[Any, list[str]]:
             f"{option} {place}: lacks {len(absent):,} of the {len(encoder):,} weights of its encoder ({names}, …), "
             "which would be random. Is it the checkpoint of another model, or only an adapter?"
         )
-    base = f"{model.base_model_prefix}."
     if unused := sorted(name for name in unexpected if name.startswith(base) and "pooler" not in name):
         names = ", ".join(unused[:_NAMED])
         log.warning("%s: the model has no place for %s of its weights (%s, …).", place, f"{len(unused):,}", names)
@@ -103,12 +97,6 @@ def _load(place: str, option: str, renamed: dict[str, str] | None = None) -> tup
     # A tied weight has two names in a checkpoint and one among the parameters.
     own = {name for name, _ in model.named_parameters()}
     return model, own & set(report["missing_keys"]), set(report["unexpected_keys"])
-
-
-def _encoder(model: Any) -> set[str]:
-    """The names of the encoder's parameters."""
-    prefix = f"{model.base_model_prefix}."
-    return {name for name, _ in model.named_parameters() if name.startswith(prefix)}
 
 
 def shared_prefix(names: set[str]) -> str:

@@ -83,7 +83,13 @@ class Passes:
         Raises:
             ModelError: memory does not suffice for a single view.
         """
-        reduction = self._reduction(pairs, first)
+        plan, targets = self.plan, pairs.target_lengths
+        draws = None
+        if plan.draws:
+            owner = np.repeat(first + np.arange(pairs.n_pairs), targets)
+            within = np.arange(pairs.n_targets) - np.repeat(pairs.target_offsets[:-1], targets)
+            draws = Draws(plan.draws, counter_random.keys(counter_random.DRAWS, plan.seed, owner, within))
+        reduction = Reduction(plan.topk, plan.temperatures, draws)
         if self.plan.maskings > 1:
             yield from self._averaged(pairs, first, reduction, after_batch)
             return
@@ -95,16 +101,6 @@ class Passes:
             for views, predictions in self._halving.parts(batch, predict):
                 yield views.target_rows, predictions
                 after_batch(len(views.lengths))
-
-    def _reduction(self, pairs: EncodedPairs, first: int) -> Reduction:
-        plan = self.plan
-        if not plan.draws:
-            return Reduction(plan.topk, plan.temperatures)
-        targets = pairs.target_lengths
-        owner = np.repeat(first + np.arange(pairs.n_pairs), targets)
-        within = np.arange(pairs.n_targets) - np.repeat(pairs.target_offsets[:-1], targets)
-        keys = counter_random.keys(counter_random.DRAWS, plan.seed, owner, within)
-        return Reduction(plan.topk, plan.temperatures, Draws(plan.draws, keys))
 
     @torch.inference_mode()
     def _averaged(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kdcache.compute.device import is_out_of_memory
 from kdcache.teacher.masking import MaskedViews
-from kdcache.text.ragged import Ints
 from kdcache.text.tokenizer import Tokenizer
 
 # Longer than the windows, blocks and convolutions of the library's models reach; a longer view is only run once.
@@ -37,15 +36,11 @@ def trial_views(tokenizer: Tokenizer, lengths: tuple[int, ...]) -> MaskedViews:
     masked = []
     for row, length in enumerate(lengths):
         ids[row, :length] = np.random.default_rng((_SEED, length)).choice(ordinary, length)
-        masked.append(row * max(lengths) + _compared(length))
+        ends = np.arange(min(_COMPARED, length))
+        between = np.linspace(0, length - 1, _COMPARED).astype(np.int64)
+        masked.append(row * max(lengths) + np.unique(np.concatenate([ends, between, length - 1 - ends])))
     places = np.concatenate(masked)
     return MaskedViews(ids, np.zeros_like(ids), np.array(lengths), places, np.zeros_like(places), places)
-
-
-def _compared(length: int) -> Ints:
-    ends = np.arange(min(_COMPARED, length))
-    between = np.linspace(0, length - 1, _COMPARED).astype(np.int64)
-    return np.unique(np.concatenate([ends, between, length - 1 - ends]))
 
 
 def longest(bound: int, padding: int, run: Callable[[int], object]) -> int:
