@@ -71,25 +71,17 @@ def read_curves(folders: Sequence[Path], metric: str | None = None) -> list[Curv
     runs = [_read_run(folder / METRICS_FILE) for folder in folders]
     if metric is None:
         metric = VALIDATION_LOSS if all(VALIDATION_LOSS in run for run in runs) else TRAINING_LOSS
-    return [
-        Curve(name, metric, _points(run, metric, folder))
-        for name, run, folder in zip(_names(folders), runs, folders, strict=True)
-    ]
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The names of the folders, or their whole paths if two names are the same."""
     names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-
-
-def _points(run: dict[str, dict[int, float | None]], metric: str, folder: Path) -> Points:
-    if metric not in run:
-        raise UsageError(f"--metric {metric}: {folder} has no such values. It has {', '.join(sorted(run))}.")
-    points = tuple(run[metric].items())
-    if all(value is None for _, value in points):
-        raise DataError(f"{folder / METRICS_FILE}: no value of {metric} is finite; there is nothing to draw.")
-    return points
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    curves = []
+    for name, run, folder in zip(names, runs, folders, strict=True):
+        if metric not in run:
+            raise UsageError(f"--metric {metric}: {folder} has no such values. It has {', '.join(sorted(run))}.")
+        if all(value is None for value in run[metric].values()):
+            raise DataError(f"{folder / METRICS_FILE}: no value of {metric} is finite; there is nothing to draw.")
+        curves.append(Curve(name, metric, tuple(run[metric].items())))
+    return curves
 
 
 def _read_run(path: Path) -> dict[str, dict[int, float | None]]:

@@ -11,6 +11,7 @@ There is no state of random number generators: each step seeds all random stream
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import shutil
@@ -110,19 +111,15 @@ def save(folder: Path, position: Position, run: str, model: nn.Module, optimizer
 
 
 def _remove_old(folder: Path) -> None:
-    newest, older = saved(folder)[:2], saved(folder)[2:]
-    keep = {_name(step) for path in newest for step in _needed(path)}
-    for path in older:
-        if path.name not in keep:
+    keep: set[int | None] = set()
+    for path in saved(folder)[:2]:
+        with contextlib.suppress(CorruptError):
+            position = _read_state(path).position
+            keep |= {*position.recent, position.best_step}
+    names = {_name(step) for step in keep if step is not None}
+    for path in saved(folder)[2:]:
+        if path.name not in names:
             shutil.rmtree(path)
-
-
-def _needed(path: Path) -> set[int]:
-    try:
-        position = _read_state(path).position
-    except CorruptError:
-        return set()
-    return {*position.recent, *(() if position.best_step is None else (position.best_step,))}
 
 
 def _name(step: int) -> str:

@@ -157,19 +157,14 @@ def training_group(device: str) -> Iterator[Group]:
                 "or unset RANK and WORLD_SIZE."
             ) from error
     group = Group(process)
-    with _only_the_first_logs(group):
-        yield group
-    # Not after a failure: other processes may be stuck in NCCL, and the end of this one must not wait for them.
-    dist.destroy_process_group()
 
-
-@contextmanager
-def _only_the_first_logs(group: Group) -> Iterator[None]:
-    def is_new(record: logging.LogRecord) -> bool:
+    def is_shown(record: logging.LogRecord) -> bool:
         return group.leads or record.levelno >= logging.ERROR
 
-    log.addFilter(is_new)
+    log.addFilter(is_shown)
     try:
-        yield
+        yield group
     finally:
-        log.removeFilter(is_new)
+        log.removeFilter(is_shown)
+    # Not after a failure: other processes may be stuck in NCCL, and the end of this one must not wait for them.
+    dist.destroy_process_group()

@@ -176,7 +176,8 @@ class _Loop(Generic[B]):
             Progress("training", self.total, "steps", self.position.step, shown=shown) as progress,
             Loader(stream, self.device) as steps,
         ):
-            while self.position.step < self.total and not self._exhausted():
+            patience = math.inf if self.config.patience is None else self.config.patience
+            while self.position.step < self.total and self.position.stale < patience:
                 while not steps.ready(_PATIENCE_SECONDS):
                     self._stop_while_waiting()
                 batches = next(steps)
@@ -200,10 +201,6 @@ class _Loop(Generic[B]):
             self._read_reports(0)
             self._save()
             raise StoppedError(self.stop.number)
-
-    def _exhausted(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.position.stale >= patience
 
     def _step(self, batches: StepBatches[B], waited: float) -> None:
         self.model.train()
