@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -111,7 +111,12 @@ def markdown(sweep: Sweep, results: Json) -> str:
 def page(sweep: Sweep, results: Json) -> str:
     """Tables, notes, learning curves, and each run with the command that repeats it, as HTML."""
     runs = {run["name"]: run for run in results["runs"]}
-    lines = mean_curves([(student.row, _validation_losses(student.folder)) for student in sweep.students])
+    curves = []
+    for student in sweep.students:
+        # There may be no validation text, or none validated yet.
+        with contextlib.suppress(DataError, UsageError):
+            curves.append((student.row, dict(read_curves([student.folder], VALIDATION)[0].finite)))
+    lines = mean_curves(curves)
     shown = {
         **results,
         "title": sweep.file.name,
@@ -126,19 +131,11 @@ def page(sweep: Sweep, results: Json) -> str:
     return render_page("kdcache.experiments", "sweep", "sweep.html", shown, ("palette.css", "sweep.css"))
 
 
-def _validation_losses(folder: Path) -> dict[int, float]:
-    try:
-        return dict(read_curves([folder], VALIDATION)[0].finite)
-    except (DataError, UsageError):
-        return {}  # no validation text, or none validated yet
-
-
 def mean_curves(curves: Sequence[tuple[str, Mapping[int, float]]]) -> Lines:
     """The mean curve of each row at the steps that all its runs have; `curves` are rows and points of single runs."""
     by_row: dict[str, list[Mapping[int, float]]] = {}
     for row, points in curves:
-        if points:
-            by_row.setdefault(row, []).append(points)
+        by_row.setdefault(row, []).append(points)
     lines = {}
     for row, runs in by_row.items():
         if steps := sorted(set(runs[0]).intersection(*runs[1:])):

@@ -91,8 +91,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
     reader, valid, inputs = open_inputs(config)
     sections = cache_sections(reader, config.objective)
-    run = group.by_leader(lambda: folder_run(output, "student-train", config, inputs))
-    group.check_visible(run.record)
+    run = group.begin(lambda: folder_run(output, "student-train", config, inputs))
     if config.compared is not None:
         check_text(reader, Corpus(config.compared, skip_bad=True))
         log.info("The text is the one in the cache.")

@@ -110,11 +110,8 @@ class Teacher:
 
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
-        if self._padding is Padding.NONE:
-            return torch.cat([self._hidden(part, device) for part in views.of_one_length()])
-        return self._hidden(views, device)
-
-    def _hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
+        if self._padding is Padding.NONE and int(views.lengths.min()) < views.input_ids.shape[1]:
+            return torch.cat([self.hidden(part, device) for part in views.of_one_length()])
         inputs = self._inputs(views, device) | {"attention_mask": self.attention(views, device)}
         with _head_on_masked(self.model.base_model, self._decoder, to_device(views.masked, device)):
             output = self.model(**inputs)

@@ -95,10 +95,9 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = fingerprints(text=corpus, valid=valid)
-    run = group.by_leader(
+    run = group.begin(
         lambda: folder_run(output, "teacher-train", config, {**inputs, **checkpoint_fingerprint(config.bert)})
     )
-    group.check_visible(run.record)
     if run.finished:
         log.info("%s: this teacher is finished; nothing to do.", output)
         return

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdcache.compute.device import resolve_device, use
 from kdcache.errors import TrainingError, UsageError
-from kdcache.files.run_records import log
+from kdcache.files.run_records import Run, log
 from kdcache.process.ranks import Process, this_process
 
 # Longer than any normal wait (a large checkpoint on a slow disk), and short enough to notice a machine that is gone.
@@ -87,38 +87,22 @@ class Group:
             if failure:
                 raise TrainingError(f"Process {rank} of {self.count} failed, so all stop. There: {failure}")
 
-    def by_leader(self, work: Callable[[], T]) -> T:
-        """Call `work` in the first process alone and return its result in all; if it fails there, all fail."""
-        values: list[T] = []
-        with self.all_or_none():
-            if self.leads:
-                values.append(work())
-        return self.gather(values)[0][0]
-
-    def check_visible(self, path: Path) -> None:
-        """Check that all processes see what the first one wrote.
+    def begin(self, start: Callable[[], Run]) -> Run:
+        """Let the first process alone `start` the run of all; if that fails there, all fail.
 
         Raises:
-            TrainingError: a process does not see it.
+            TrainingError: it failed in another process, or a process does not see what the first one wrote.
         """
         with self.all_or_none():
-            if not path.exists():
+            begun = [start()] if self.leads else []
+        run = self.gather(begun)[0][0]
+        with self.all_or_none():
+            if not run.record.exists():
                 raise TrainingError(
-                    f"{path}: process {self.process.rank} does not see it. All processes of a training must share the "
-                    "--output folder."
+                    f"{run.record}: process {self.process.rank} does not see it. All processes of a training must "
+                    "share the --output folder."
                 )
-
-    def check_equal(self, value: str, what: str) -> None:
-        """Check that all processes have the same `value`.
-
-        Raises:
-            TrainingError: they differ.
-        """
-        if len(set(self.gather(value))) > 1:
-            raise TrainingError(
-                f"The processes start from different {what}. All of them must see the same --output folder, the same "
-                "inputs and the same versions of the packages."
-            )
+        return run
 
 
 @contextmanager

@@ -159,8 +159,11 @@ class _Loop(Generic[B]):
     def _restore(self) -> Position:
         with self.group.all_or_none():
             restored = checkpoint.restore(self.checkpoints, self.run, self.model, self.stepper.optimizer)
-        if self.group.count > 1:
-            self.group.check_equal(f"{restored} {_digest(self.model)}", "checkpoints or models")
+        if self.group.count > 1 and len(set(self.group.gather(f"{restored} {_digest(self.model)}"))) > 1:
+            raise TrainingError(
+                "The processes start from different checkpoints or models. All of them must see the same --output "
+                "folder, the same inputs and the same versions of the packages."
+            )
         if restored is not None:
             if self.group.leads:
                 checkpoint.set_aside_after(self.checkpoints, restored)
