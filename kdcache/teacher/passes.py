@@ -20,7 +20,7 @@ from kdcache.compute.device import moved
 from kdcache.compute.halving import HalvingRunner
 from kdcache.labels import counter_random
 from kdcache.teacher.masking import MaskedViews, partition_batches, passes_of_positions
-from kdcache.teacher.reduction import Draws, Predictions, Reduction
+from kdcache.teacher.reduction import Predictions, Reduction
 from kdcache.text import ragged
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.tokenizer import Tokenizer
@@ -84,12 +84,12 @@ class Passes:
             ModelError: memory does not suffice for a single view.
         """
         plan, targets = self.plan, pairs.target_lengths
-        draws = None
+        keys = None
         if plan.draws:
             owner = np.repeat(first + np.arange(pairs.n_pairs), targets)
             within = np.arange(pairs.n_targets) - np.repeat(pairs.target_offsets[:-1], targets)
-            draws = Draws(plan.draws, counter_random.keys(counter_random.DRAWS, plan.seed, owner, within))
-        reduction = Reduction(plan.topk, plan.temperatures, draws)
+            keys = counter_random.keys(counter_random.DRAWS, plan.seed, owner, within)
+        reduction = Reduction(plan.topk, plan.temperatures, plan.draws, keys)
         if self.plan.maskings > 1:
             yield from self._averaged(pairs, first, reduction, after_batch)
             return

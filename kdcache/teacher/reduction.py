@@ -60,32 +60,21 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """Words drawn with replacement.
-
-    Attributes:
-        count: N, how many at each position.
-        keys: uint64 [ΣN], one for each target position of some pairs; what is drawn is a function of key and
-            distribution.
-    """
-
-    count: int
-    keys: counter_random.UInt64s
-
-
-@dataclass(frozen=True, slots=True)
 class Reduction:
     """How distributions are reduced.
 
     Attributes:
         topk: words that are kept at a position; of words that are drawn, min(N, V).
         temperatures: T at which log Σ_w p(w)^(1/T) is kept.
-        draws: how words are drawn, or None for the k best.
+        draws: N, how many words are drawn with replacement at each position; 0 for the k best.
+        keys: uint64 [ΣN], one for each target position of some pairs; what is drawn is a function of key and
+            distribution. None without draws.
     """
 
     topk: int
     temperatures: tuple[float, ...] = ()
-    draws: Draws | None = None
+    draws: int = 0
+    keys: counter_random.UInt64s | None = None
 
     def __call__(self, log_probs: Tensor, labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Predictions:
         """Reduce the distributions at the target positions `rows`, where the words `labels` were, int64 [n] both.
@@ -93,10 +82,10 @@ class Reduction:
         *Shape:* log_probs float32 `[n, vocabulary]`.
         """
         written = log_probs.gather(1, moved(torch.from_numpy(labels), log_probs.device)[:, None])[:, 0]
-        if self.draws is None:
+        if self.keys is None:
             values, ids = log_probs.topk(self.topk, dim=-1)
         else:
-            ids, values = _draw(log_probs, self.draws.keys[rows], self.draws.count, self.topk)
+            ids, values = _draw(log_probs, self.keys[rows], self.draws, self.topk)
         return Predictions(ids.int(), values, written, self._normalizers(log_probs))
 
     def _normalizers(self, log_probs: Tensor) -> Tensor | None:

@@ -17,7 +17,7 @@ from kdcache.labels.soft_labels import SoftLabels, from_counts, to_counts
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.projection import OutputLayer, projected_loss
 from kdcache.teacher import reduction as module
-from kdcache.teacher.reduction import Draws, Reduction
+from kdcache.teacher.reduction import Reduction
 
 
 def make_rows(seed: int, n: int, vocabulary: int, spread: float = 2.0) -> Tensor:
@@ -28,7 +28,7 @@ def make_rows(seed: int, n: int, vocabulary: int, spread: float = 2.0) -> Tensor
 def draw(log_probs: Tensor, keys: counter_random.UInt64s, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and counts of `count` draws from each row."""
     n, vocabulary = log_probs.shape
-    reduction = Reduction(min(count, vocabulary), draws=Draws(count, keys))
+    reduction = Reduction(min(count, vocabulary), draws=count, keys=keys)
     found = reduction(log_probs, np.zeros(n, dtype=np.int64), np.arange(n))
     return found.ids, found.values
 
