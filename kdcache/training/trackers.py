@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kdcache.files.run_records import log
 from kdcache.training.checkpoint import Position
@@ -94,11 +93,10 @@ def start_reporters(names: Sequence[str], output: Path, position: Position) -> l
     except Exception as error:  # an installation that is broken costs no training
         log.warning("Nothing is reported to %s, metrics.jsonl has all values: %s.", ", ".join(names), error)
         return []
-    begins: dict[str, Callable[[], _Tracker]] = {
-        "tensorboard": partial(_tensorboard, output / FOLDER, position),
-        **{name: partial(_hosted, name, output, position) for name in ("wandb", "mlflow", "trackio")},
-    }
-    return [Reporter(name, begins[name]) for name in dict.fromkeys(names)]
+    return [
+        Reporter(name, partial(_tensorboard if name == "tensorboard" else partial(_hosted, name), output, position))
+        for name in dict.fromkeys(names)
+    ]
 
 
 # How the variables begin by which torchrun and MPI tell a process of the others.
@@ -125,7 +123,7 @@ def _make_state() -> None:
         os.environ.update(before)
 
 
-def _tensorboard(folder: Path, position: Position) -> _Tracker:
+def _tensorboard(output: Path, position: Position) -> _Tracker:
     """Training and validation in two folders, so that TensorBoard draws both curves of a metric into one chart.
 
     The two go on after different steps: a process can die after a step was saved and before its validation was.
@@ -133,7 +131,7 @@ def _tensorboard(folder: Path, position: Position) -> _Tracker:
     from accelerate.tracking import TensorBoardTracker
 
     trackers = {
-        kind: TensorBoardTracker(kind, folder, purge_step=step + 1)
+        kind: TensorBoardTracker(kind, output / FOLDER, purge_step=step + 1)
         for kind, step in (("training", position.step), ("validation", position.validated))
     }
     for tracker in trackers.values():
@@ -156,12 +154,10 @@ def _hosted(name: str, output: Path, position: Position) -> _Tracker:
 
     run = output.resolve().name + (f" from step {position.step}" if position.step else "")
     # The first argument is the name of the project, or of the experiment.
-    makers: dict[str, Callable[[], Any]] = {
-        "wandb": lambda: WandBTracker("kdcache", name=run),
-        "mlflow": lambda: MLflowTracker("kdcache", run_name=run),
-        "trackio": lambda: TrackioTracker("kdcache", name=run),
-    }
-    tracker = makers[name]()
+    if name == "mlflow":
+        tracker = MLflowTracker("kdcache", run_name=run)
+    else:
+        tracker = {"wandb": WandBTracker, "trackio": TrackioTracker}[name]("kdcache", name=run)
     tracker.start()
 
     def log_line(line: Line) -> None:
