@@ -127,7 +127,7 @@ def _train(config: TeacherConfig, output: Path) -> LeftToRightTeacher:
         result = fit(task, sections, config.training, output, corpus.fingerprint, group)
     teacher.model.cpu()
     teacher.save(output)
-    record.finish(result.record())
+    record.finish(dataclasses.asdict(result))
     return teacher
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
             task.student.model.cpu()
             task.student.save(output)
             labels = None if watch is None else watch.conclusion(result.loss)
-            run.finish({**result.record(), "labels": labels})
+            run.finish({**asdict(result), "labels": labels})
     log.info("%s: the student of step %s is saved.", output, result.exported)
 
 

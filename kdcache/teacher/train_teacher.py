@@ -127,15 +127,15 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
         if group.leads:
             teacher.model.cpu()
             teacher.save(output)
-            run.finish({**result.record(), "held_out": _held_out(result, valid, task)})
+            run.finish({**asdict(result), "held_out": _held_out(result, valid, task)})
     log.info("%s: the teacher of step %s is saved.", output, result.exported)
 
 
 def _held_out(result: FitResult, valid: Corpus | None, task: TeacherTask) -> dict[str, Any] | None:
-    if valid is None or task.valid is None or result.loss is None or result.accuracy is None:
+    if valid is None or task.valid is None or result.loss is None or result.valid_accuracy is None:
         return None
     targets = sum(len(views.labels) for views in task.valid)
-    return asdict(HeldOut(result.loss, result.accuracy, targets, valid.fingerprint))
+    return asdict(HeldOut(result.loss, result.valid_accuracy, targets, valid.fingerprint))
 
 
 def _encode(corpus: Corpus, teacher: Teacher, config: TeacherConfig) -> EncodedPairs:

@@ -39,25 +39,25 @@ _PATIENCE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """The result of a training.
+    """The result of a training, as `run.json` has it.
 
     Attributes:
         steps: optimizer steps taken.
         exported_steps: the steps whose parameters, or their mean, the model now has.
-        best_loss: mean of -log P(word) over the validation targets at the best validation, in nats, or None.
-        averaged_loss: the same of the mean of the last checkpoints, or None if none was asked for.
-        accuracy: share of the validation targets that the model now gets right, or None.
-        seconds, loader_wait: seconds of this process in training, and those of them in which it waited for batches;
-            earlier processes of an interrupted run are not counted.
+        valid_nll: mean of -log P(word) over the validation targets at the best validation, in nats, or None.
+        averaged_valid_nll: the same of the mean of the last checkpoints, or None if none was asked for.
+        valid_accuracy: share of the validation targets that the model now gets right, or None.
+        seconds, loader_wait_share: seconds of this process in training, and the share of them in which it waited for
+            batches; earlier processes of an interrupted run are not counted.
     """
 
     steps: int
     exported_steps: tuple[int, ...]
-    best_loss: float | None
-    averaged_loss: float | None
-    accuracy: float | None
+    valid_nll: float | None
+    averaged_valid_nll: float | None
+    valid_accuracy: float | None
     seconds: float = field(compare=False)
-    loader_wait: float = field(compare=False)
+    loader_wait_share: float = field(compare=False)
 
     @property
     def exported(self) -> str:
@@ -68,19 +68,7 @@ class FitResult:
     @property
     def loss(self) -> float | None:
         """The validation loss of the model as it is now."""
-        return self.best_loss if self.averaged_loss is None else self.averaged_loss
-
-    def record(self) -> dict[str, object]:
-        """For `run.json`."""
-        return {
-            "steps": self.steps,
-            "exported_steps": list(self.exported_steps),
-            "valid_nll": self.best_loss,
-            "averaged_valid_nll": self.averaged_loss,
-            "valid_accuracy": self.accuracy,
-            "seconds": round(self.seconds, 3),
-            "loader_wait_share": round(self.loader_wait / max(self.seconds, 1e-9), 6),
-        }
+        return self.valid_nll if self.averaged_valid_nll is None else self.averaged_valid_nll
 
 
 def count_steps(sections: Sections, config: TrainingConfig, give_up: Callable[[], None] = lambda: None) -> int:
@@ -195,8 +183,8 @@ class _Loop(Generic[B]):
         self._stop_if_asked()
         exported, averaged_loss, accuracy = self._export()
         seconds = time.monotonic() - start
-        best = self.position.best_loss
-        return FitResult(self.position.step, exported, best, averaged_loss, accuracy, seconds, steps.waited)
+        times = round(seconds, 3), round(steps.waited / max(seconds, 1e-9), 6)
+        return FitResult(self.position.step, exported, self.position.best_loss, averaged_loss, accuracy, *times)
 
     def _stop_while_waiting(self) -> None:
         # Several processes stop at the same step, so a process of several has to wait for that step.
@@ -237,16 +225,17 @@ class _Loop(Generic[B]):
 
     def _read_reports(self, late: int) -> None:
         while len(self.reports) > late:
-            outcome = self.reports.popleft().outcome()
-            self.asked = outcome.signal if self.asked is None else self.asked
+            report = self.reports.popleft()
+            skipped, requests = report.outcome()
+            self.asked = requests.signal if self.asked is None else self.asked
             # Where flags are read late, a request is repeated before it is met.
-            self.save_due |= outcome.save and outcome.step > self.saved_step
-            self.bad_steps = self.bad_steps + 1 if outcome.skipped else 0
-            if outcome.skipped:
-                log.warning("Step %s was skipped: its loss or gradient is not finite.", outcome.step)
+            self.save_due |= requests.save and report.step > self.saved_step
+            self.bad_steps = self.bad_steps + 1 if skipped else 0
+            if skipped:
+                log.warning("Step %s was skipped: its loss or gradient is not finite.", report.step)
             if self.bad_steps == _BAD_STEPS_MAX:
                 raise TrainingError(
-                    f"Loss or gradient were not finite in {_BAD_STEPS_MAX} steps in a row, up to step {outcome.step}. "
+                    f"Loss or gradient were not finite in {_BAD_STEPS_MAX} steps in a row, up to step {report.step}. "
                     "Lower --learning-rate, lengthen --warmup, or use --precision float32."
                 )
 

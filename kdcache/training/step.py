@@ -30,30 +30,13 @@ WARMUP_MOST = 4_000
 
 @dataclass(frozen=True, slots=True)
 class StepRequests:
-    """This process's requests to all processes: the signal that it got, and whether a checkpoint is due."""
+    """A process's requests to all processes: the signal that it got, and whether a checkpoint is due."""
 
     signal: int | None = None
     save: bool = False
 
 
 GetRequests = Callable[[], StepRequests]
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """The outcome of a step, the same in all processes.
-
-    Attributes:
-        step: its number, from 1.
-        skipped: its loss or gradient was not finite, so that it changed nothing.
-        signal: a signal that some process got, or None.
-        save: whether a checkpoint is due.
-    """
-
-    step: int
-    skipped: bool
-    signal: int | None
-    save: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +57,16 @@ class Report:
     _flags: Tensor
     _ready: torch.cuda.Event | None
 
-    def outcome(self) -> StepOutcome:
-        """Read the flags; on a GPU this waits for the step to end."""
+    def outcome(self) -> tuple[bool, StepRequests]:
+        """Whether loss or gradient was not finite, so that the step changed nothing; and what any process requested.
+
+        Both are the same in all processes. On a GPU this waits for the step to end.
+        """
         if self._ready is not None:
             self._ready.synchronize()
         sigint, sigterm, save, skipped = self._flags.tolist()
         number = signal.SIGTERM if sigterm > 0 else signal.SIGINT if sigint > 0 else None
-        return StepOutcome(self.step, skipped > 0, None if number is None else int(number), save > 0)
+        return skipped > 0, StepRequests(None if number is None else int(number), save > 0)
 
 
 class Stepper:

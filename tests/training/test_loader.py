@@ -8,7 +8,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -340,9 +340,9 @@ def test_the_mean_of_checkpoints_is_exported(trainer: Trainer, tmp_path: Path) -
     seen[10] = parameters(alone.model)
     for name, value in found.items():
         torch.testing.assert_close(value, (seen[4][name] + seen[8][name] + seen[10][name]) / 3, msg=name)
-    assert result.averaged_loss is not None
-    assert result.averaged_loss != result.best_loss
-    assert json.loads(json.dumps(result.record()))["averaged_valid_nll"] == result.averaged_loss
+    assert result.averaged_valid_nll is not None
+    assert result.averaged_valid_nll != result.valid_nll
+    assert json.loads(json.dumps(asdict(result)))["averaged_valid_nll"] == result.averaged_valid_nll
 
 
 @pytest.mark.parametrize("option", ["patience", "average"])
@@ -363,7 +363,7 @@ def test_training_on_a_gpu(trainer: Trainer, tmp_path: Path) -> None:
     assert task.calls == 6
     result = fit_into(tmp_path, Disturbed(trainer.task()), trainer, config)
     losses = [line["valid_nll"] for line in metrics(tmp_path) if "valid_nll" in line]
-    assert result.best_loss == min(losses) < losses[0]
+    assert result.valid_nll == min(losses) < losses[0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -39,7 +39,7 @@ def test_the_best_validation_is_exported(trainer: Trainer, tmp_path: Path) -> No
     losses = {line["step"]: line["valid_nll"] for line in metrics(tmp_path) if "valid_nll" in line}
     assert sorted(losses) == [3, 6, 9, 12, 15]
     assert result.exported_steps == (min(losses, key=lambda step: losses[step]),) == (12,)
-    assert result.best_loss == losses[12]
+    assert result.valid_nll == losses[12]
     assert same_parameters(parameters(task.model), seen[0])
 
 
