@@ -58,10 +58,6 @@ class _Field:
         """A field with a default."""
         return dataclasses.field(default=value, metadata={_KEY: self})
 
-    def default_factory(self, factory: Callable[[], T]) -> T:
-        """A field whose default is made when it is needed."""
-        return dataclasses.field(default_factory=factory, metadata={_KEY: self})
-
 
 @dataclass(frozen=True, slots=True)
 class Option(_Field):

@@ -115,9 +115,8 @@ def _fields(config: type[Any]) -> Iterator[_Field]:
     for field in dataclasses.fields(config):
         hint, kind = hints[field.name], kind_of(field)
         types_ = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        default = None if field.default_factory is not dataclasses.MISSING else field.default
         if kind is not None:
-            yield _Field(field.name, types_[0], types.NoneType in types_, default, kind)
+            yield _Field(field.name, types_[0], types.NoneType in types_, field.default, kind)
 
 
 def _options(config: type[Any], place: Nested, *, optional: bool) -> Iterator[tuple[_Field, Option, bool]]:

@@ -17,11 +17,6 @@ DEFAULT_EPOCHS = 10
 BETA2 = 0.999
 
 
-def teacher_training() -> TrainingConfig:
-    """The defaults of teacher training, for a pretrained encoder."""
-    return TrainingConfig(PRETRAINED_RATE, epochs=DEFAULT_EPOCHS, beta2=BETA2)
-
-
 @dataclass(frozen=True, slots=True)
 class TeacherConfig:
     """How a teacher is made and trained."""
@@ -44,7 +39,7 @@ class TeacherConfig:
             "learning_rate": {"default_words": f"{PRETRAINED_RATE:g}; {SCRATCH_RATE:g} for {SCRATCH}"},
             "epochs": {"default_words": f"{DEFAULT_EPOCHS}"},
         }
-    ).default_factory(teacher_training)
+    ).default(TrainingConfig(PRETRAINED_RATE, epochs=DEFAULT_EPOCHS, beta2=BETA2))
 
     def check(self) -> None:
         """Raise UsageError if a value is not allowed, or contradicts another."""
