@@ -1,7 +1,5 @@
 """Running batches in parts that fit into memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar

@@ -4,8 +4,6 @@
 nobody writes: it ends when the starting process does, however that happened, and then this one asks itself to stop.
 """
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

@@ -1,7 +1,5 @@
 """The whole pipeline on the embedded corpus: a student with soft labels against the same student without."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor

@@ -1,7 +1,5 @@
 """Running a sweep's students, several at a time, each command in a process of its own; and what that would take."""
 
-from __future__ import annotations
-
 import contextlib
 import heapq
 import json

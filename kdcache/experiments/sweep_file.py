@@ -1,7 +1,5 @@
 """A sweep's TOML file: the settings, what varies, the texts that are scored, and the students that follow from it."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

@@ -1,7 +1,5 @@
 """The report on a sweep: its results as JSON, its tables in Markdown, and both with learning curves as one page."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import statistics

@@ -6,8 +6,6 @@ of `score_corpus`; the root hash of the cache, the SHA-256 of the student's weig
 took since the last interruption.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Iterator, Sequence

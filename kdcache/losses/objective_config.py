@@ -1,7 +1,5 @@
 """The settings of the loss that a student minimises. The equations are in `kdcache.losses.objectives`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError

@@ -19,8 +19,6 @@ At T = 1 Z_T is 1; elsewhere `SoftLabels.log_normalizers` holds its logarithm. `
 teacher's entropy, so their gradients are equal.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

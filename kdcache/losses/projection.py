@@ -6,8 +6,6 @@ their own gradient in place, and multiplied into the gradients of hidden states,
 pass. The backward pass only scales them; computing the logits there again would cost a fourth product.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Axes with round ticks, for every kind of picture."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

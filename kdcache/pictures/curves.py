@@ -1,7 +1,5 @@
 """The curves of training runs, read from `metrics.jsonl`, whose content is not trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """HTML pages from Jinja2 templates: one file each, which loads nothing and runs no code but its own."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

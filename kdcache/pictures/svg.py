@@ -1,7 +1,5 @@
 """Pictures with axes, as SVG; the style sheet decides on colours and fonts, so that they follow light and dark."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Curves of training runs drawn with characters, for a terminal."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

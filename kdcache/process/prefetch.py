@@ -1,7 +1,5 @@
 """Work that threads do ahead of use; they end with the block that uses its results."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

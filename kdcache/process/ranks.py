@@ -1,7 +1,5 @@
 """Which one of several processes this is. Processes that fill one cache share its folder, and nothing else."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

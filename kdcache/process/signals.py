@@ -1,7 +1,5 @@
 """Orderly stops: SIGINT and SIGTERM are requests, and the work stops at its next safe point."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator

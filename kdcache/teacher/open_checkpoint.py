@@ -1,7 +1,5 @@
 """Opening a checkpoint as a masked language model, with all of its encoder's weights, or saying why that fails."""
 
-from __future__ import annotations
-
 import os
 import re
 from itertools import takewhile

@@ -4,8 +4,6 @@ With one masking, distributions are reduced batch by batch. With several, they a
 distributions, as probabilities, on the device. So that these fit, pairs are taken some at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol

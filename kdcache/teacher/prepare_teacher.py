@@ -1,7 +1,5 @@
 """The teacher before training: a checkpoint with its vocabulary trimmed, or a small BERT with random weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -3,8 +3,6 @@
 A distribution over the whole vocabulary never leaves the device.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

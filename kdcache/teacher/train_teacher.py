@@ -1,7 +1,5 @@
 """Training a teacher: conditional masked language modelling on pairs (Chen et al. 2020, section 3.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trying out a masked language model before it teaches: how long a view it takes, and what its answers depend on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

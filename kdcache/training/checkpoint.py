@@ -9,8 +9,6 @@
 There is no state of random number generators: each step seeds all random streams, from seed and step.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import secrets

@@ -4,8 +4,6 @@ Gradients and flags go through one flat sum for each step. What is rare (sums of
 gathered as Python objects over the CPU.
 """
 
-from __future__ import annotations
-
 import datetime
 import logging
 from collections.abc import Callable, Iterator

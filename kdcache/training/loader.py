@@ -4,8 +4,6 @@ The optimizer's steps count how far training is, so batches that were made ahead
 thread draws nothing from PyTorch's random streams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The one training loop, for teacher and student."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

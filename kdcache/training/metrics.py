@@ -1,7 +1,5 @@
 """The record of a training run: one JSON object a line, which experiment trackers can get too."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -4,8 +4,6 @@ All gradients are views of one flat buffer. The sums of the loss and the flags f
 brings all processes everything. A step whose loss or gradient is not finite is skipped by the device itself.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass

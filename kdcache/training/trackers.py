@@ -4,8 +4,6 @@ The trackers are those of the accelerate library. Each of them works in a thread
 does not answer for a while, is given up with a warning, and training goes on.
 """
 
-from __future__ import annotations
-
 import os
 import queue
 import threading

@@ -1,7 +1,5 @@
 """What becomes of caches from which another one is made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError

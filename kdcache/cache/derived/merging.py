@@ -1,7 +1,5 @@
 """A cache that averages others: several teachers, or one teacher with several maskings, over the same text."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A cache made from another one without its teacher: fewer words, other shards, another encoding."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
