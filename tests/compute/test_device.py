@@ -1,7 +1,5 @@
 """Which device and precision a name means, and what a process of several makes its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

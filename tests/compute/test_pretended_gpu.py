@@ -1,7 +1,5 @@
 """What would run on a GPU names one device and keeps the host from waiting: seen without a GPU, on a pretended one."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from pathlib import Path

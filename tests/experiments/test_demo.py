@@ -1,7 +1,5 @@
 """The demo: the whole pipeline on the embedded corpus, short, and what it leaves behind."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

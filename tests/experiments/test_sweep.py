@@ -1,7 +1,5 @@
 """A sweep before it runs: its file, its students, the division of a machine, and the time that all would take."""
 
-from __future__ import annotations
-
 import shlex
 import tomllib
 from dataclasses import replace

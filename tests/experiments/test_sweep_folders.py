@@ -1,7 +1,5 @@
 """What lies in a sweep's folder: which run a folder belongs to, and what in it counts as finished."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

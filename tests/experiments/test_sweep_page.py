@@ -1,7 +1,5 @@
 """The page of a sweep: one sound file with everything in it, whatever the runs are called, and its curves."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.resources
 import re

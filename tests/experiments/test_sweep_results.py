@@ -1,7 +1,5 @@
 """What is computed from a sweep's results, and its tables as text."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 

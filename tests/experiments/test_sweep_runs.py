@@ -1,7 +1,5 @@
 """Sweeps for real: processes that train, fail, are stopped and killed, and what a second sweep makes of that."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Signals to what a sweep has started: several of them are one request to stop, and what was trained is saved."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The loss at the ends of its settings, against numbers by hand and PyTorch's own cross entropy."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Every named objective against dense float64 formulas over the whole vocabulary, and against numbers by hand."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

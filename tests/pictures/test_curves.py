@@ -1,7 +1,5 @@
 """Training curves: what is read from metrics.jsonl, and the pictures of it."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

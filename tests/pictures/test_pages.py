@@ -1,7 +1,5 @@
 """What all pages are made of: escaped markup, and pictures with round axes."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

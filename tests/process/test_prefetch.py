@@ -1,7 +1,5 @@
 """Work done ahead: results in order and no further ahead than asked, errors in their place, threads that end."""
 
-from __future__ import annotations
-
 import threading
 import time
 

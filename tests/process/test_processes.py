@@ -1,7 +1,5 @@
 """Several processes on one cache: each makes its share, and together they make what one would have made."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

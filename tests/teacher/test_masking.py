@@ -1,7 +1,5 @@
 """Masked views against a loop over pairs, passes and positions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every family of transformers with a masked-LM class opens and answers as the library alone does, or is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Distributions reduced to draws and normalizers, against exact moments, slow loops and dense formulas."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

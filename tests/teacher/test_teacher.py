@@ -1,7 +1,5 @@
 """Teachers: any masked language model of the library, its predictions unchanged by what kdcache does to it."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import shutil

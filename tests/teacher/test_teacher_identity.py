@@ -1,7 +1,5 @@
 """Which teacher a folder holds, and folders that hold none."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

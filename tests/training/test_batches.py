@@ -1,7 +1,5 @@
 """The order of an epoch, and what padding makes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from unittest.mock import patch
 

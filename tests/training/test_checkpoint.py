@@ -1,7 +1,5 @@
 """Checkpoints: complete or absent, exact, and no other run's."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

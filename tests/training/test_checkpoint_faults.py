@@ -1,7 +1,5 @@
 """Checkpoints of processes that were killed, and damaged ones: the one before loads, or nothing does."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

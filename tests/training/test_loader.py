@@ -1,7 +1,5 @@
 """The loader and the steps that it feeds: nothing is lost, failures reach the caller, and its thread ends."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """Shards that disappear while a student is trained from them."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A student that is trained from a URL is the one that is trained from the folder."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

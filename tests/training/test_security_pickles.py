@@ -1,7 +1,5 @@
 """Row 50 of the fault matrix, as far as checkpoints go: nothing in them is ever run."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import pickle

@@ -1,7 +1,5 @@
 """The training commands under torchrun, as their users start them."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

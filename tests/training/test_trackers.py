@@ -1,7 +1,5 @@
 """Experiment trackers: they get the values of metrics.jsonl, each step once, and no training fails for their sake."""
 
-from __future__ import annotations
-
 import json
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """The training loop: what it counts, keeps and refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

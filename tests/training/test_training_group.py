@@ -1,7 +1,5 @@
 """Several processes train one model: the same as one would, stopping, failing and going on together."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

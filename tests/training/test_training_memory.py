@@ -1,7 +1,5 @@
 """A training for which memory does not suffice: a real allocation fails, by a limit on the address space."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import ExitStack
 from pathlib import Path

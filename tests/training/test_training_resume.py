@@ -1,7 +1,5 @@
 """Interrupted anywhere and run again, training takes the same steps, to the bit."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from dataclasses import replace
