@@ -40,26 +40,12 @@ class Targets:
 class ChunkSums:
     """Sums over some positions, 0-dimensional, and the gradient in the logits `[n, vocabulary]`.
 
-    The part −(ε/V) Σ_w z_w of label smoothing is in neither: it needs no logits.
+    The part −(ε/V) Σ_w z_w of label smoothing is in neither: it needs no logits. `parts` are those of `LossSums`.
     """
 
     loss: Tensor
-    nll: Tensor
-    correct: Tensor
-    soft: Tensor | None
+    parts: tuple[Tensor, ...]
     gradient: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class _SoftTerm:
-    """The soft loss `[n]`, and its gradient in the logits.
-
-    The gradient is `factor` `[n]` times the exponentials, and at the k words `head` `[n, k]` in its place.
-    """
-
-    loss: Tensor
-    factor: Tensor | None
-    head: Tensor | None
 
 
 def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums:
@@ -82,24 +68,28 @@ def chunk_loss(logits: Tensor, targets: Targets, *, gradient: bool) -> ChunkSums
     log_written = written - best - total.log()
     alpha = targets.alpha[:, None]
     hard = total.log() + best - (1 - targets.smoothing) * written
-    loss, soft_sum, term = (alpha * hard).sum(), None, None
+    loss, soft_gradient = (alpha * hard).sum(), None
+    parts: tuple[Tensor, ...] = (-log_written.sum(), (written == best).sum())
     if soft is not None and head is not None:
         tempered = (
             (exponentials, total) if tempered_exp is None else (tempered_exp, tempered_exp.sum(dim=-1, keepdim=True))
         )
-        term = _soft_term(*tempered, head, soft, targets.objective, gradient=gradient)
-        loss = loss + ((1 - alpha[:, 0]) * term.loss).sum()
-        soft_sum = term.loss.sum()
+        soft_loss, soft_gradient = _soft_term(*tempered, head, soft, targets.objective, gradient=gradient)
+        loss = loss + ((1 - alpha[:, 0]) * soft_loss).sum()
+        parts = (*parts, soft_loss.sum())
     if gradient:
-        _into_gradient(exponentials, total, targets, term, tempered_exp)
-    correct = (written == best).sum()
-    return ChunkSums(loss, -log_written.sum(), correct, soft_sum, exponentials if gradient else None)
+        _into_gradient(exponentials, total, targets, soft_gradient, tempered_exp)
+    return ChunkSums(loss, parts, exponentials if gradient else None)
 
 
 def _soft_term(
     exponentials: Tensor, total: Tensor, head: Tensor, soft: SoftLabels[Tensor], objective: Objective, *, gradient: bool
-) -> _SoftTerm:
-    """The soft loss from exp(z/T − its maximum) `[n, vocabulary]`, their sum, and their logarithms at the k words."""
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The soft loss `[n]`, and with `gradient` its gradient in the logits.
+
+    They are made of exp(z/T − its maximum) `[n, vocabulary]`, their sum, and their logarithms at the k words. The
+    gradient is a factor `[n, 1]` times the exponentials, and at the k words `[n, k]` in its place.
+    """
     log_total = total.log()
     student = head - log_total
     if objective.bucket:
@@ -110,12 +100,12 @@ def _soft_term(
         tail = rest.clamp(min=torch.finfo(rest.dtype).tiny).log() - log_total
         student = torch.cat([student, tail], dim=-1)
     if not gradient:
-        return _SoftTerm(objective.scale * objective.loss(student, soft.log_probs), None, None)
+        return objective.scale * objective.loss(student, soft.log_probs), None
     with torch.enable_grad():
         leaf = student.detach().requires_grad_()
         values = objective.loss(leaf, soft.log_probs)
         (slopes,) = torch.autograd.grad(values.sum(), leaf)
-    return _SoftTerm(objective.scale * values.detach(), *_in_logits(student, slopes, log_total, objective))
+    return objective.scale * values.detach(), _in_logits(student, slopes, log_total, objective)
 
 
 def _in_logits(student: Tensor, slopes: Tensor, log_total: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -135,13 +125,17 @@ def _in_logits(student: Tensor, slopes: Tensor, log_total: Tensor, objective: Ob
 
 
 def _into_gradient(
-    exponentials: Tensor, total: Tensor, targets: Targets, term: _SoftTerm | None, tempered_exp: Tensor | None
+    exponentials: Tensor,
+    total: Tensor,
+    targets: Targets,
+    soft_gradient: tuple[Tensor, Tensor] | None,
+    tempered_exp: Tensor | None,
 ) -> None:
     """Turn exp(z − its maximum) into the gradient of the loss in z, in place."""
     alpha = targets.alpha[:, None]
     factor = alpha / total
-    if term is not None and term.factor is not None and term.head is not None and targets.soft is not None:
-        ids, soft_factor, head = targets.soft.token_ids, (1 - alpha) * term.factor, (1 - alpha) * term.head
+    if soft_gradient is not None and targets.soft is not None:
+        ids, (soft_factor, head) = targets.soft.token_ids, ((1 - alpha) * part for part in soft_gradient)
         if tempered_exp is None:
             head = head + factor * exponentials.gather(1, ids)
             exponentials.mul_(factor + soft_factor).scatter_(1, ids, head)

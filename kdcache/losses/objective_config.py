@@ -27,18 +27,6 @@ class Ramp:
     def __str__(self) -> str:
         return f"{self.start}:{self.stop}:{self.steps}"
 
-    def ends(self) -> tuple[float, float]:
-        """The two values between which all others lie."""
-        return self.start, self.stop
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The weights that may change from step to step: α, the weight of the hard labels, and the temperature T."""
-
-    alpha: float
-    temperature: float
-
 
 def parse_ramp(text: str, option: str) -> float | Ramp:
     """A number, or START:STOP:STEPS.
@@ -59,7 +47,8 @@ def parse_ramp(text: str, option: str) -> float | Ramp:
 
 
 def _ends(value: float | Ramp) -> tuple[float, float]:
-    return value.ends() if isinstance(value, Ramp) else (float(value), float(value))
+    """The two numbers between which all values lie."""
+    return (value.start, value.stop) if isinstance(value, Ramp) else (float(value), float(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +99,10 @@ class ObjectiveConfig:
         """Whether any step weighs the soft term."""
         return _ends(self.alpha) != (1.0, 1.0)
 
-    def at(self, step: int) -> Weights:
-        """The weights at optimizer step `step`, counted from 1."""
-        values = (self.alpha, self.temperature)
-        return Weights(*(value.at(step) if isinstance(value, Ramp) else value for value in values))
+    def at(self, step: int) -> tuple[float, float]:
+        """α, the weight of the hard labels, and the temperature T at optimizer step `step`, counted from 1."""
+        alpha, temperature = (one.at(step) if isinstance(one, Ramp) else one for one in (self.alpha, self.temperature))
+        return alpha, temperature
 
     def check(self) -> None:
         """Raise UsageError if a value is outside its range or contradicts another."""

@@ -90,15 +90,15 @@ def projected_loss(
 
 
 def _targets(labels: Tensor, soft: SoftLabels[Tensor] | None, config: ObjectiveConfig, step: int) -> Targets:
-    weights = config.at(step)
-    objective = make_objective(config.name, weights.temperature)
-    if weights.alpha == 1:
+    weight, temperature = config.at(step)
+    objective = make_objective(config.name, temperature)
+    if weight == 1:
         alpha = torch.ones(len(labels), device=labels.device)
         return Targets(labels, alpha, config.label_smoothing, objective, None)
     if soft is None:
         raise UsageError("alpha below 1 needs soft labels.")
-    compared = SoftLabels(soft.token_ids.long(), teacher_log_probs(config.name, soft, weights.temperature))
-    alpha = torch.full((len(labels),), weights.alpha, dtype=compared.log_probs.dtype, device=labels.device)
+    compared = SoftLabels(soft.token_ids.long(), teacher_log_probs(config.name, soft, temperature))
+    alpha = torch.full((len(labels),), weight, dtype=compared.log_probs.dtype, device=labels.device)
     weighed = gate(config, soft, labels)
     if weighed is not None:
         alpha = torch.where(weighed, alpha, 1)
@@ -175,8 +175,7 @@ def _logits(states: Tensor, matrix: Tensor, bias: Tensor | None, room: Tensor) -
 
 def _add(sums: _Sums, chunk: ChunkSums, states: Tensor, matrix: Tensor, rows: slice) -> None:
     sums.loss = sums.loss + chunk.loss
-    parts = (chunk.nll, chunk.correct, *(() if chunk.soft is None else (chunk.soft,)))
-    sums.parts = tuple(a + b for a, b in zip(sums.parts, parts, strict=True)) if sums.parts else parts
+    sums.parts = tuple(a + b for a, b in zip(sums.parts, chunk.parts, strict=True)) if sums.parts else chunk.parts
     if chunk.gradient is None:
         return
     low = chunk.gradient.to(states.dtype)

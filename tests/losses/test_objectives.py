@@ -167,7 +167,7 @@ def test_ramps_by_hand() -> None:
     ramp = Ramp(1.0, 0.5, 100)
     assert [ramp.at(step) for step in (1, 51, 101, 5_000)] == [1.0, 0.75, 0.5, 0.5]
     config = ObjectiveConfig(alpha=ramp, temperature=Ramp(1.0, 3.0, 2))
-    assert (config.at(2).alpha, config.at(2).temperature) == (0.995, 2.0)
+    assert config.at(2) == (0.995, 2.0)
     assert config.needs_soft_labels
     assert not ObjectiveConfig(alpha=1.0).needs_soft_labels
     assert parse_ramp("0.5", "--alpha") == 0.5
@@ -183,7 +183,7 @@ def test_a_ramp_is_followed_step_by_step() -> None:
     layer, soft = OutputLayer(case.weight, case.bias), case.soft("hinton", 1.0)
     config = ObjectiveConfig(alpha=Ramp(0.9, 0.1, 10), temperature=Ramp(1.0, 4.0, 10), name="hinton")
     for step in (1, 4, 20):
-        alpha, temperature = config.at(step).alpha, config.at(step).temperature
+        alpha, temperature = config.at(step)
         constant = ObjectiveConfig(alpha=alpha, temperature=temperature, name="hinton")
         one, other = (projected_loss(case.hidden, layer, case.labels, soft, c, step).total for c in (config, constant))
         assert float(one) == float(other)
