@@ -1,7 +1,5 @@
 """Public names of a package that are loaded when they are asked for, so that a command's help waits for none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any

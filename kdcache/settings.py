@@ -4,8 +4,6 @@
 whether they come from the command line, from the file of a sweep or from Python.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping

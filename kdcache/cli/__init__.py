@@ -3,8 +3,6 @@
 This room may import all others.
 """
 
-from __future__ import annotations
-
 import click
 
 import kdcache

@@ -1,7 +1,5 @@
 """`kdcache curves`."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

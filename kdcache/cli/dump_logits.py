@@ -1,7 +1,5 @@
 """`kdcache dump-logits`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

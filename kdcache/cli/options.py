@@ -4,8 +4,6 @@ A command whose function is decorated with `Settings(CONFIG)` has an option for 
 that it holds, and receives them as one checked CONFIG.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

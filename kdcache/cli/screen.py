@@ -1,7 +1,5 @@
 """The screen: grouped help, messages, libraries kept quiet, and the one place where errors become exit codes."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

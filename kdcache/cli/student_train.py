@@ -1,7 +1,5 @@
 """`kdcache student-train`; its options are fields of StudentConfig, ObjectiveConfig (loss) and TrainingConfig."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`kdcache sweep`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`kdcache verify`."""
 
-from __future__ import annotations
-
 import click
 from click.core import ParameterSource
 

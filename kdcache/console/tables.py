@@ -1,7 +1,5 @@
 """Tables and facts as plain text, tables in Markdown, and numbers as people read them."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 

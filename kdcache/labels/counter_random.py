@@ -4,8 +4,6 @@ The mixing function is that of SplitMix64 (Steele, Lea and Flood 2014, *Fast Spl
 Generators*, figure 16), whose stream from a state is `mix(state + γ), mix(state + 2γ), …`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

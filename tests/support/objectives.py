@@ -103,7 +103,7 @@ def dense(case: Case, config: ObjectiveConfig, temperature: float) -> Tensor:
     total = logits.new_zeros(())
     soft, threshold = dense_soft(case, logits, config.name, temperature), config.gate_threshold
     for t, label in enumerate(case.labels.tolist()):
-        alpha = config.at(1).alpha
+        alpha = config.at(1)[0]
         if config.gate == "confident" and case.soft(config.name, temperature).log_probs[t].max() < math.log(threshold):
             alpha = 1.0
         if config.gate == "known" and label not in case.ids[t].tolist():
