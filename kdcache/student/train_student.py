@@ -27,7 +27,7 @@ from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
 from kdcache.text.likeness import text_warnings
 from kdcache.text.tokenizer import Tokenizer
-from kdcache.training.batches import Batch, Selection, collate, micro_bounds, valid_selections
+from kdcache.training.batches import Batch, Selection, collate, micro_bounds, some_pairs, valid_selections
 from kdcache.training.checkpoint import copy_parameters
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
@@ -100,7 +100,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
         return
     valid_pairs = None if valid is None else _encode(valid, config, reader.tokenizer())
     vocabulary, most = reader.plan.vocabulary, config.training.max_tokens
-    for warning in text_warnings(sections.some_pairs(), valid_pairs, vocabulary, most):
+    for warning in text_warnings(some_pairs(sections), valid_pairs, vocabulary, most):
         log.warning("%s", warning)
     task = make_task(config, reader, valid)
     task.student.limit_length(sections.longest_target())

@@ -26,7 +26,7 @@ from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
 from kdcache.text.likeness import text_warnings
 from kdcache.text.text_checks import examine, tokenizer_warnings
-from kdcache.training.batches import Selection, TextSections, micro_bounds, valid_selections
+from kdcache.training.batches import Selection, TextSections, micro_bounds, some_pairs, valid_selections
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import FitResult, fit
 
@@ -115,7 +115,7 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
         list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
     )
     valid_pairs = None if valid is None else _encode(valid, teacher, config)
-    for warning in text_warnings(sections.some_pairs(), valid_pairs, teacher.vocabulary, config.training.max_tokens):
+    for warning in text_warnings(some_pairs(sections), valid_pairs, teacher.vocabulary, config.training.max_tokens):
         log.warning("%s", warning)
     views = None if valid_pairs is None else _valid_views(valid_pairs, teacher, config)
     task = TeacherTask(teacher, config.training.seed, views)

@@ -50,10 +50,11 @@ class Sections(Protocol):
         `give_up` is called now and then while one is waited for; what it raises ends the wait.
         """
 
-    def some_pairs(self) -> list[EncodedPairs]:
-        """The pairs of the first, the middle and the last section."""
-        last = len(self.sizes) - 1
-        return [self.load(index).pairs for index in sorted({0, last // 2, last})]
+
+def some_pairs(sections: Sections) -> list[EncodedPairs]:
+    """The pairs of the first, the middle and the last section."""
+    last = len(sections.sizes) - 1
+    return [section.pairs for section in sections.read(sorted({0, last // 2, last}), lambda: None)]
 
 
 @dataclass(frozen=True, slots=True)
