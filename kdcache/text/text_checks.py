@@ -18,7 +18,7 @@ from kdcache.text.corpus import Corpus, Pair
 from kdcache.text.tokenizer import Tokenizer
 
 UNKNOWN_SHARE = 0.01
-_SAMPLE_PAIRS = 2_000
+_SAMPLE_PAIRS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,12 @@ def _hash(text: str) -> int:
 
 
 def tokenizer_warnings(tokenizer: Tokenizer, corpus: Corpus) -> list[str]:
-    """What the tokenizer cannot give back of either language: characters, blanks, unknown words. Read off a sample."""
-    sample = [pair for pair in islice(corpus.read(), _SAMPLE_PAIRS) if pair is not None]
+    """What the tokenizer cannot give back of either language: characters, blanks, unknown words.
+
+    A corpus of more than 10,000 pairs is sampled at equal distances.
+    """
+    distance = max(1, corpus.n_pairs // _SAMPLE_PAIRS)
+    sample = [pair for pair in islice(corpus.read(), 0, None, distance) if pair is not None]
     sides = {"source": [pair.source for pair in sample], "target": [pair.target for pair in sample]}
     return [warning for side, texts in sides.items() for warning in _side_warnings(tokenizer, side, texts)]
 
