@@ -19,7 +19,7 @@ from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.projection import OutputLayer, projected_loss
 
 WIDTH, WORDS, TOKENS, TOPK = 512, 30_000, 8_192, 8
-CONFIG = ObjectiveConfig(alpha=0.5, temperature=1.0, label_smoothing=0.1)
+CONFIG = ObjectiveConfig(alpha=0.5, temperature=1.0, label_smoothing=0.1, name="chen2020")
 ARMS = ("chunked", "plain")
 
 

@@ -116,7 +116,7 @@ def _forecasts(recipe: Recipe, sample: int, folder: Path) -> tuple[DumpForecast,
     dump = dump_forecast(DumpConfig(str(folder / "teacher"), text, max_unknown=1.0, precision="bfloat16"))
     label_text(folder / "cache", text, tokenizer)
     training = TrainingConfig(2.0, "noam", _PILOT_TOKENS, warmup=8_000, max_steps=recipe.steps, precision="bfloat16")
-    objective = ObjectiveConfig(alpha=0.5, temperature=10.0)
+    objective = ObjectiveConfig(alpha=0.5, temperature=10.0, name="chen2020")
     student = student_forecast(StudentConfig(str(folder / "cache"), objective, training, size="base", dropout=0.3))
     # Two operations for each weight and token in the twelve layers, and for each weight of the head and target.
     return dump, student, 2.0 * (12 * layers * width**2 * dump.tokens + width * (_VOCABULARY + width) * dump.targets)

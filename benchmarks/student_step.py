@@ -38,7 +38,7 @@ class Trainer:
 
     def __init__(self, cache: Path, size: str, alpha: float, tokens: int = TOKENS) -> None:
         training = TrainingConfig(SIZES[size].learning_rate, "linear", tokens, max_steps=1_000)
-        config = StudentConfig(str(cache), ObjectiveConfig(alpha=alpha), training, size=size)
+        config = StudentConfig(str(cache), ObjectiveConfig(alpha=alpha, name="chen2020"), training, size=size)
         reader = CacheReader(cache)
         self.task: StudentTask = make_task(config, reader)
         self.device = resolve_device("auto")
@@ -98,7 +98,7 @@ def _peak_alone(cache: Path, size: str, arm: str) -> float:
 def loader_share(folder: Path, text: TextFiles) -> tuple[list[tuple[str, str]], dict[str, float]]:
     """The share of its time that a real run of the smallest student waits for batches, after its first lines."""
     training = TrainingConfig(SIZES["tiny"].learning_rate, "linear", TOKENS, max_steps=_TRAINED)
-    config = StudentConfig(str(make_cache(folder, text)), ObjectiveConfig(), training)
+    config = StudentConfig(str(make_cache(folder, text)), ObjectiveConfig(name="chen2020"), training)
     train_student(config, folder / "student")
     lines = [json.loads(line) for line in (folder / "student" / "metrics.jsonl").read_text().splitlines()]
     shares = [line["loader_wait"] for line in lines if "loader_wait" in line][1:]

@@ -96,6 +96,14 @@ class Settings:
         config.check()
         return config
 
+    def stored(self, record: Values) -> dict[str, Any]:
+        """The options' values, by name, of settings as `run.json` has them.
+
+        Raises:
+            UsageError: a key is no setting.
+        """
+        return dict(_stored(self.config, record, Nested(), ""))
+
 
 @dataclass(frozen=True, slots=True)
 class _Field:
@@ -178,6 +186,23 @@ def _build(config: type[Any], values: Values, place: Nested, *, optional: bool) 
             both = " and ".join(f"{spell(str(one.name))} {one.metavar}" for one in needed)
             raise UsageError(f"{both} belong together; give both or neither.")
     return config(**made)
+
+
+def _stored(config: type[Any], record: Values, place: Nested, above: str) -> Iterator[tuple[str, Any]]:
+    fields = {field.name: field for field in _fields(config)}
+    if unknown := record.keys() - fields.keys():
+        raise UsageError(f"{above}{min(unknown)} is no setting here. These are: {', '.join(fields)}.")
+    for name, value in record.items():
+        field = fields[name]
+        if isinstance(field.kind, Nested) and isinstance(value, Mapping):
+            yield from _stored(field.type, value, field.kind, f"{above}{name}.")
+        elif isinstance(field.kind, Option) and value is not None:
+            option = place.option(name, field.kind)
+            if option.parse is not None and isinstance(value, Mapping):
+                # A value that moves, written as its option takes it.
+                value = ":".join(map(str, value.values()))
+            if option.group is not None:
+                yield str(option.name), not value if option.inverted else value
 
 
 def output(metavar: str, help_text: str, *, required: bool = True) -> Callable[[Any], Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kdcache.cli.options import Settings
+from kdcache.cli.stored_settings import config_option
 from kdcache.console.progress import above_bars
 from kdcache.errors import KDCacheError, StoppedError
 from kdcache.settings import BASIC, GROUPS
@@ -77,6 +78,8 @@ class Command(click.Command):
         super().__init__(name, **attributes)
         self.settings: Settings | None = getattr(self.callback, "settings", None)
         self.context_settings = {**HELP_NAMES, **self.context_settings}
+        if self.settings is not None:
+            self.params.append(config_option(self.settings))
         # In the order of the headings, which other readers of a command (the site) do not know.
         self.params = [*sorted(self.params, key=lambda one: GROUPS.index(_group(one))), *verbosity()]
 

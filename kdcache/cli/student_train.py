@@ -6,14 +6,16 @@ import click
 
 from kdcache.cli.options import Settings, dry_run, needs_output, output
 from kdcache.cli.screen import Command, quiet_transformers
+from kdcache.cli.stored_settings import preset_option
 from kdcache.console import tables
 from kdcache.console.progress import duration
-from kdcache.student.student_config import StudentConfig, student_defaults
+from kdcache.student.student_config import PRESETS, StudentConfig, student_defaults
 
 
 @click.command("student-train", cls=Command)
 @output("DIR", "Folder for the student.", required=False)
 @Settings(StudentConfig, student_defaults)
+@preset_option(PRESETS)
 @dry_run("Say how long training would take and how much memory; write nothing.")
 def student_train(config: StudentConfig, output: Path | None, dry_run: bool) -> None:
     """Train a student from a cache, without its teacher.

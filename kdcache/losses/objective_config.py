@@ -81,7 +81,7 @@ class ObjectiveConfig:
         name="objective",
         metavar="NAME",
         choices=OBJECTIVES,
-    ).default("chen2020")
+    ).default("bucket")
     gate: str = Option(
         "Use soft labels only at positions where the teacher is confident, or where the written word is among the "
         "stored ones (known); elsewhere the hard labels count alone.",

@@ -15,7 +15,8 @@ from kdcache.training.training_config import TrainingConfig
 
 ARCHITECTURES = ("transformer", "rnn")
 POSITIONS = 1_024
-DEFAULT_EPOCHS = 30
+DEFAULT_EPOCHS = 60
+DEFAULT_AVERAGE = 5
 NOAM_FACTOR = 1.0
 
 
@@ -67,6 +68,7 @@ class StudentConfig:
                 "default_words": "tiny 0.002, small 0.001, base 0.0005; rnn 0.002, 0.002, 0.001; with noam 1"
             },
             "epochs": {"default_words": f"{DEFAULT_EPOCHS}"},
+            "average": {"default_words": f"{DEFAULT_AVERAGE} with validation text"},
         }
     ).required()
     valid: TextFiles | None = VALID_TEXT.default(None)
@@ -87,7 +89,7 @@ class StudentConfig:
     ).default("tiny")
     dropout: float = Option(
         "Dropout of embeddings, residual branches and attention.", TRAINING, within=BELOW_1
-    ).default(0.1)
+    ).default(0.2)
     start_from: str | None = Option(
         "Folder of a student of the same tokenizer, --arch and --size, whose weights are the first ones.",
         EXPERT,
@@ -105,6 +107,27 @@ class StudentConfig:
         check_fields(self)
 
 
+_CHEN2020 = {
+    "size": "base",
+    "dropout": 0.3,
+    "objective": "chen2020",
+    "alpha": 0.5,
+    "temperature": 10.0,
+    "schedule": "noam",
+    "learning_rate": 2.0,
+    "warmup": 8_000,
+    "max_steps": 100_000,
+    "max_tokens": 12_000,
+    "valid_every": 2_000,
+    "average": 0,
+}
+# Values of options as Chen et al. 2020 (section 4.1 and appendix) give them for IWSLT14 and for Gigaword.
+PRESETS: dict[str, dict[str, Any]] = {
+    "chen2020-translation": _CHEN2020,
+    "chen2020-summarization": _CHEN2020 | {"dropout": 0.1, "alpha": 0.9, "max_steps": 70_000, "max_tokens": 46_000},
+}
+
+
 def _sizes(arch: str) -> Mapping[str, Size | RnnSize]:
     return RNN_SIZES if arch == "rnn" else SIZES
 
@@ -118,4 +141,8 @@ def default_rate(arch: str, size: str, schedule: str) -> float:
 def student_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Values of options that depend on other options, for those that are not given."""
     rate = default_rate(given["arch"], given["size"], given["schedule"])
-    return {"learning_rate": rate, "epochs": DEFAULT_EPOCHS if given["max_steps"] is None else None}
+    return {
+        "learning_rate": rate,
+        "epochs": DEFAULT_EPOCHS if given["max_steps"] is None else None,
+        "average": DEFAULT_AVERAGE if given["valid_source"] is not None else None,
+    }

@@ -104,7 +104,7 @@ def fit(
         OutputError: a checkpoint could not be written.
     """
     for option, value in (("--patience", config.patience), ("--average", config.average)):
-        if value is not None and task.valid is None:
+        if value and task.valid is None:
             raise UsageError(f"{option} needs a validation text (--valid-source, --valid-target).")
     with stop_on_signals(repeated=group.count > 1) as stop:
         loop = _Loop(task, sections, config, output, run, group, stop, validated)

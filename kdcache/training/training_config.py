@@ -75,10 +75,10 @@ class TrainingConfig:
         within=at_least(1),
     ).default(None)
     average: int | None = Option(
-        "Export the mean of this number of last validated checkpoints.",
+        "Export the mean of this number of last validated checkpoints; 0 exports the best one.",
         TRAINING,
-        default_words="export the best one",
-        within=at_least(1),
+        default_words="0",
+        within=at_least(0),
     ).default(None)
     report_to: tuple[str, ...] = Option(
         "Tracker that gets the metrics too; give the option again for each further one.",

@@ -116,7 +116,7 @@ def test_python_and_the_command_line_refuse_with_the_same_words(arguments: list[
 
 def test_depending_values_follow_what_is_given() -> None:
     """The learning rate follows architecture, size and schedule, and epochs give way to steps; what is given stays."""
-    assert read_student(CACHE).training == TrainingConfig(0.002, epochs=30)
+    assert read_student(CACHE).training == TrainingConfig(0.002, epochs=60)
     assert read_student([*CACHE, "--size", "base", "--max-steps", "5"]).training == TrainingConfig(5e-4, max_steps=5)
     assert read_student([*CACHE, "--schedule", "noam"]).training.learning_rate == 1.0
     assert read_student([*CACHE, "--size", "base", "--learning-rate", "0.03"]).training.learning_rate == 0.03
@@ -130,7 +130,7 @@ def test_a_record_has_the_names_that_it_always_had() -> None:
     more = "weight_decay valid_every save_seconds patience average report_to"
     assert [*training] == [*names.split(), *more.split()]
     objective = {"alpha": {"start": 1.0, "stop": 0.5, "steps": 20}, "temperature": 1.0, "topk": None}
-    gate = {"label_smoothing": 0.1, "name": "chen2020", "gate": "none", "gate_threshold": 0.5}
+    gate = {"label_smoothing": 0.1, "name": "bucket", "gate": "none", "gate_threshold": 0.5}
     assert config == {
         "cache": "c",
         "objective": {**objective, **gate},
@@ -138,7 +138,7 @@ def test_a_record_has_the_names_that_it_always_had() -> None:
         "compared": None,
         "arch": "transformer",
         "size": "tiny",
-        "dropout": 0.1,
+        "dropout": 0.2,
         "start_from": None,
         "skip_bad": False,
         "store": {"folder": None, "limit": 50_000_000_000},
@@ -146,10 +146,10 @@ def test_a_record_has_the_names_that_it_always_had() -> None:
 
 
 def test_a_sweep_knows_the_flags() -> None:
-    """A sweep may set every option of student-train but where it writes; flags are known as flags."""
+    """A sweep may set every option of student-train that is a setting; flags are known as flags."""
     options = student_options()
     params = {str(one.name) for one in main.commands["student-train"].params}
-    assert options.keys() == params - {"output", "dry_run", "verbose", "quiet"}
+    assert options.keys() == params - {"output", "dry_run", "verbose", "quiet", "config_file", "preset"}
     assert [name for name, flag in options.items() if flag] == ["skip_bad"]
 
 

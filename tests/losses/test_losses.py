@@ -49,14 +49,14 @@ def test_loss_equals_the_dense_form_everywhere(
 ) -> None:
     """Any shape and setting of the formula of 2020 gives the dense form's value and gradients."""
     case = make_case(seed, n, vocabulary, k=max(1, round(share * vocabulary)))
-    compare(case, ObjectiveConfig(alpha, temperature, label_smoothing=smoothing), temperature)
+    compare(case, ObjectiveConfig(alpha, temperature, label_smoothing=smoothing, name="chen2020"), temperature)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_reach_hidden_states_and_matrix(bias: bool) -> None:
     """The gradients of hidden states, matrix and bias, where there is one, are those of finite differences."""
     case = make_case(seed=5, n=4, vocabulary=11, k=3)
-    config = ObjectiveConfig(alpha=0.4, temperature=2.0, label_smoothing=0.1)
+    config = ObjectiveConfig(alpha=0.4, temperature=2.0, label_smoothing=0.1, name="chen2020")
 
     def ours(hidden: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
         layer = OutputLayer(weight, rest[0] if rest else None)
@@ -77,7 +77,7 @@ def test_the_2020_formula_by_hand() -> None:
     logits, labels = torch.tensor([student]).log() + 4.0, torch.tensor([3])
 
     def loss(alpha: float) -> float:
-        config = ObjectiveConfig(alpha, temperature=10.0, label_smoothing=0.1)
+        config = ObjectiveConfig(alpha, temperature=10.0, label_smoothing=0.1, name="chen2020")
         return float(distillation_loss(logits, labels, ids, teacher, config).total)
 
     # -(0.183083 · ln 0.1 + 0.165660 · ln 0.25 + 0.142585 · ln 0.04 + ... + 0.070806 · ln 0.07)
@@ -106,7 +106,7 @@ def test_alpha_1_is_cross_entropy(smoothing: float) -> None:
 def test_alpha_0_ignores_the_labels() -> None:
     """With alpha 0 the written words and the label smoothing do not count."""
     logits, labels, *soft = make_logits(2, 5, 20, 6)
-    config = ObjectiveConfig(alpha=0.0, temperature=2.0, label_smoothing=0.3)
+    config = ObjectiveConfig(alpha=0.0, temperature=2.0, label_smoothing=0.3, name="chen2020")
     found = distillation_loss(logits, labels, *soft, config)
     other = distillation_loss(logits, (labels + 1) % 20, *soft, config)
     assert float(found.total) == float(other.total) == float(found.parts["soft"])
@@ -115,11 +115,11 @@ def test_alpha_0_ignores_the_labels() -> None:
 def test_extreme_temperatures_keep_the_best_word_or_make_the_k_equal() -> None:
     """As T goes to 0 the teacher's best word alone counts, ties share it; as T grows the k words share equally."""
     logits, labels, ids, log_probs = make_logits(3, 6, 20, 5)
-    cold = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4)).total
+    cold = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4, name="chen2020")).total
     torch.testing.assert_close(cold, functional.cross_entropy(logits, ids[:, 0], reduction="sum"))
     tied = torch.tensor([[-1.0, -1.0, -5.0]])
     torch.testing.assert_close(soft_targets(tied, 1e-4), torch.tensor([[0.5, 0.5, 0.0]]))
-    hot = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9)).total
+    hot = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9, name="chen2020")).total
     expected = -torch.log_softmax(logits, dim=1).gather(1, ids).mean(dim=1).sum()
     torch.testing.assert_close(hot, expected, rtol=1e-7, atol=0)
 
@@ -128,7 +128,7 @@ def test_extreme_temperatures_keep_the_best_word_or_make_the_k_equal() -> None:
 def test_ids_and_log_probs_as_stored_give_the_same_loss(temperature: float) -> None:
     """Narrow ids and float16 log-probabilities are widened before they are tempered: they need no conversion."""
     logits, labels, ids, log_probs = make_logits(6, 5, 50, 8)
-    logits, config, halves = logits.float(), ObjectiveConfig(0.3, temperature), log_probs.half()
+    logits, config, halves = logits.float(), ObjectiveConfig(0.3, temperature, name="chen2020"), log_probs.half()
     expected = distillation_loss(logits, labels, ids, halves.float(), config).total
     assert torch.equal(distillation_loss(logits, labels, ids.int(), halves, config).total, expected)
 
@@ -136,16 +136,16 @@ def test_ids_and_log_probs_as_stored_give_the_same_loss(temperature: float) -> N
 def test_missing_soft_labels_are_refused() -> None:
     """An alpha below 1 without soft labels is an error that says so."""
     logits, labels, ids, log_probs = make_logits(0, 2, 5, 2)
-    distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(alpha=0.99))
+    distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(alpha=0.99, name="chen2020"))
     with pytest.raises(UsageError, match="needs soft labels"):
-        distillation_loss(logits, labels, None, None, ObjectiveConfig(alpha=0.99))
+        distillation_loss(logits, labels, None, None, ObjectiveConfig(alpha=0.99, name="chen2020"))
 
 
 def test_parts_by_hand() -> None:
     """The recorded sums are the plain negative log-likelihood, the hits and the positions."""
     logits = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]).log()
     labels, ids = torch.tensor([0, 1]), torch.tensor([[1], [1]])
-    config = ObjectiveConfig(alpha=0.5, label_smoothing=0.2)
+    config = ObjectiveConfig(alpha=0.5, label_smoothing=0.2, name="chen2020")
     found = distillation_loss(logits, labels, ids, torch.tensor([[-0.1], [-0.1]]), config)
     assert float(found.parts["nll"]) == pytest.approx(0.3566749 + 1.2039728)
     assert int(found.parts["correct"]) == 1

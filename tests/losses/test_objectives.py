@@ -166,7 +166,7 @@ def test_ramps_by_hand() -> None:
     """A ramp is at its start in step 1, halfway at half its steps, and stays at its end."""
     ramp = Ramp(1.0, 0.5, 100)
     assert [ramp.at(step) for step in (1, 51, 101, 5_000)] == [1.0, 0.75, 0.5, 0.5]
-    config = ObjectiveConfig(alpha=ramp, temperature=Ramp(1.0, 3.0, 2))
+    config = ObjectiveConfig(alpha=ramp, temperature=Ramp(1.0, 3.0, 2), name="chen2020")
     assert config.at(2) == (0.995, 2.0)
     assert config.needs_soft_labels
     assert not ObjectiveConfig(alpha=1.0).needs_soft_labels

@@ -108,7 +108,7 @@ class Trainer:
     def on(cls, cache: Path, valid: TextFiles, size: str, group: Group) -> Trainer:
         """Two epochs of a small student with dropout and validation, to be run as often as a test likes."""
         training = steps(1, max_tokens=1_100, max_steps=None, epochs=EPOCHS, valid_every=4)
-        objective = ObjectiveConfig(temperature=2.0)
+        objective = ObjectiveConfig(temperature=2.0, name="chen2020")
         return cls(StudentConfig(str(cache), objective, training, valid, size=size, dropout=0.3), group)
 
     def task(self) -> StudentTask:
