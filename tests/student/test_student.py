@@ -237,7 +237,7 @@ def test_generation_settings_are_explicit(small_student: Path, small_cache: Path
 def test_fewer_words_than_stored(small_cache: Path, nano: str) -> None:
     """--topk 2 trains on the first two words of each position, renormalised."""
     reader = CacheReader(small_cache)
-    config = StudentConfig(str(small_cache), ObjectiveConfig(alpha=0.0, topk=2), steps(1), size=nano)
+    config = StudentConfig(str(small_cache), ObjectiveConfig(alpha=0.0, topk=2, name="chen2020"), steps(1), size=nano)
     task = make_task(config, reader)
     task.model.eval()
     selection = next(epoch_order(CacheSections(reader, soft=True), 400, 1, 0))
