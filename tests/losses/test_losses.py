@@ -115,11 +115,15 @@ def test_alpha_0_ignores_the_labels() -> None:
 def test_extreme_temperatures_keep_the_best_word_or_make_the_k_equal() -> None:
     """As T goes to 0 the teacher's best word alone counts, ties share it; as T grows the k words share equally."""
     logits, labels, ids, log_probs = make_logits(3, 6, 20, 5)
-    cold = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4, name="chen2020")).total
+    cold = distillation_loss(
+        logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e-4, name="chen2020")
+    ).total
     torch.testing.assert_close(cold, functional.cross_entropy(logits, ids[:, 0], reduction="sum"))
     tied = torch.tensor([[-1.0, -1.0, -5.0]])
     torch.testing.assert_close(soft_targets(tied, 1e-4), torch.tensor([[0.5, 0.5, 0.0]]))
-    hot = distillation_loss(logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9, name="chen2020")).total
+    hot = distillation_loss(
+        logits, labels, ids, log_probs, ObjectiveConfig(0.0, temperature=1e9, name="chen2020")
+    ).total
     expected = -torch.log_softmax(logits, dim=1).gather(1, ids).mean(dim=1).sum()
     torch.testing.assert_close(hot, expected, rtol=1e-7, atol=0)
 

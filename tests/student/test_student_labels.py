@@ -47,7 +47,10 @@ def student(cache: Path, objective: ObjectiveConfig, count: int = 3) -> StudentC
             ("normalized", ObjectiveConfig(name=one, temperature=3.0), "known at temperature 1, 2, 5 only")
             for one in sorted(BUCKETED)
         ),
-        *(("normalized", ObjectiveConfig(topk=one, name="chen2020"), "--topk must be between 1 and the 8") for one in (0, 9)),
+        *(
+            ("normalized", ObjectiveConfig(topk=one, name="chen2020"), "--topk must be between 1 and the 8")
+            for one in (0, 9)
+        ),
     ],
 )
 def test_what_a_cache_does_not_hold_is_refused(
@@ -112,7 +115,11 @@ def test_batches_carry_the_normalizer_of_their_temperature(
 def test_soft_labels_without_need_of_normalizers_leave_them_out(caches: dict[str, Path]) -> None:
     """At temperature 1, and for objectives that count no tail, no normalizer is held in memory."""
     reader = CacheReader(caches["normalized"])
-    for objective in (ObjectiveConfig(name="bucket"), ObjectiveConfig(temperature=2.0, name="chen2020"), ObjectiveConfig(name="hinton")):
+    for objective in (
+        ObjectiveConfig(name="bucket"),
+        ObjectiveConfig(temperature=2.0, name="chen2020"),
+        ObjectiveConfig(name="hinton"),
+    ):
         topk = next(cache_sections(reader, objective).read([0, 0], lambda: None)).soft
         assert topk is not None
         assert topk.log_normalizers is None
