@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def config_option(settings: Settings) -> click.Option:
     )
 
 
-def preset_option(presets: Mapping[str, Mapping[str, Any]]) -> Any:
+def preset_option(presets: Mapping[str, Mapping[str, Any]]) -> Callable[[Any], Any]:
     """The option --preset, which names values of several options."""
 
     def take(context: click.Context, _: click.Parameter, name: str | None) -> None:
