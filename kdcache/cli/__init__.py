@@ -13,6 +13,7 @@ from kdcache.cli.export import export
 from kdcache.cli.generate import generate
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
+from kdcache.cli.run import run
 from kdcache.cli.score import score
 from kdcache.cli.screen import HELP_NAMES, Group, verbosity
 from kdcache.cli.student_train import student_train
@@ -28,6 +29,7 @@ def main(verbose: bool, quiet: bool) -> None:
     """Distil what a BERT knows into a small text generator, through a cache of its predictions."""
 
 
+main.add("All at once", run)
 main.add("The way from text to score", teacher_train, dump_logits, student_train, generate, score)
 main.add("Look and compare", inspect, verify, curves, sweep)
 main.add("Make caches from caches", transcode, merge)

@@ -13,6 +13,11 @@ PRETRAINED_RATE = 1e-4
 SCRATCH_RATE = 1e-3
 DEFAULT_EPOCHS = 10
 BETA2 = 0.999
+# Metadata of a field with the model that a teacher starts from.
+BERT = Option(
+    f"BERT to start from: a name on the Hub, a folder, or {SCRATCH} for a small one with random weights.",
+    metavar="NAME_OR_DIR",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +25,7 @@ class TeacherConfig:
     """How a teacher is made and trained."""
 
     text: TextFiles = Nested().required()
-    bert: str = Option(
-        f"BERT to start from: a name on the Hub, a folder, or {SCRATCH} for a small one with random weights.",
-        metavar="NAME_OR_DIR",
-    ).required()
+    bert: str = BERT.required()
     valid: TextFiles | None = VALID_TEXT.default(None)
     trim_vocab: bool = Option(
         "Keep the pieces of the vocabulary that the training text does not use.",

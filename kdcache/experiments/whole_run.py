@@ -1,0 +1,95 @@
+"""From a text to a verdict: a teacher, its cache, students with and without soft labels, and their comparison."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kdcache.cache.reader import open_cache
+from kdcache.dump.dump_config import DumpConfig
+from kdcache.dump.dump_shards import dump
+from kdcache.errors import TrainingError
+from kdcache.experiments.run_sweep import run_sweep
+from kdcache.experiments.sweep_file import ReadOptions, read_sweep
+from kdcache.experiments.sweep_report import PAGE_FILE
+from kdcache.experiments.whole_run_config import WholeRunConfig
+from kdcache.files.atomic import replace_file
+from kdcache.files.run_records import earlier_result, folder_run, log
+from kdcache.labels.verdict import UNKNOWN
+from kdcache.teacher.teacher_config import TeacherConfig, teacher_defaults
+from kdcache.teacher.train_teacher import train_teacher
+from kdcache.text.corpus import TextFiles
+from kdcache.training.training_config import TrainingConfig
+
+TEACHER, CACHE, STUDENTS, SWEEP_FILE = "teacher", "cache", "students", "students.toml"
+PLAIN, LABELS = "plain", "labels"
+
+
+def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], read: ReadOptions) -> str:
+    """Train a teacher, make a cache, train students with and without soft labels, and compare them.
+
+    Run again, it continues. `options` and `read` are those of `read_sweep`.
+
+    Returns:
+        The table of the comparison, and what is known of the labels.
+
+    Raises:
+        MismatchError: `output` was begun with other settings.
+        TrainingError: a student failed; the message names its log.
+        KDCacheError: as `train_teacher`, `dump`, `read_sweep` and `run_sweep`.
+    """
+    config.check()
+    run = folder_run(output, "run", config)
+    given = {"bert": config.bert, "max_steps": None}
+    training = TrainingConfig(**{**teacher_defaults(given), "epochs": config.teacher_epochs})
+    log.info("1 of 3: the teacher, in %s.", output / TEACHER)
+    train_teacher(TeacherConfig(config.text, config.bert, config.valid, training=training), output / TEACHER)
+    log.info("2 of 3: the cache of its labels, in %s.", output / CACHE)
+    dump(DumpConfig(str(output / TEACHER), config.text), output / CACHE)
+    log.info("3 of 3: students with soft labels and without, in %s.", output / STUDENTS)
+    replace_file(output / SWEEP_FILE, _sweep_text(config).encode())
+    table, failures = run_sweep(read_sweep(output / SWEEP_FILE, options, read))
+    if failures:
+        raise TrainingError(f"{failures[0]}. Correct it and run the same command again: it continues.")
+    run.finish({"page": f"{STUDENTS}/{PAGE_FILE}"})
+    return "\n\n".join(
+        [table, _verdict(output, config), f"Page with curves and tables: {output / STUDENTS / PAGE_FILE}"]
+    )
+
+
+def _verdict(output: Path, config: WholeRunConfig) -> str:
+    """How far the labels were ahead of the plain students, in words."""
+    folders = [output / STUDENTS / f"{PLAIN},seed={seed}" for seed in range(1, config.seeds + 1)]
+    results = [earlier_result(folder, "student-train") or {} for folder in folders]
+    losses = [one.get("averaged_valid_nll") or one.get("valid_nll") for one in results]
+    held_out = open_cache(str(output / CACHE)).teacher_figures().held_out
+    known = [loss for loss in losses if loss is not None]
+    if held_out is None or not known:
+        return UNKNOWN
+    return held_out.comparison(sum(known) / len(known), same_text=True)
+
+
+def _sweep_text(config: WholeRunConfig) -> str:
+    """The comparison as a file that `kdcache sweep` takes, so that more students are a few lines in it."""
+    test = config.test or config.valid
+    base = {"cache": CACHE, "size": config.size, "epochs": config.epochs, **_files(config.valid, "valid_")}
+    texts = _files(test, "")
+    scored = {"source": texts["source"], "reference": texts["target"], "metrics": list(config.metric)}
+    sections = {
+        "": {"output": STUDENTS, "baseline": PLAIN},
+        "[base]": base,
+        "[grid]": {"seed": list(range(1, config.seeds + 1))},
+        "[[arms]]": {"name": PLAIN, "alpha": 1.0},
+        "[[arms]] ": {"name": LABELS},
+        "[test.test]": {**scored, "lowercase": config.lowercase},
+    }
+    lines = ["# The comparison that kdcache run made; kdcache sweep takes this file, with more students if you like."]
+    for heading, values in sections.items():
+        lines.append(heading.strip())
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    return "\n".join([*lines, ""])
+
+
+def _files(text: TextFiles, prefix: str) -> dict[str, str]:
+    """The two files of a text, found from any folder."""
+    return {f"{prefix}{side}": os.path.abspath(str(getattr(text, side))) for side in ("source", "target")}
