@@ -75,7 +75,7 @@ def _sweep_text(config: WholeRunConfig) -> str:
     base = {"cache": CACHE, "size": config.size, "epochs": config.epochs, **_files(config.valid, "valid_")}
     texts = _files(test, "")
     scored = {"source": texts["source"], "reference": texts["target"], "metrics": list(config.metric)}
-    sections = {
+    sections: dict[str, dict[str, object]] = {
         "": {"output": STUDENTS, "baseline": PLAIN},
         "[base]": base,
         "[grid]": {"seed": list(range(1, config.seeds + 1))},
