@@ -41,9 +41,14 @@ class HeldOut:
     text: str
 
     def verdict(self, student_loss: float) -> str:
-        """The verdict on labels for a student with this validation loss: "cost", "uncertain" or "pay"."""
+        """The verdict on labels for a student with this validation loss: "cost", "uncertain" or "pay".
+
+        Early in training any teacher is far ahead, so that a poor one stays uncertain.
+        """
         ahead = student_loss - self.loss
-        return "cost" if ahead < COSTS_BELOW else "uncertain" if ahead < PAYS_FROM else "pay"
+        if ahead < COSTS_BELOW:
+            return "cost"
+        return "uncertain" if ahead < PAYS_FROM or self.accuracy < POOR_BELOW else "pay"
 
     def comparison(self, student_loss: float, *, same_text: bool) -> str:
         """The verdict in words; `same_text` says whether the student's loss is of the text of these figures."""
@@ -82,8 +87,11 @@ class TeacherFigures:
         if self.held_out is None:
             return [f"{labelled}.", UNKNOWN]
         loss = self.held_out.loss
+        both = f"{labelled}; on held-out text {_shown(loss, self.held_out.accuracy)}."
+        if self.held_out.poor() is not None:
+            return [both]
         return [
-            f"{labelled}; on held-out text {_shown(loss, self.held_out.accuracy)}.",
+            both,
             f"Its labels pay for students whose validation loss stays above {loss + PAYS_FROM:.2f}; below "
             f"{loss + COSTS_BELOW:.2f} they likely cost quality.",
         ]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,15 +124,18 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
         if group.leads:
             teacher.model.cpu()
             teacher.save(output)
-            run.finish({**asdict(result), "held_out": _held_out(result, valid, task)})
+            held_out = _held_out(result, valid, task)
+            run.finish({**asdict(result), "held_out": None if held_out is None else asdict(held_out)})
+            if held_out is not None and (poor := held_out.poor()) is not None:
+                log.warning("%s", poor)
     log.info("%s: the teacher of step %s is saved.", output, result.exported)
 
 
-def _held_out(result: FitResult, valid: Corpus | None, task: TeacherTask) -> dict[str, Any] | None:
+def _held_out(result: FitResult, valid: Corpus | None, task: TeacherTask) -> HeldOut | None:
     if valid is None or task.valid is None or result.loss is None or result.valid_accuracy is None:
         return None
     targets = sum(len(views.labels) for views in task.valid)
-    return asdict(HeldOut(result.loss, result.valid_accuracy, targets, valid.fingerprint))
+    return HeldOut(result.loss, result.valid_accuracy, targets, valid.fingerprint)
 
 
 def _encode(corpus: Corpus, teacher: Teacher, config: TeacherConfig) -> EncodedPairs:

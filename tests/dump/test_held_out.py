@@ -57,9 +57,15 @@ def test_the_teacher_is_measured_as_the_library_answers(
     assert (found.targets, found.text) == (len(words), Corpus(config.valid).fingerprint)
 
 
-def test_a_teachers_own_figures_go_into_its_caches(teacher_config: TeacherConfig, tmp_path: Path) -> None:
-    """What teacher-train measured last stands in its run.json, and in the cache where no other text is given."""
+def test_a_teachers_own_figures_go_into_its_caches(
+    teacher_config: TeacherConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What teacher-train measured last stands in its run.json, and in the cache where no other text is given.
+
+    A teacher of few steps is called poor by both.
+    """
     train_teacher(teacher_config, tmp_path / "teacher")
+    assert caplog.text.count("A poor teacher") == 1
     result = json.loads((tmp_path / "teacher" / "run.json").read_text())["result"]
     assert teacher_config.valid is not None
     assert result["held_out"]["text"] == Corpus(teacher_config.valid).fingerprint
@@ -68,6 +74,7 @@ def test_a_teachers_own_figures_go_into_its_caches(teacher_config: TeacherConfig
     found = stored(tmp_path / "cache")
     assert found is not None
     assert asdict(found) == result["held_out"]
+    assert caplog.text.count("A poor teacher") == 2
 
 
 def test_processes_and_resumed_dumps_give_one_figure(config: DumpConfig, tmp_path: Path) -> None:

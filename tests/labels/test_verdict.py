@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kdcache.labels.verdict import UNKNOWN, HeldOut, TeacherFigures
@@ -23,6 +25,9 @@ def test_the_verdict_is_the_students_loss_less_the_teachers(student: float, verd
     """Labels that are 2.14 − 1.50 = 0.64 nats ahead cost, below 0.65; those at 2.31 − 1.50 = 0.81 pay, above 0.8."""
     assert GOOD.verdict(student) == verdict
     assert said in GOOD.comparison(student, same_text=True)
+    # However far it is ahead of a student at its first steps, a poor teacher's labels need not pay.
+    assert (replace(GOOD, accuracy=0.5).verdict(student) == "cost") == (verdict == "cost")
+    assert replace(GOOD, accuracy=0.5).verdict(student) != "pay"
     assert ("--alpha 1." in GOOD.comparison(student, same_text=True)) == (verdict != "pay")
     assert "1.50 on another text" in GOOD.comparison(student, same_text=False)
 
