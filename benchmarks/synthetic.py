@@ -65,6 +65,7 @@ class InstantTeacher:
 
     tokenizer: Tokenizer
     positions: int = 512
+    weights: int = 1
 
     @property
     def vocabulary(self) -> int:

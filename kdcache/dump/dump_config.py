@@ -107,9 +107,12 @@ class DumpConfig:
         metavar="P",
         within=at_least(1),
     ).default(7)
-    shard_pairs: int = Option(
-        "Pairs in a shard; a crash loses the work on two shards at most.", EXPERT, within=at_least(1)
-    ).default(4_096)
+    shard_pairs: int | None = Option(
+        "Pairs in a shard; a crash loses the work on two shards at most.",
+        EXPERT,
+        default_words="by the work they are, 256 to 4096",
+        within=at_least(1),
+    ).default(None)
     max_tokens: int = Option("Padded tokens of one forward pass.", HARDWARE, within=at_least(1)).default(8_192)
     encoding: str = Option(
         "How numbers are stored; compact takes 8 bits for a log-probability.", EXPERT, choices=ENCODINGS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,21 @@ from kdcache.files.run_records import log
 from kdcache.labels.soft_labels import SoftLabels, from_counts
 from kdcache.process.ranks import this_process
 from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.masking import view_counts
 from kdcache.teacher.passes import Passes, Predictor
 from kdcache.teacher.reduction import Predictions
 from kdcache.text.corpus import Corpus
 from kdcache.text.encode_corpus import encode_slice
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.text_checks import tokenizer_warnings
+
+# Pairs in a shard, where nothing is given: powers of two between these.
+_SHARD_LEAST, _SHARD_MOST = 256, 4_096
+# Products of a weight with a token in a shard: minutes of two slow cores, and less than a second of a GPU.
+_SHARD_WORK = 10**13
+# More shards than this are only made where they are large.
+_SHARDS_MANY = 2_000
+_SAMPLE_PAIRS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +182,28 @@ def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: to
         topk=min(distributions.sample, teacher.vocabulary) if distributions.sample else config.words,
         passes=config.passes,
         precision=resolve_precision(config.precision, device),
-        shard_pairs=config.shard_pairs,
+        shard_pairs=config.shard_pairs or shard_pairs_by_work(config, teacher, corpus),
         encoding=Encoding.named(config.encoding, teacher.vocabulary),
         maskings=distributions.maskings,
         draws=distributions.sample,
         seed=distributions.seed if distributions.sample or distributions.maskings > 1 else 0,
         temperatures=distributions.normalizers,
     )
+
+
+def shard_pairs_by_work(config: DumpConfig, teacher: Predictor, corpus: Corpus) -> int:
+    """Pairs in a shard, such that a shard is no more work than an interruption may cost.
+
+    Work is counted, not timed, so that a text and a teacher give the same plan on every machine: tokens of all masked
+    views of a sample of the pairs, times the weights of the encoder.
+    """
+    distance = max(1, corpus.n_pairs // _SAMPLE_PAIRS)
+    pairs = teacher.tokenizer.encode_pairs(list(islice(corpus.read(), 0, None, distance)))
+    views = view_counts(pairs, config.passes, config.distributions.maskings)
+    tokens = int(((pairs.source_lengths + pairs.target_lengths) * views).sum())
+    work = max(1, tokens * teacher.weights // max(1, pairs.n_pairs))
+    fits = max(_SHARD_LEAST, min(_SHARD_MOST, _SHARD_WORK // work))
+    size = 1 << (fits.bit_length() - 1)
+    while size < _SHARD_MOST and corpus.n_pairs > _SHARDS_MANY * size:
+        size *= 2
+    return size

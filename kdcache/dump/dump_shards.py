@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache
+from kdcache.cache.plan import PLAN_FILE, read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import DumpConfig
@@ -29,6 +31,9 @@ def dump(config: DumpConfig, output: Path) -> None:
         StoppedError: a signal asked to stop; committed shards are kept.
     """
     process = this_process()
+    if config.shard_pairs is None and (output / PLAN_FILE).exists():
+        # Older versions chose another size; a cache that was begun keeps its own.
+        config = replace(config, shard_pairs=read_plan(output).shard_pairs)
     dump_job(prepare(config), output, process)
 
 

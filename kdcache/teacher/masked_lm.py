@@ -108,6 +108,12 @@ class Teacher:
         other._by_library = True
         return other
 
+    @property
+    def weights(self) -> int:
+        """Number of weights that work on every token: all but those of the embeddings."""
+        embeddings = {id(one.weight) for one in self.model.modules() if isinstance(one, nn.Embedding)}
+        return sum(one.numel() for one in self.model.parameters() if id(one) not in embeddings)
+
     def hidden(self, views: MaskedViews, device: torch.device) -> Tensor:
         """Hidden states at the masked positions, ready for `output_layer`: `[masked, width]`."""
         if self._padding is Padding.NONE and int(views.lengths.min()) < views.input_ids.shape[1]:

@@ -44,6 +44,10 @@ class Predictor(Protocol):
     def vocabulary(self) -> int:
         """Size of the output vocabulary."""
 
+    @property
+    def weights(self) -> int:
+        """Number of weights that work on every token: all but those of the embeddings."""
+
     def log_probs(self, views: MaskedViews, device: torch.device, precision: str) -> Tensor:
         """Log-probabilities of all words at each masked position."""
 

@@ -15,10 +15,12 @@ from models import all_lines, save_bert, slow_distributions, toy_lines, toy_pair
 
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
+from kdcache.dump import dump_job
 from kdcache.dump.dump_config import ENCODINGS, DumpConfig
 from kdcache.dump.dump_forecast import forecast
+from kdcache.dump.dump_job import shard_pairs_by_work
 from kdcache.dump.dump_shards import dump
-from kdcache.errors import DataError, UsageError
+from kdcache.errors import DataError, MismatchError, UsageError
 from kdcache.inspection.cache_summary import summarize
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.prepare_teacher import prepare_teacher
@@ -259,3 +261,36 @@ def test_a_teachers_random_state_does_not_matter(small_teacher: Path, small_text
         dump(config, tmp_path / str(seed))
     one, other = (tmp_path / name / "shards" / "00000.h5" for name in ("1", "2"))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(("weights", "expected"), [(1, 4_096), (140_000_000, 1_024), (150_000_000, 512), (10**12, 256)])
+def test_shards_are_cut_by_the_work_they_are(
+    weights: int, expected: int, small_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard's pairs times their tokens times the teacher's weights stay below 10^13, within bounds, a power of two.
+
+    Each of six views of a pair has 5 tokens of the source and 6 of the target: 66 tokens.
+    """
+    monkeypatch.setattr(Teacher, "weights", weights)
+    text = write_text(tmp_path, ["Kaka kaka."] * 30, ["Kakax kakax."] * 30)
+    assert shard_pairs_by_work(DumpConfig("", text), Teacher.load(small_teacher), Corpus(text)) == expected
+
+
+def test_many_pairs_have_large_shards(small_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where shards of 256 pairs would be too many (here more than 20, else 2,000), they are larger."""
+    monkeypatch.setattr(Teacher, "weights", 10**12)
+    monkeypatch.setattr(dump_job, "_SHARDS_MANY", 20)
+    text = write_text(tmp_path, ["Kaka."] * 6_000, ["Kakax."] * 6_000)
+    assert shard_pairs_by_work(DumpConfig("", text), Teacher.load(small_teacher), Corpus(text)) == 512
+
+
+def test_a_cache_that_was_begun_keeps_the_size_of_its_shards(
+    small_teacher: Path, small_text: TextFiles, tmp_path: Path
+) -> None:
+    """Without --shard-pairs a dump continues what was begun with it; another size that is given is refused."""
+    config = DumpConfig(str(small_teacher), small_text, shard_pairs=40, device="cpu")
+    dump(replace(config, shards=(0, 1)), tmp_path / "cache")
+    dump(replace(config, shard_pairs=None), tmp_path / "cache")
+    assert CacheReader(tmp_path / "cache").plan.shard_pairs == 40
+    with pytest.raises(MismatchError, match="shard_pairs"):
+        dump(replace(config, shard_pairs=41), tmp_path / "cache")
