@@ -13,7 +13,9 @@ class GenerateConfig:
     """How texts are generated."""
 
     student: str = Option("Folder of a student, as student-train wrote it.", metavar="DIR").required()
-    source: str = Option("Source text, one sentence a line; .gz is read too.", metavar="F").required()
+    source: str = Option(
+        "Source text, one sentence a line; compressed by gzip, bzip2 or xz too.", metavar="F"
+    ).required()
     beam_size: int = Option(
         "Number of hypotheses that beam search keeps; 1 is greedy search.", within=between(1, 1_000)
     ).default(4)

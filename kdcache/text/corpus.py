@@ -35,7 +35,9 @@ class Pair:
 class TextFiles:
     """Where parallel text lies: two files, or one with both sides."""
 
-    source: str | None = Option("Source text, one sentence a line; .gz is read too.", metavar="F").default(None)
+    source: str | None = Option(
+        "Source text, one sentence a line; compressed by gzip, bzip2 or xz too.", metavar="F"
+    ).default(None)
     target: str | None = Option("Target text; its lines belong to those of --source.", metavar="F").default(None)
     pairs: str | None = Option(
         "Both sides in one file: tab-separated, or .jsonl with source and target.", metavar="F"
@@ -92,7 +94,7 @@ class Corpus:
         self._handles = Handles(self._paths, self._starts)
         self.unusable: list[int] = []
         self.n_pairs = 0
-        problems: list[str] = []
+        self._problems: list[str] = []
         digest = hashlib.sha256()
         for index, lines in enumerate(self._scan()):
             try:
@@ -101,16 +103,17 @@ class Corpus:
             except DataError as error:
                 sides = (b"\n".join(lines), b"")
                 self.unusable.append(index)
-                if len(problems) < _SHOWN:
-                    problems.append(str(error))
+                if len(self._problems) < _SHOWN:
+                    self._problems.append(str(error))
             digest.update(struct.pack("<QQ", len(sides[0]), len(sides[1])))
             digest.update(sides[0])
             digest.update(sides[1])
             self.n_pairs += 1
         self.fingerprint = digest.hexdigest()
-        self._refuse(problems, skip_bad)
+        self._refuse(skip_bad)
 
-    def _refuse(self, problems: list[str], skip_bad: bool) -> None:
+    def _refuse(self, skip_bad: bool) -> None:
+        problems = self._problems
         if self.n_pairs == 0:
             raise DataError(f"{self.name}: no pairs; at least one line is needed.")
         if len(self.unusable) == self.n_pairs:
@@ -144,6 +147,9 @@ class Corpus:
         counts = [index + (line is not None) + sum(1 for _ in r) for line, r in zip(lines, readers, strict=True)]
         if len(set(counts)) > 1:
             source, target = self._paths
+            other = next((problem for problem in self._problems if "not UTF-8" in problem), None)
+            if other is not None:
+                raise DataError(f"{other}. Lines can be counted only in UTF-8; convert the text.")
             raise DataError(
                 f"Line i of both files must belong together, but {source} has {counts[0]:,} lines and {target} has "
                 f"{counts[1]:,}. Align the files and try again."

@@ -1,39 +1,99 @@
 """Lines of text files, plain or compressed: what ends one, how it is encoded, and where in a file it is found again.
 
 Only a line feed ends a line, so that U+2028, form feeds and the like are text. A carriage return before it and a
-byte-order mark at the start of a file are stripped. Text is UTF-8. A file whose name ends in `.gz` is decompressed as
-it is read.
+byte-order mark at the start of a file are stripped. Text is UTF-8. What gzip, bzip2 or xz compressed is known by its
+first bytes, and decompressed as it is read.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
 import weakref
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 from kdcache.errors import DataError
 
 INDEX_EVERY = 1024
 _BOM = b"\xef\xbb\xbf"
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b\x08": gzip.open, b"BZh91AY&SY": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_UNREADABLE = (EOFError, OSError, zlib.error, lzma.LZMAError)
+# First bytes of what is no text in UTF-8, and what it is.
+_ARCHIVES = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_WIDE = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_JUDGED_BYTES = 4096
+# In UTF-32 three bytes of four may be zero, and more than that is no text.
+_ZEROS_MIN, _ZEROS_MAX = 16, 0.8
 
 
-def open_lines(path: Path) -> IO[bytes]:
-    """Open a text file, decompressed if its name ends in `.gz`, for reading bytes from its start.
+def open_lines(path: Path, *, once: bool = False) -> IO[bytes]:
+    """Open a text file for reading bytes from its start, decompressed if it is compressed; a pipe only if read `once`.
 
     Raises:
-        DataError: there is no such regular file, or it cannot be read.
+        DataError: there is no such file, it cannot be read, or it is no text in UTF-8 from its first bytes on.
     """
     try:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file.")
-        return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+        handle = _open(path, once=once)
+        try:
+            _check_encoding(handle.peek(_JUDGED_BYTES)[:_JUDGED_BYTES], path)
+        except BaseException:
+            handle.close()
+            raise
+    except _UNREADABLE as error:
+        raise DataError(_unreadable(path, error)) from error
+    opened: IO[bytes] = handle
+    return opened
+
+
+def _open(path: Path, *, once: bool) -> Any:
+    longest = max(map(len, _OPENERS))
+    if path.is_fifo():
+        if not once:
+            raise DataError(f"{path}: a pipe gives its text once, and this text is read again. Write it into a file.")
+        # Some kilobytes at a time would not show what is in it.
+        content = path.read_bytes()
+        start, source = content[:longest], io.BytesIO(content)
+    elif path.is_file():
+        with path.open("rb") as file:
+            start, source = file.read(longest), None
+    else:
+        raise DataError(f"{path}: no such file.")
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+    if opener is None and path.suffix == ".gz":
+        opener = gzip.open
+    if opener is not None:
+        return opener(source or path)
+    return path.open("rb") if source is None else io.BufferedReader(source)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    known = error.strerror if isinstance(error, OSError) else None
+    return f"{path}: cannot be read: {known}." if known else f"{path}: cannot be decompressed or read: {error}."
+
+
+def _check_encoding(start: bytes, path: Path) -> None:
+    """Raise DataError if the first bytes of a text are not UTF-8: lines cut from them would be counted wrong."""
+    for magic, name in _ARCHIVES.items():
+        if start.startswith(magic):
+            raise DataError(
+                f"{path}: compressed by {name}, which is not read. Decompress it, or use gzip, bzip2 or xz."
+            )
+    encoding = next((name for mark, name in _WIDE.items() if start.startswith(mark)), None)
+    if encoding is None and _ZEROS_MIN <= start.count(0) <= _ZEROS_MAX * len(start):
+        # Zeros stand at even or at odd places only in UTF-16; they fill one place of four in UTF-32.
+        if 0 in (start[::2].count(0), start[1::2].count(0)):
+            encoding = "UTF-16"
+        elif not (any(start[::4]) and any(start[3::4])):
+            encoding = "UTF-32"
+    if encoding is not None:
+        raise DataError(f"{path}: {encoding}, and text is read as UTF-8. Convert it: iconv -f {encoding} -t UTF-8.")
 
 
 def read_lines(handle: IO[bytes], path: Path) -> Iterator[bytes]:
@@ -45,7 +105,7 @@ def read_lines(handle: IO[bytes], path: Path) -> Iterator[bytes]:
     try:
         # Handed on itself, the handle would be closed together with this generator.
         yield from iter(handle.readline, b"")
-    except (EOFError, OSError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be decompressed or read: {error}.") from error
 
 
@@ -79,7 +139,7 @@ def read_sentences(path: Path) -> list[str]:
     """
     if ".jsonl" in path.suffixes:
         raise DataError(f"{path}: JSON lines, but one plain sentence a line is read here. Write one side into a file.")
-    with open_lines(path) as handle:
+    with open_lines(path, once=True) as handle:
         sentences = []
         for number, line in enumerate(read_lines(handle, path), 1):
             stripped = strip_line(line, number == 1)

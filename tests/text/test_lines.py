@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import os
 import random
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from texts import BOM, pairs_of, two_files
 
@@ -85,6 +90,19 @@ def expected_side(line: bytes, index: int) -> str | None:
     return text if text.strip() else None
 
 
+# First bytes of what is compressed, or in another encoding.
+OTHERS = (
+    b"\x1f\x8b\x08",
+    b"BZh91AY&SY",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+    b"PK",
+    b"\0\0\xfe\xff",
+    b"\xff\xfe",
+    b"\xfe\xff",
+)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(LINES, LINES), min_size=1, max_size=12), st.booleans(), st.sampled_from(["", ".gz"]))
 def test_fault_51_lines_never_shift(rows: list[tuple[bytes, bytes]], ended: bool, suffix: str) -> None:
@@ -92,6 +110,7 @@ def test_fault_51_lines_never_shift(rows: list[tuple[bytes, bytes]], ended: bool
     if not all(rows[-1]):
         ended = True  # an empty last line without its line feed is no line
     source, target = (b"\n".join(side) + b"\n" * ended for side in zip(*rows, strict=True))
+    assume(not source.startswith(OTHERS) and not target.startswith(OTHERS))
     sides = [(expected_side(s, i), expected_side(t, i)) for i, (s, t) in enumerate(rows)]
     expected = [None if s is None or t is None else Pair(s, t) for s, t in sides]
     with tempfile.TemporaryDirectory() as folder:
@@ -127,6 +146,60 @@ def test_damaged_gzip_is_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.tsv.gz").write_bytes(damaged_gzip(kind))
     with pytest.raises(DataError, match=r"x\.tsv\.gz: cannot be decompressed or read"):
         Corpus(TextFiles(pairs=str(tmp_path / "x.tsv.gz")), skip_bad=True)
+
+
+def text_of(lines: int) -> str:
+    return "".join(f"Zeile {i}, 第{i}行\n" for i in range(lines))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["text", "text.txt", "text.gz"])
+def test_compression_is_known_by_content(tmp_path: Path, pack: Callable[[bytes], bytes], name: str) -> None:
+    """gzip, bzip2 and xz are read whatever the name of the file says, in any order, and from a pipe."""
+    text = text_of(3_000)
+    if name == "text.gz" and pack is not gzip.compress:
+        name = "text.xz"
+    (tmp_path / "plain").write_text(text)
+    (tmp_path / name).write_bytes(pack(text.encode()))
+    plain, packed = (Corpus(TextFiles(str(tmp_path / "plain"), str(tmp_path / one))) for one in ("plain", name))
+    assert packed.fingerprint == plain.fingerprint
+    assert [list(packed.read(start, start + 2)) for start in (2_500, 7)] == [
+        list(plain.read(start, start + 2)) for start in (2_500, 7)
+    ]
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(pack(text.encode()),))
+    writer.start()
+    assert read_sentences(tmp_path / "pipe") == text.splitlines()
+    writer.join()
+
+
+def test_a_pipe_cannot_be_read_twice(tmp_path: Path) -> None:
+    """A pipe as a text for training is refused at once, and the message says what helps."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("a\n")
+    with pytest.raises(DataError, match=r"pipe: a pipe gives its text once, .* Write it into a file\."):
+        Corpus(TextFiles(str(tmp_path / "pipe"), str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize("lines", [30, 3_000])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "zstd", "zip"]
+)
+def test_fault_51_another_encoding_is_named(tmp_path: Path, encoding: str, lines: int) -> None:
+    """UTF-16 and UTF-32, with a byte-order mark or without, and archives are called so before any line is counted."""
+    archives = {"zstd": b"\x28\xb5\x2f\xfd\x04\x00", "zip": b"PK\x03\x04\x14\x00"}
+    other = archives.get(encoding) or text_of(lines).encode(encoding)
+    name = encoding[:6].upper() if encoding not in archives else f"compressed by {encoding}"
+    for pack in (bytes, gzip.compress):
+        files = two_files(tmp_path, pack(other), text_of(lines + 1).encode())
+        with pytest.raises(DataError, match=rf"x\.src: {name}, "):
+            Corpus(files, skip_bad=True)
+
+
+def test_fault_51_latin_1_before_the_number_of_lines(tmp_path: Path) -> None:
+    """Where line counts differ and bytes are not UTF-8, the encoding is what the message names."""
+    with pytest.raises(DataError, match=r"x\.src:2: not UTF-8.* convert the text"):
+        Corpus(two_files(tmp_path, b"a\n\xfc\nc\n", b"A\nB\n"), skip_bad=True)
 
 
 def test_sentences_keep_empty_lines(tmp_path: Path) -> None:
