@@ -1,8 +1,10 @@
 """The screen: grouped help, messages, libraries kept quiet, and the one place where errors become exit codes."""
 
+import io
 import logging
 import os
 import signal
+import sys
 from typing import Any
 
 import click
@@ -42,6 +44,10 @@ def set_up(*, verbose: bool = False, quiet: bool = False) -> None:
     if os.path.expanduser("~") == "~":
         # As Docker does for a user without a name: NLTK, which rouge-score imports, cannot be imported without a home.
         os.environ["HOME"] = "/"
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files come out as they are, also those that are not UTF-8.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -14,6 +14,7 @@ from kdcache.errors import DataError, UsageError
 from kdcache.experiments.sweep_file import Sweep
 from kdcache.experiments.sweep_results import VALIDATION, Json, named_scores
 from kdcache.files.atomic import replace_file
+from kdcache.files.locations import printable
 from kdcache.files.run_records import log
 from kdcache.files.strict_json import readable_json
 from kdcache.pictures import svg
@@ -99,7 +100,7 @@ def notes(results: Json) -> list[str]:
 
 def markdown(sweep: Sweep, results: Json) -> str:
     """Tables and notes in Markdown."""
-    parts = [f"# {tables.escape(sweep.file.name)}"]
+    parts = [f"# {tables.escape(printable(sweep.file.name))}"]
     for heading, rows in make_tables(sweep, results):
         parts += [f"## {tables.escape(heading)}"] if heading else []
         parts.append(tables.markdown_table([[*map(tables.escape, row)] for row in rows], numbers=True))
@@ -117,7 +118,7 @@ def page(sweep: Sweep, results: Json) -> str:
     lines = mean_curves(curves)
     shown = {
         **results,
-        "title": sweep.file.name,
+        "title": printable(sweep.file.name),
         "tables": make_tables(sweep, results),
         "notes": notes(results),
         "curves": picture(lines) if lines else None,

@@ -16,6 +16,7 @@ from kdcache.errors import CorruptError, UsageError
 from kdcache.experiments.sweep_file import ScoredText, Student, Sweep
 from kdcache.experiments.sweep_folders import Checker, read_record
 from kdcache.files.atomic import file_sha256, replace_file
+from kdcache.files.locations import printable
 from kdcache.files.run_records import RUN_FILE, versions
 from kdcache.files.strict_json import read_json, readable_json
 from kdcache.process.signals import StopRequest
@@ -57,7 +58,7 @@ def results(sweep: Sweep, runs: Sequence[Json], others: int, stop: StopRequest) 
             columns.setdefault(column, []).append(value)
     finished = {run["name"] for run in runs}
     return {
-        "file": sweep.file.name,
+        "file": printable(sweep.file.name),
         "versions": versions(),
         "baseline": sweep.baseline,
         "rows": [

@@ -22,6 +22,7 @@ from kdcache.console.tables import count
 from kdcache.errors import ModelError
 from kdcache.export.export_config import ExportConfig, needed
 from kdcache.files.atomic import storage_errors
+from kdcache.files.locations import utf8_folder
 from kdcache.files.run_records import folder_run, log
 from kdcache.student import transformer
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
@@ -78,18 +79,20 @@ def export_ctranslate2(config: ExportConfig, output: Path) -> None:
     if run.finished:
         log.info("%s: was made by the same command; nothing to do.", output)
         return
-    with storage_errors(output):
-        found = _build(config, student, sentences, output)
+    with storage_errors(output), utf8_folder(folder) as source, utf8_folder(output) as place:
+        found = _build(config, student, sentences, source, place)
     student.tokenizer.save(output, max_length=POSITIONS, segments=False)
     run.finish({"quantization": config.quantization, **{name: dataclasses.asdict(one) for name, one in found.items()}})
 
 
-def _build(config: ExportConfig, student: Student, sentences: list[str], output: Path) -> dict[str, Agreement]:
+def _build(
+    config: ExportConfig, student: Student, sentences: list[str], source: Path, output: Path
+) -> dict[str, Agreement]:
     """Convert beside the final names, and take these only once the float32 export has been found right."""
     building = output / ".building"
     shutil.rmtree(building, ignore_errors=True)
     own = StudentAnswers(student, sentences)
-    exact = own.compare(_convert(Path(config.source), building / "float32", "float32"))
+    exact = own.compare(_convert(source, building / "float32", "float32"))
     log.info("%s: float32: %s.", output, exact)
     if not exact.log_prob_difference <= TOLERANCE:
         raise ModelError(
@@ -99,9 +102,7 @@ def _build(config: ExportConfig, student: Student, sentences: list[str], output:
         )
     found = {"float32": exact}
     if config.quantization != "float32":
-        found[config.quantization] = own.compare(
-            _convert(Path(config.source), building / config.quantization, config.quantization)
-        )
+        found[config.quantization] = own.compare(_convert(source, building / config.quantization, config.quantization))
         log.info("%s: %s: %s.", output, config.quantization, found[config.quantization])
     for name in _FILES:
         (building / config.quantization / name).replace(output / name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -51,6 +53,11 @@ def redacted(text: str) -> str:
     return _URL.sub(_without_secrets, text)
 
 
+def printable(text: str) -> str:
+    r"""`text`, the name of a file, with \xNN for each byte that is not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _without_secrets(url: re.Match[str]) -> str:
     scheme, user, path, query = url.groups()
     return f"{scheme}{'…@' if user else ''}{path}{'?…' if query else ''}"
@@ -78,6 +85,23 @@ def _temporary_folder() -> Path:
     if os.path.lexists(folder) and folder.lstat().st_uid != os.getuid():
         raise UsageError(f"{folder}: belongs to another user. Give a folder with --cache-folder DIR.")
     return folder
+
+
+@contextmanager
+def utf8_folder(folder: Path) -> Iterator[Path]:
+    """A path to an existing folder that is UTF-8, since safetensors and CTranslate2 open no other.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if printable(str(folder)) == str(folder):
+        yield folder
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import kdcache
 from kdcache.errors import CorruptError, MismatchError, OutputError
 from kdcache.files.atomic import replace_file, storage_errors
-from kdcache.files.locations import redacted
+from kdcache.files.locations import printable, redacted
 from kdcache.files.strict_json import read_json, readable_json
 
 PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return redacted(str(value)) if isinstance(value, Path | str) else value
+    return printable(redacted(str(value))) if isinstance(value, Path | str) else value
 
 
 class _LogFile(logging.FileHandler):
@@ -200,7 +200,7 @@ def write_log_to(path: Path) -> None:
     for before in [handler for handler in root.handlers if isinstance(handler, _LogFile)]:
         root.removeHandler(before)
         before.close()
-    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True, errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     log.debug("kdcache %s", redacted(" ".join(sys.argv[1:])))

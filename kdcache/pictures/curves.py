@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import CorruptError, DataError, UsageError
+from kdcache.files.locations import printable
 from kdcache.files.run_records import METRICS_FILE
 from kdcache.files.strict_json import BYTES_MAX, parse_json
 
@@ -78,7 +79,7 @@ def read_curves(folders: Sequence[Path], metric: str | None = None) -> list[Curv
             raise UsageError(f"--metric {metric}: {folder} has no such values. It has {', '.join(sorted(run))}.")
         if all(value is None for value in run[metric].values()):
             raise DataError(f"{folder / METRICS_FILE}: no value of {metric} is finite; there is nothing to draw.")
-        curves.append(Curve(name, metric, tuple(run[metric].items())))
+        curves.append(Curve(printable(name), metric, tuple(run[metric].items())))
     return curves
 
 

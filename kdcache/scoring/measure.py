@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import DataError
+from kdcache.files.locations import printable
 from kdcache.files.run_records import log
 from kdcache.process.signals import stop_on_signals
 from kdcache.scoring.lineage import Lineage, Text, student_lineage, text_lineage
@@ -88,13 +89,13 @@ def prepare(config: ScoreConfig) -> ScoreTask:
 
 def _student(search: GenerateConfig, source: Text, references: Sequence[Text]) -> System:
     check_counts(source.sentences, [text.sentences for text in references])
-    return System(search.student, student_lineage(Path(search.student), source, references), source, search)
+    return System(printable(search.student), student_lineage(Path(search.student), source, references), source, search)
 
 
 def _written(path: str, references: Sequence[Text]) -> System:
     hypotheses = Text.read(path)
     check_counts(hypotheses.sentences, [text.sentences for text in references])
-    return System(path, text_lineage(Path(path), hypotheses, references), hypotheses)
+    return System(printable(path), text_lineage(Path(path), hypotheses, references), hypotheses)
 
 
 def measure(task: ScoreTask) -> tuple[ScoreFile, list[str]]:

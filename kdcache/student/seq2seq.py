@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from kdcache.errors import ModelError
 from kdcache.files.atomic import replace_file
+from kdcache.files.locations import utf8_folder
 from kdcache.files.strict_json import read_json
 from kdcache.losses.projection import OutputLayer
 from kdcache.student import rnn, transformer
@@ -121,7 +122,8 @@ def load_student(folder: Path) -> Student:
     if (kind := read_json(folder / "config.json").get("model_type")) not in _TYPES:
         raise ModelError(f"{folder}: holds a model of type {kind}, no student. Make one with kdcache student-train.")
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        with utf8_folder(folder) as place:
+            model = AutoModelForSeq2SeqLM.from_pretrained(place, dtype=torch.float32)
     except Exception as error:  # the library raises many kinds
         raise ModelError(f"{folder}: cannot be opened as a student: {str(error).splitlines()[0]}") from error
     return Student(model, Tokenizer.load(folder))

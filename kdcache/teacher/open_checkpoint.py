@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from kdcache.errors import ModelError
 from kdcache.files.atomic import file_sha256, sha256
+from kdcache.files.locations import utf8_folder
 from kdcache.files.run_records import RUN_FILE, log
 from kdcache.files.strict_json import canonical_json, read_json
 
@@ -87,9 +88,10 @@ def open_masked_lm(place: str, option: str) -> tuple[Any, list[str]]:
 
 def _load(place: str, option: str, renamed: dict[str, str] | None = None) -> tuple[Any, set[str], set[str]]:
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            place, output_loading_info=True, dtype=torch.float32, key_mapping=renamed
-        )
+        with utf8_folder(Path(place)) as folder:
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                str(folder), output_loading_info=True, dtype=torch.float32, key_mapping=renamed
+            )
     except Exception as error:  # the hub client and the library raise many kinds
         raise ModelError(open_failure(place, option, error)) from error
     # A tied weight has two names in a checkpoint and one among the parameters.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from kdcache.errors import ModelError, UsageError
+from kdcache.files.locations import utf8_folder
 from kdcache.files.run_records import log
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.open_checkpoint import check_place, open_failure, open_masked_lm
@@ -110,7 +112,8 @@ def open_tokenizer(name: str) -> Tokenizer:
         ModelError: it cannot be found, has no vocabulary, or is not of the fast kind that kdcache works with.
     """
     try:
-        opened = AutoTokenizer.from_pretrained(name)
+        with utf8_folder(Path(name)) as place:
+            opened = AutoTokenizer.from_pretrained(str(place))
     except Exception as error:  # the hub client and the library raise many kinds
         raise ModelError(open_failure(name, "--bert", error)) from error
     try:

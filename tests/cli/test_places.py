@@ -15,6 +15,7 @@ from conftest import ROOT, run_here
 from remote import Server
 
 from kdcache.cache.reader import CacheReader
+from kdcache.files.strict_json import read_json
 from kdcache.text.corpus import TextFiles
 
 FEW = ("--max-steps", 1)
@@ -87,6 +88,44 @@ def test_fault_61_a_user_without_name_and_home(tmp_path: Path, server: Server, h
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
     assert len(list((out / "kdcache-12345").glob("[0-9a-f]*"))) == 1
+
+
+def test_fault_61_names_that_are_not_utf8(
+    tmp_path: Path, small_bert: Path, small_text: TextFiles, small_student: Path, nano: str
+) -> None:
+    """Every folder and file may have a name in Latin-1; records, which stay UTF-8, write such a byte as hexadecimal."""
+    here = tmp_path / os.fsdecode(b"Stra\xdfe")
+
+    def named(name: str) -> Path:
+        return here / (name + os.fsdecode(b"\xfc"))
+
+    shutil.copytree(small_bert, named("bert"))
+    shutil.copytree(small_student, named("first"))
+    for name, file in (("src", small_text.source), ("tgt", small_text.target)):
+        shutil.copy(str(file), named(name))
+    text = ("--source", named("src"), "--target", named("tgt"))
+    valid = ("--valid-source", named("src"), "--valid-target", named("tgt"))
+    scored = ("--student", named("student"), "--source", named("src"), "--beam-size", 1, "--max-length", 5)
+    for arguments in (
+        ("teacher-train", "--bert", named("bert"), *text, *FEW, "--output", named("teacher")),
+        ("dump-logits", "--teacher", named("teacher"), *text, "--output", named("cache")),
+        (
+            *("student-train", "--cache", named("cache"), *valid, "--start-from", named("first"), "--size", nano, *FEW),
+            *("--output", named("student")),
+        ),
+        ("generate", *scored[:6], "--output", named("text")),
+        ("score", "--reference", named("tgt"), *scored, "--resamples", 100, "--json", named("json")),
+        ("score", "--table", named("json")),
+        ("inspect", named("cache"), "--html", here / "page.html"),
+        ("verify", named("cache"), "--teacher", named("teacher")),
+        ("curves", named("student"), named("first"), "--output", here / "curves.png"),
+        ("transcode", named("cache"), named("less"), "--topk", 2),
+    ):
+        done = run_here(*arguments)
+        assert done.returncode == 0, done.stderr
+    record = read_json(named("student") / "run.json")
+    assert record["config"]["cache"] == f"{tmp_path}/Stra\\xdfe/cache\\xfc"
+    assert read_json(named("json"))["system"] == f"{tmp_path}/Stra\\xdfe/student\\xfc"
 
 
 @pytest.mark.parametrize("target", ["nothing", "tokenizer.json", "."])
