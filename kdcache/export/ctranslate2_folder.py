@@ -28,7 +28,7 @@ from kdcache.student import transformer
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate
-from kdcache.student.seq2seq import Student, load_student
+from kdcache.student.seq2seq import Student
 from kdcache.student.student_config import POSITIONS
 from kdcache.text.lines import read_sentences
 
@@ -71,7 +71,7 @@ def export_ctranslate2(config: ExportConfig, output: Path) -> None:
     config.check()
     needed("ctranslate2", "ctranslate2")
     folder = Path(config.source)
-    student = load_student(folder)
+    student = Student.load(folder)
     if student.model.config.model_type != transformer.MODEL_TYPE:
         raise ModelError(f"{folder}: an RNN, which CTranslate2 does not know. Train a student with --arch transformer.")
     sentences = _sentences(config, student)

@@ -131,9 +131,9 @@ def _hypotheses(system: System, task: ScoreTask) -> tuple[list[str], Lineage, li
     # Scoring a text must not load torch.
     from kdcache.student.direction import seems_exchanged
     from kdcache.student.generation import generate
-    from kdcache.student.seq2seq import load_student
+    from kdcache.student.seq2seq import Student
 
-    student = load_student(Path(system.search.student))
+    student = Student.load(Path(system.search.student))
     ceilings = []
     if system is task.system:
         restored = [student.tokenizer.decode(ids) for ids in student.tokenizer.encode(task.references[0].sentences)]

@@ -18,7 +18,7 @@ from kdcache.files.run_records import file_run, log
 from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
-from kdcache.student.seq2seq import Student, load_student
+from kdcache.student.seq2seq import Student
 from kdcache.student.student_config import POSITIONS
 from kdcache.text.lines import read_sentences
 
@@ -33,7 +33,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     """
     config.check()
     sentences = read_sentences(Path(config.source))
-    student = load_student(Path(config.student))
+    student = Student.load(Path(config.student))
     inputs = {"source": text_sha256(sentences), **student_fingerprints(Path(config.student))}
     run = file_run(output, "generate", config, inputs)
     if run.finished and output.exists():
@@ -84,6 +84,29 @@ def generate(
         counts = (f"{count:,}" for count in (cut, len(sentences), config.max_length))
         log.warning("%s of %s texts do not end within %s tokens and are cut; --max-length sets another limit.", *counts)
     return hypotheses
+
+
+class WritingStudent(Student):
+    """A student that writes texts."""
+
+    def generate(
+        self,
+        sentences: Sequence[str],
+        beam_size: int = 4,
+        length_penalty: float = 1.0,
+        max_length: int | None = None,
+        device: str = "auto",
+    ) -> list[str]:
+        """One text for each sentence, in their order, as `kdcache generate` writes it; see `GenerateConfig`.
+
+        Raises:
+            UsageError: a value is not allowed.
+            DataError: a sentence is longer than the student's positions.
+            ModelError: the memory does not suffice for one sentence.
+        """
+        config = GenerateConfig("", "sentence", beam_size, length_penalty, max_length, device=device)
+        config.check()
+        return generate(self, sentences, config)
 
 
 def _batches(rows: list[int], sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:

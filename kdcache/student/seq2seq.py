@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,25 @@ class Student:
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Open a trained student.
+
+        Raises:
+            ModelError: the folder does not hold one.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder}: no student here (no config.json). Make one with kdcache student-train.")
+        if (kind := read_json(folder / "config.json").get("model_type")) not in _TYPES:
+            raise ModelError(f"{folder}: a model of type {kind}, no student. Make one with kdcache student-train.")
+        try:
+            with utf8_folder(folder) as place:
+                model = AutoModelForSeq2SeqLM.from_pretrained(place, dtype=torch.float32)
+        except Exception as error:  # the library raises many kinds
+            raise ModelError(f"{folder}: cannot be opened as a student: {str(error).splitlines()[0]}") from error
+        return cls(model, Tokenizer.load(folder))
 
     @property
     def output_layer(self) -> OutputLayer:
@@ -109,21 +128,3 @@ def build_student(arch: str, size: str, tokenizer: Tokenizer, vocabulary: int, d
         decoder_start_token_id=special.start,
     )
     return Student(model, tokenizer)
-
-
-def load_student(folder: Path) -> Student:
-    """Open a trained student.
-
-    Raises:
-        ModelError: the folder does not hold one.
-    """
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no student here (no config.json). Make one with kdcache student-train.")
-    if (kind := read_json(folder / "config.json").get("model_type")) not in _TYPES:
-        raise ModelError(f"{folder}: holds a model of type {kind}, no student. Make one with kdcache student-train.")
-    try:
-        with utf8_folder(folder) as place:
-            model = AutoModelForSeq2SeqLM.from_pretrained(place, dtype=torch.float32)
-    except Exception as error:  # the library raises many kinds
-        raise ModelError(f"{folder}: cannot be opened as a student: {str(error).splitlines()[0]}") from error
-    return Student(model, Tokenizer.load(folder))

@@ -20,7 +20,7 @@ from kdcache.losses.projection import LossSums, projected_loss
 from kdcache.student.cached_labels import cache_sections, check_text
 from kdcache.student.fingerprints import WEIGHTS_FILE, weights_fingerprint
 from kdcache.student.label_watch import LabelWatch
-from kdcache.student.seq2seq import Student, build_student, load_student
+from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import POSITIONS, StudentConfig
 from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
@@ -154,7 +154,7 @@ def start_from(student: Student, folder: Path) -> None:
     Raises:
         ModelError: the folder holds no student, or one with another tokenizer, architecture or size.
     """
-    other = load_student(folder)
+    other = Student.load(folder)
     if other.tokenizer.fingerprint != student.tokenizer.fingerprint:
         raise ModelError(
             f"{folder}: this student has another tokenizer than the cache; its words have other numbers. Start from "

@@ -9,7 +9,7 @@ from kdcache.cache.reader import CacheReader
 from kdcache.cli.demo import set_up_process
 from kdcache.experiments.demo import GUIDE_FILE, HARD, METRICS, SOFT, DemoConfig, run_demo, verdict
 from kdcache.scoring.score_corpus import Difference
-from kdcache.student.seq2seq import load_student
+from kdcache.student.seq2seq import Student
 from kdcache.text.lines import read_sentences
 
 CONFIG = DemoConfig(pairs=60, teacher_steps=8, student_steps=4)
@@ -31,7 +31,7 @@ def test_all_stages_leave_their_results(result: tuple[Path, list[Difference]]) -
     assert (folder / "teacher" / "model.safetensors").is_file()
     assert CacheReader(folder / "cache").plan.n_pairs == CONFIG.pairs
     for name in (SOFT, HARD):
-        load_student(folder / name)
+        Student.load(folder / name)
         assert len(read_sentences(folder / f"{name}.txt")) == 500
     assert [one.name for one in differences] == list(METRICS)
     soft, hard = (json.loads((folder / name / "run.json").read_text()) for name in (SOFT, HARD))

@@ -17,7 +17,7 @@ from kdcache.export.ctranslate2_folder import TOLERANCE, StudentAnswers
 from kdcache.files.strict_json import read_json
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate
-from kdcache.student.seq2seq import build_student, load_student
+from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import RNN_SIZES, RnnSize
 
 
@@ -41,7 +41,7 @@ def translated(folder: Path, lines: list[str]) -> list[str]:
 def test_the_export_writes_what_the_student_writes(small_student: Path, exported: Path) -> None:
     """Searching greedily, CTranslate2 and AutoTokenizer give the student's own translation of every line."""
     lines = toy_lines("src", 40)
-    student = load_student(small_student)
+    student = Student.load(small_student)
     expected = generate(student, lines, GenerateConfig(student="", source="", beam_size=1, device="cpu"))
     assert translated(exported, lines) == expected
     assert len(set(expected)) > 2
@@ -50,7 +50,7 @@ def test_the_export_writes_what_the_student_writes(small_student: Path, exported
 def test_positions_where_the_library_expects_them_are_noticed(small_student: Path, tmp_path: Path) -> None:
     """CTranslate2's converter alone begins the positions a row too late, and the comparison shows it."""
     TransformersConverter(str(small_student)).convert(str(tmp_path / "plain"))
-    answers = StudentAnswers(load_student(small_student), toy_lines("src", 10))
+    answers = StudentAnswers(Student.load(small_student), toy_lines("src", 10))
     found = answers.compare(Translator(str(tmp_path / "plain")))
     assert found.log_prob_difference > 10 * TOLERANCE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ from conftest import ROOT, run_python
 
 from kdcache import errors
 from kdcache.cli import main
-from kdcache.text.corpus import TextFiles
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -175,33 +173,6 @@ def test_the_site_loads_nothing_from_elsewhere(pages: Path, tmp_path: Path) -> N
     assert re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//[^>]*>""", page) == []
     styles = "".join(path.read_text() for path in (tmp_path / "site" / "_static").rglob("*.css"))
     assert re.findall(r"""(?:@import\s*|url\()["']?(?:https?:)?//""", styles) == []
-
-
-def test_the_api_page_reads_a_cache(shown_cache: Path, tmp_path: Path) -> None:
-    """The first example of docs/reference/api.md runs as it stands, and prints one line a shard."""
-    (tmp_path / "cache").symlink_to(shown_cache)
-    done = run_python("-c", python_blocks(DOCS / "reference" / "api.md")[0], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1 + len(list(shown_cache.glob("shards/*.h5")))
-
-
-def test_the_api_page_trains_a_student(
-    small_cache: Path, small_valid: TextFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second example of docs/reference/api.md trains a student when its steps are but two."""
-    (tmp_path / "cache").symlink_to(small_cache)
-    for name, path in zip(("valid.de", "valid.en"), small_valid.paths(), strict=True):
-        shutil.copy(path, tmp_path / name)
-    script = tmp_path / "example.py"
-    script.write_text(python_blocks(DOCS / "reference" / "api.md")[1].replace("max_steps=3_000", "max_steps=2"))
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(script))
-    assert (tmp_path / "student" / "model.safetensors").is_file()
-
-
-def python_blocks(page: Path) -> list[str]:
-    """The Python blocks of a page."""
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
 # Errors

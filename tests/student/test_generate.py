@@ -22,13 +22,13 @@ from kdcache.scoring.measure import measure, prepare
 from kdcache.scoring.score_config import ScoreConfig
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, generate_file
-from kdcache.student.seq2seq import Student, build_student, load_student
+from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import POSITIONS, RNN_SIZES, RnnSize
 
 
 @pytest.fixture(scope="module")
 def student(small_student: Path) -> Student:
-    return load_student(small_student)
+    return Student.load(small_student)
 
 
 def config(**settings: object) -> GenerateConfig:
@@ -192,7 +192,7 @@ def test_fault_60_neighbours_change_no_text(
         expected.append(tokenizer.decode(ids, skip_special_tokens=True))
     beams = {"beam_size": settings.get("num_beams", 4)}
     ours = config(**beams | {name: value for name, value in settings.items() if name != "num_beams"})
-    student = load_student(tmp_path)
+    student = Student.load(tmp_path)
     for max_tokens in (1, 30, 100, 2_048):
         assert generate(student, lines, replace(ours, max_tokens=max_tokens)) == expected
     assert generate(student, [lines[-1]], ours) == expected[-1:]
@@ -208,7 +208,7 @@ def test_a_limit_that_is_given_cuts_and_counts(small_student: Path, tmp_path: Pa
     assert "warning: 3 of 4 texts do not end within 4 tokens and are cut;" in done.stderr
     done = run_here(*arguments, "whole", cwd=tmp_path)
     assert "cut" not in done.stderr
-    limit = load_student(small_student).max_length
+    limit = Student.load(small_student).max_length
     assert f"whole: 4 lines, each of at most {limit} tokens." in done.stderr
     for name, most in (("cut", 4), ("whole", limit)):
         assert json.loads((tmp_path / f"{name}.run.json").read_text())["result"]["max_length"] == most
@@ -218,7 +218,7 @@ def test_a_student_without_a_limit_opens(small_student: Path, tmp_path: Path) ->
     """A folder that says nothing of lengths writes up to the student's positions."""
     shutil.copytree(small_student, tmp_path / "student")
     (tmp_path / "student" / "generation_config.json").unlink()
-    assert load_student(tmp_path / "student").max_length == POSITIONS
+    assert Student.load(tmp_path / "student").max_length == POSITIONS
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from models import toy_lines
 from kdcache.errors import ModelError
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate
-from kdcache.student.seq2seq import load_student
+from kdcache.student.seq2seq import Student
 
 LINES = 300
 BATCH = 1_000_000
@@ -25,7 +25,7 @@ def config(folder: str, max_tokens: int, beam_size: int = 4) -> GenerateConfig:
 
 def main(folder: str) -> None:
     """Write twice in a process of its own with no more memory than there is after the first line, but for little."""
-    student, lines = load_student(Path(folder)), toy_lines("src", LINES)
+    student, lines = Student.load(Path(folder)), toy_lines("src", LINES)
     generate(student, lines[:1], config(folder, 1))
     for room, beam_size in ((1, 50_000), (2, 4)):
         with little_memory(room * MIB):
@@ -42,7 +42,7 @@ def test_a_search_for_which_memory_does_not_suffice(small_student: Path) -> None
     message, texts = map(json.loads, done.stdout.splitlines())
     assert message.startswith("The memory does not suffice for a beam search over one source of ")
     assert "Lower --beam-size" in message
-    student, lines = load_student(small_student), toy_lines("src", LINES)
+    student, lines = Student.load(small_student), toy_lines("src", LINES)
     tokens = LINES * max(map(len, student.tokenizer.encode_sources(lines)))
     said = f"does not suffice for {tokens:,} padded tokens at once; going on with {tokens // 2:,} at most"
     assert said in done.stderr

@@ -18,7 +18,7 @@ from torch import Tensor
 from kdcache.cache.reader import CacheReader
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.student.rnn import DecoderState, RnnConfig, RnnForConditionalGeneration
-from kdcache.student.seq2seq import Student, build_student, load_student
+from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import RnnSize, StudentConfig
 from kdcache.student.train_student import make_task, train_student
 from kdcache.text.corpus import TextFiles
@@ -268,7 +268,7 @@ def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_tex
     config = StudentConfig(str(small_cache), ObjectiveConfig(alpha=1.0), training, arch="rnn", size="nano")
     before = float(_mean_loss(config, rnn))
     train_student(config, tmp_path / "s")
-    student = load_student(tmp_path / "s")
+    student = Student.load(tmp_path / "s")
     assert float(_mean_loss(config, student)) < before - 0.5
     card = (tmp_path / "s" / "README.md").read_text()
     program = card.split("```python\n")[1].split("```")[0].replace('"."', f'"{tmp_path / "s"}"')

@@ -26,7 +26,7 @@ from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.student.cached_labels import CacheSections
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate
-from kdcache.student.seq2seq import Student, build_student, load_student
+from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import ARCHITECTURES, POSITIONS, StudentConfig, default_rate
 from kdcache.student.train_student import make_task, train_student
 from kdcache.student.training_forecast import forecast
@@ -69,7 +69,7 @@ def test_sizes(size: str, small_cache: Path) -> None:
 
 def test_embeddings_are_shared_three_ways(small_cache: Path, small_student: Path) -> None:
     """Encoder, decoder and output use one matrix, when fresh and after loading; it is stored once."""
-    for model in (make(small_cache, "tiny").model, load_student(small_student).model):
+    for model in make(small_cache, "tiny").model(small_student).model:
         weight = model.get_output_embeddings().weight
         assert model.model.encoder.embed_tokens.weight is weight
         assert model.model.decoder.embed_tokens.weight is weight
@@ -197,7 +197,7 @@ def test_training_needs_no_teacher(
         "kdcache.dump",
         "kdcache.dump.dump_config",
     }
-    assert load_student(output).model.config.encoder_layers == DIMENSIONS["tiny"][0]
+    assert Student.load(output).model.config.encoder_layers == DIMENSIONS["tiny"][0]
 
 
 def test_saved_student_opens_without_kdcache(elsewhere: tuple[list[str], dict[str, Any]], small_student: Path) -> None:
@@ -207,7 +207,7 @@ def test_saved_student_opens_without_kdcache(elsewhere: tuple[list[str], dict[st
     assert found["keys"] == ["attention_mask", "input_ids"]
     assert found["imported"] == []
     config = GenerateConfig(str(small_student), "lines", max_tokens=1, device="cpu")
-    assert found["texts"] == generate(load_student(small_student), lines, config)
+    assert found["texts"] == generate(Student.load(small_student), lines, config)
     assert len(set(found["texts"])) > 2
     assert all(found["texts"])
 
@@ -222,9 +222,9 @@ def test_whoever_reads_the_configuration_can_read_the_weights(small_student: Pat
 def test_generation_settings_are_explicit(small_student: Path, small_cache: Path, small_text: TextFiles) -> None:
     """The folder says which tokens start, end and pad a text, and how long it may become: 1.5 times the longest."""
     stored = json.loads((small_student / "generation_config.json").read_text())
-    special = load_student(small_student).tokenizer.special
+    special = Student.load(small_student).tokenizer.special
     targets = Path(small_text.target).read_text(encoding="utf-8").splitlines()
-    longest = max(map(len, load_student(small_student).tokenizer.encode(targets))) + 1
+    longest = max(map(len(small_student).tokenizer.encode(targets))) + 1
     assert stored["max_length"] == 1 + int(1.5 * longest)
     assert stored["num_beams"] == 4
     assert (stored["decoder_start_token_id"], stored["bos_token_id"]) == (special.start, special.start)
@@ -292,6 +292,6 @@ def test_default_rates() -> None:
 def test_no_student_here(tmp_path: Path, small_teacher: Path) -> None:
     """A folder that holds no student is refused with what is wrong."""
     with pytest.raises(ModelError, match=r"no config\.json.*student-train"):
-        load_student(tmp_path)
+        Student.load(tmp_path)
     with pytest.raises(ModelError, match="model of type bert, no student"):
-        load_student(small_teacher)
+        Student.load(small_teacher)

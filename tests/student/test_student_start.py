@@ -18,7 +18,7 @@ from kdcache.cache.reader import open_cache
 from kdcache.errors import MismatchError, ModelError
 from kdcache.files.atomic import file_sha256
 from kdcache.losses.objective_config import ObjectiveConfig
-from kdcache.student.seq2seq import load_student
+from kdcache.student.seq2seq import Student
 from kdcache.student.student_config import StudentConfig
 from kdcache.student.train_student import make_task, train_student
 from kdcache.text.corpus import TextFiles
@@ -33,7 +33,7 @@ def config(small_cache: Path, small_student: Path, nano: str) -> StudentConfig:
 
 def test_the_first_weights_are_those_of_the_other_student(config: StudentConfig, small_student: Path) -> None:
     """Before the first step the parameters are the other student's, whatever the seed; dropout is the new run's."""
-    expected = parameters(load_student(small_student).model)
+    expected = parameters(Student.load(small_student).model)
     for seed in (1, 2):
         training = replace(config.training, seed=seed)
         model = make_task(replace(config, training=training, dropout=0.4), open_cache(config.cache, config.store)).model
