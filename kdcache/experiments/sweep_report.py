@@ -87,9 +87,8 @@ def notes(results: Json) -> list[str]:
     if results["differences"]:
         sentences.append(
             f"Differences are those to {results['baseline']}, between runs of the same seed. p is that of sacreBLEU's "
-            "paired bootstrap test over the test sentences, which counts one tail, with the outputs of all these seeds "
-            "one behind the other. It covers the choice of sentences, not that of the seeds, and takes the outputs of "
-            "several seeds for one sentence as independent, which makes it rather too small; the deviation of the "
+            "paired bootstrap test over the test sentences, which counts one tail, of the mean over these seeds, each "
+            "scored by itself. It covers the choice of sentences, not that of the seeds; the deviation of the "
             "difference says what the seed does."
         )
     signatures: dict[str, dict[str, None]] = {}

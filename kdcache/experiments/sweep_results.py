@@ -21,7 +21,7 @@ from kdcache.files.run_records import RUN_FILE, versions
 from kdcache.files.strict_json import read_json, readable_json
 from kdcache.process.signals import StopRequest
 from kdcache.scoring.score_config import RESAMPLES, MetricSettings, bootstrap_seed
-from kdcache.scoring.score_corpus import compare, score_corpus
+from kdcache.scoring.score_corpus import compare_seeds, score_corpus
 from kdcache.student.fingerprints import WEIGHTS_FILE
 from kdcache.text.lines import read_sentences
 
@@ -139,7 +139,7 @@ def _scores(student: Student, text: ScoredText) -> list[Json]:
 def _differences(runs: Sequence[Json], sweep: Sweep, stop: StopRequest) -> Iterator[Json]:
     """Every row against the baseline, seed by seed; seeds that only one of the two has are left out.
 
-    `p_value` is that of the paired bootstrap test on the joined outputs of all these seeds, None without such a test.
+    `p_value` is that of the paired bootstrap test of the mean over these seeds, None without such a test.
     """
     base = {run["seed"]: run for run in runs if run["row"] == sweep.baseline}
     for row in dict.fromkeys(run["row"] for run in runs if run["row"] != sweep.baseline):
@@ -157,11 +157,11 @@ def _p_value(column: str, pairs: Sequence[tuple[Json, Json]], sweep: Sweep) -> f
     if text is None:
         return None
     new, old = (
-        [line for run in side for line in read_sentences(sweep.output / f"{run['folder']}.{text.name}.txt")]
+        [read_sentences(sweep.output / f"{run['folder']}.{text.name}.txt") for run in side]
         for side in zip(*pairs, strict=True)
     )
-    references = [read_sentences(Path(path)) * len(pairs) for path in text.references]
+    references = [read_sentences(Path(path)) for path in text.references]
     try:
-        return compare(new, old, references, metric, MetricSettings(text.lowercase)).p_value
+        return compare_seeds(new, old, references, metric, MetricSettings(text.lowercase)).p_value
     except UsageError:
         return None  # a metric without such a test

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdcache.errors import UsageError
 from kdcache.scoring.score_config import AS_PUBLISHED, METRICS, RESAMPLES, SCORES, MetricSettings, bootstrap_seed
-from kdcache.scoring.scorers import Estimate, Floats, Scorer, check_counts, check_resamples, make_scorers
+from kdcache.scoring.scorers import Estimate, Floats, Scorer, check_counts, check_resamples, make_scorers, mean_of_seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +113,31 @@ def compare(
         DataError: numbers of lines differ.
         UsageError: the metric is none of these, too few resamples, or an unusable seed.
     """
+    return compare_seeds([system], [baseline], references, metric, settings, resamples)
+
+
+def compare_seeds(
+    systems: Sequence[Sequence[str]],
+    baselines: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    metric: str,
+    settings: MetricSettings = AS_PUBLISHED,
+    resamples: int = RESAMPLES,
+) -> Difference:
+    """Test the mean difference of one of the scores of `compare` over S seeds, whose hypotheses are [S][n].
+
+    Sentences are resampled, the same ones for all seeds, and each seed's text is scored by itself: put one behind the
+    other, texts that are too short and too long would cancel in BLEU's brevity penalty. Errors as of `compare`.
+    """
     if metric not in SCORES:
         raise UsageError(f"{metric}: only {', '.join(SCORES)} can be compared.")
+    for hypotheses in (*systems, *baselines):
+        check_counts(hypotheses, references)
+    check_resamples(resamples)
     family = next(family for family, names in METRICS.items() if metric in names)
-    differences = compare_corpus(system, baseline, references, [family], settings, resamples)
-    return next(difference for difference in differences if difference.name == metric)
+    scorer = next(one for one in make_scorers([family], references, settings) if one.name == metric)
+    system, baseline = (["\n".join(lines) for lines in zip(*seeds, strict=True)] for seeds in (systems, baselines))
+    return _difference(mean_of_seeds(scorer, len(systems)), system, baseline, resamples)
 
 
 def compare_corpus(

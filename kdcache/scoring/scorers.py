@@ -45,6 +45,7 @@ class Scorer:
     Attributes:
         name: of the score, one of SCORES.
         signature: how the score is made.
+        n_references: number of references of each sentence.
         parts: the scorers of precision and recall, for ROUGE; empty for the others.
     """
 
@@ -58,7 +59,7 @@ class Scorer:
         parts: Sequence[Scorer] = (),
     ) -> None:
         self.name, self.signature, self.parts = name, signature, tuple(parts)
-        self._n_references, self._count, self._combine = n_references, count, combine
+        self.n_references, self._count, self._combine = n_references, count, combine
         self._counted: dict[tuple[str, ...], Floats] = {}
 
     def statistics(self, hypotheses: Sequence[str]) -> Floats:
@@ -108,7 +109,7 @@ class Scorer:
         """A fresh signature of sacreBLEU's that the test may complete."""
         from sacrebleu.metrics.base import Signature
 
-        return Signature({"num_refs": self._n_references})
+        return Signature({"num_refs": self.n_references})
 
 
 def as_estimate(result: Any) -> Estimate:
@@ -132,6 +133,22 @@ def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
                 f"Line i of hypotheses and references must belong together, but there are {len(hypotheses):,} "
                 f"hypotheses and reference {number} has {len(one):,} lines. Align the files and try again."
             )
+
+
+def mean_of_seeds(scorer: Scorer, n_seeds: int) -> Scorer:
+    """The mean score of what `n_seeds` systems wrote, each text scored by itself.
+
+    A hypothesis is what all seeds wrote for a sentence, one a line, so that a resample draws the same ones for all.
+    """
+
+    def count(hypotheses: list[str]) -> Floats:
+        by_seed = zip(*(lines.split("\n") for lines in hypotheses), strict=True)
+        return np.hstack([scorer.statistics(one) for one in by_seed])
+
+    def combine(sums: npt.NDArray[Any]) -> float:
+        return float(np.mean([scorer.of_sums(one) for one in np.split(sums, n_seeds)]))
+
+    return Scorer(scorer.name, scorer.signature, scorer.n_references, count, combine)
 
 
 def make_scorers(

@@ -58,7 +58,7 @@ def test_the_page_has_everything(students: list[Student], outcomes: list[dict[st
     assert "not finished" in text
     assert "3 more runs" in text
     assert "41.00" in text
-    assert "takes the outputs of several seeds for one sentence as independent" in text
+    assert "of the mean over these seeds, each scored by itself" in text
     assert len(found.all("polyline")) == 2
     assert [one["class"] for one in found.all("tr") if one] == ["marked"]
 

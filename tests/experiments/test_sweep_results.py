@@ -9,7 +9,7 @@ from sweeps import ODD, REFERENCE, WORSE, sweep_of
 from kdcache.experiments.sweep_file import Student
 from kdcache.experiments.sweep_report import make_tables, markdown
 from kdcache.experiments.sweep_results import spread
-from kdcache.scoring.score_corpus import compare
+from kdcache.scoring.score_corpus import compare_seeds
 
 
 def test_mean_and_deviation_by_hand() -> None:
@@ -29,13 +29,13 @@ def test_rows_are_means_over_seeds(students: list[Student], outcomes: list[dict[
     assert make_tables(*sweep_of(students, unmeasured)) == [(None, [("settings", "seeds"), ("plain", "3"), (ODD, "2")])]
 
 
-def test_differences_pair_seeds_and_pool_outputs(students: list[Student], outcomes: list[dict[str, Any]]) -> None:
-    """Differences are between equal seeds only, and p is that of the test on the lines of both seeds together."""
+def test_differences_pair_seeds(students: list[Student], outcomes: list[dict[str, Any]]) -> None:
+    """Differences are between equal seeds only, and p is that of the test of their mean."""
     sweep, results = sweep_of(students, outcomes)
     loss, bleu = results["differences"]
     assert (bleu["row"], bleu["column"]) == (ODD, "t bleu")
     assert bleu["spread"] == {"mean": 2.0, "deviation": pytest.approx(2**0.5), "n": 2}
-    whole = compare([*REFERENCE, *WORSE], [*WORSE, *WORSE], [REFERENCE * 2], "bleu")
+    whole = compare_seeds([REFERENCE, WORSE], [WORSE, WORSE], [REFERENCE], "bleu")
     assert bleu["p_value"] == whole.p_value
     assert whole.p_value < 0.2
     assert loss["spread"] == {"mean": pytest.approx(-0.6), "deviation": pytest.approx(0.2 / 2**0.5), "n": 2}

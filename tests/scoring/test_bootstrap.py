@@ -16,7 +16,7 @@ from sacrebleu.significance import PairedTest
 
 from kdcache.errors import UsageError
 from kdcache.scoring.rouge import sentence_rouge
-from kdcache.scoring.score_corpus import Score, compare, compare_corpus, score_corpus
+from kdcache.scoring.score_corpus import Score, compare, compare_corpus, compare_seeds, score_corpus
 from kdcache.scoring.scorers import rouge_scorers
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -231,3 +231,29 @@ def test_one_sentence_has_an_interval_without_width() -> None:
     scores: list[Score] = score_corpus(["a b c d e"], [["a b c d f"]], ["bleu", "chrf", "ter", "rouge"])
     for one in scores:
         assert (one.low, one.high) == pytest.approx((one.value, one.value), abs=1e-5)
+
+
+def test_seeds_are_scored_each_by_itself(references: list[str], systems: tuple[list[str], list[str]]) -> None:
+    """The mean of two seeds has the difference and p of a slow loop over resamples that scores each text alone.
+
+    One seed leaves the last word of each sentence out and the other adds one, so that put one behind the other they
+    would have the right length and no penalty.
+    """
+    new = [[line.rpartition(" ")[0] for line in systems[0]], [f"{line} a" for line in systems[0]]]
+    old = [systems[1], noisy(references, 0.23, 3)]
+    found = compare_seeds(new, old, [references], "bleu", resamples=100)
+
+    def difference(rows: list[int]) -> float:
+        scores = [
+            BLEU().corpus_score([text[i] for i in rows], [[references[i] for i in rows]]).score for text in (*new, *old)
+        ]
+        return (scores[0] + scores[1] - scores[2] - scores[3]) / 2
+
+    n = len(references)
+    sizes = [abs(difference(rows)) for rows in np.random.default_rng(12_345).choice(n, size=(100, n)).tolist()]
+    whole = difference(list(range(n)))
+    farther = sum(size - sum(sizes) / 100 > abs(whole) for size in sizes)
+    assert found.difference == pytest.approx(whole)
+    assert found.p_value == pytest.approx((farther + 1) / 101)
+    joined = compare([*new[0], *new[1]], [*old[0], *old[1]], [references * 2], "bleu", resamples=100)
+    assert joined.system > found.system + 1
