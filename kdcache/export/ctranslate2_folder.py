@@ -29,7 +29,6 @@ from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate
 from kdcache.student.seq2seq import Student
-from kdcache.student.student_config import POSITIONS
 from kdcache.text.lines import read_sentences
 
 SENTENCES = 200
@@ -81,7 +80,7 @@ def export_ctranslate2(config: ExportConfig, output: Path) -> None:
         return
     with storage_errors(output), utf8_folder(folder) as source, utf8_folder(output) as place:
         found = _build(config, student, sentences, source, place)
-    student.tokenizer.save(output, max_length=POSITIONS, segments=False)
+    student.tokenizer.save(output, max_length=student.positions, segments=False)
     run.finish({"quantization": config.quantization, **{name: dataclasses.asdict(one) for name, one in found.items()}})
 
 

@@ -11,7 +11,6 @@ import torch
 from kdcache.losses.objective_config import PLAIN
 from kdcache.losses.projection import projected_loss
 from kdcache.student.seq2seq import Student
-from kdcache.student.student_config import POSITIONS
 from kdcache.text.corpus import Pair
 from kdcache.training.batches import Section, Selection, collate
 
@@ -36,7 +35,7 @@ def _loss(student: Student, texts: Sequence[Pair]) -> float:
     """Mean of -log p of the target positions of those pairs that fit into the student's positions; 0 without any."""
     pairs = student.tokenizer.encode_pairs(list(texts))
     longest = np.maximum(pairs.source_lengths, pairs.target_lengths)
-    rows = np.flatnonzero((longest < POSITIONS) & (pairs.target_lengths > 0))
+    rows = np.flatnonzero((longest < student.positions) & (pairs.target_lengths > 0))
     if not len(rows):
         return 0.0
     batch = collate(Selection(Section(pairs), rows, 0, 0), student.tokenizer.special, None).to(student.model.device)

@@ -19,7 +19,6 @@ from kdcache.process.signals import StopRequest, stop_on_signals
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.seq2seq import Student
-from kdcache.student.student_config import POSITIONS
 from kdcache.text.lines import read_sentences
 
 
@@ -65,8 +64,10 @@ def generate(
     student.model.to(device).eval()
     sources = student.tokenizer.encode_sources(sentences)
     for number, ids in enumerate(sources, 1):
-        if len(ids) > POSITIONS:
-            raise DataError(f"{config.source}:{number}: {len(ids):,} tokens; the student has {POSITIONS:,} positions.")
+        if len(ids) > student.positions:
+            raise DataError(
+                f"{config.source}:{number}: {len(ids):,} tokens; the student has {student.positions:,} positions."
+            )
     config = replace(config, max_length=config.max_length or student.max_length)
     written = [row for row, text in enumerate(sentences) if text.strip()]
     hypotheses, cut = [""] * len(sentences), 0

@@ -81,13 +81,18 @@ class Student:
         return int(self.model.config.d_model)
 
     @property
+    def positions(self) -> int:
+        """Tokens that a source or a target may have at most, start and end included."""
+        return int(getattr(self.model.config, "max_position_embeddings", POSITIONS))
+
+    @property
     def max_length(self) -> int:
         """Tokens of a text that it writes, start and end included, at most: transformers' `max_length`."""
-        return int(self.model.generation_config.max_length or POSITIONS)
+        return int(self.model.generation_config.max_length or self.positions)
 
     def limit_length(self, longest: int) -> None:
         """Let texts be half as long again as the longest target, of `longest` tokens with its end, and not longer."""
-        self.model.generation_config.max_length = min(POSITIONS, 1 + longest + longest // 2)
+        self.model.generation_config.max_length = min(self.positions, 1 + longest + longest // 2)
 
     @property
     def module(self) -> nn.Module:
@@ -105,22 +110,27 @@ class Student:
     def save(self, folder: Path) -> None:
         """Write an ordinary Hugging Face folder: `AutoModelForSeq2SeqLM` and `AutoTokenizer` open it."""
         save_model(self.model, folder)
-        self.tokenizer.save(folder, max_length=POSITIONS, segments=False)
+        self.tokenizer.save(folder, max_length=self.positions, segments=False)
         if self.model.config.model_type == RnnConfig.model_type:
             replace_file(folder / "README.md", _CARD.encode())
 
 
-def build_student(arch: str, size: str, tokenizer: Tokenizer, vocabulary: int, dropout: float, seed: int) -> Student:
+def build_student(
+    arch: str, size: str, tokenizer: Tokenizer, vocabulary: int, dropout: float, seed: int, positions: int = POSITIONS
+) -> Student:
     """A fresh student: deterministic, given its arguments. `vocabulary` is the teacher's output size."""
     torch.manual_seed(seed)
     if arch == "rnn":
         model: Any = rnn.build_rnn(RNN_SIZES[size], tokenizer.special, vocabulary, dropout)
     else:
         model = transformer.build_transformer(SIZES[size], tokenizer.special, vocabulary, dropout)
+    if positions > POSITIONS:
+        # No parameters depend on it: the Transformer's table of sines is computed, and the RNN needs none.
+        model.config.max_position_embeddings = positions
     special = tokenizer.special
     # Explicit: the library's default stops at 20 tokens. Training replaces the limit by one for its text.
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_length=POSITIONS,
+        max_length=positions,
         num_beams=4,
         pad_token_id=special.pad,
         bos_token_id=special.start,

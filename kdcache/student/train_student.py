@@ -98,7 +98,7 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
-    valid_pairs = None if valid is None else _encode(valid, config, reader.tokenizer())
+    valid_pairs = None if valid is None else _encode(valid, config, reader.tokenizer(), _positions(reader))
     vocabulary, most = reader.plan.vocabulary, config.training.max_tokens
     for warning in text_warnings(some_pairs(sections), valid_pairs, vocabulary, most):
         log.warning("%s", warning)
@@ -177,19 +177,25 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None =
     """
     tokenizer = reader.tokenizer()
     seed = config.training.seed
-    student = build_student(config.arch, config.size, tokenizer, reader.plan.vocabulary, config.dropout, seed)
+    sizes = reader.plan.vocabulary, config.dropout, seed, _positions(reader)
+    student = build_student(config.arch, config.size, tokenizer, *sizes)
     if config.start_from is not None:
         start_from(student, Path(config.start_from))
     batches = None if valid is None else _valid_batches(valid, config, student)
     return StudentTask(student, config.objective, batches)
 
 
-def _encode(corpus: Corpus, config: StudentConfig, tokenizer: Tokenizer) -> EncodedPairs:
-    return concatenate(list(encode_sections(corpus, tokenizer, POSITIONS, skip_bad=config.skip_bad)))
+def _positions(reader: CacheReader) -> int:
+    """Positions of a student, enough for whatever pair the teacher took."""
+    return max(POSITIONS, reader.plan.positions)
+
+
+def _encode(corpus: Corpus, config: StudentConfig, tokenizer: Tokenizer, positions: int) -> EncodedPairs:
+    return concatenate(list(encode_sections(corpus, tokenizer, positions, skip_bad=config.skip_bad)))
 
 
 def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:
-    pairs = _encode(corpus, config, student.tokenizer)
+    pairs = _encode(corpus, config, student.tokenizer, student.positions)
     most = config.training.most_tokens
     return [
         batch

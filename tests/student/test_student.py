@@ -11,17 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import caches
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from models import NANO, parameters, same_parameters, steps
+from models import NANO, parameters, same_parameters, steps, write_text
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from kdcache.cache.commit_protocol import CacheWriter
 from kdcache.cache.reader import CacheReader
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_shards import dump
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import DataError, ModelError, UsageError
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.student.cached_labels import CacheSections
 from kdcache.student.generate_config import GenerateConfig
@@ -30,7 +33,7 @@ from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import ARCHITECTURES, POSITIONS, StudentConfig, default_rate
 from kdcache.student.train_student import make_task, train_student
 from kdcache.student.training_forecast import forecast
-from kdcache.text.corpus import Corpus, TextFiles
+from kdcache.text.corpus import Corpus, Pair, TextFiles
 from kdcache.training.batches import Section, Selection, collate, epoch_order
 
 # Layers on each side, width, feed-forward, heads.
@@ -295,3 +298,32 @@ def test_no_student_here(tmp_path: Path, small_teacher: Path) -> None:
         Student.load(tmp_path)
     with pytest.raises(ModelError, match="model of type bert, no student"):
         Student.load(small_teacher)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_fault_52_pairs_longer_than_1024_tokens(arch: str, nano: str, tmp_path: Path) -> None:
+    """A student takes whatever pair its cache's teacher took: it trains, validates, generates and opens elsewhere."""
+    plan = replace(caches.make_plan(4, 4), positions=2_048)
+    pairs = caches.tokenizer().encode_pairs([Pair("fox " * 1_500, "dog"), *[Pair("the red fox", "dog " * 1_100)] * 3])
+    writer = CacheWriter(tmp_path / "cache", plan, caches.tokenizer())
+    writer.commit(0, caches.label(pairs, plan, 1))
+    assert writer.finalize()
+    valid = write_text(tmp_path, ["fox " * 1_200, "dog"], ["dog", "fox"])
+    size = nano if arch == "transformer" else "tiny"
+    config = StudentConfig(
+        str(tmp_path / "cache"), ObjectiveConfig(), steps(1, valid_every=1), valid, arch=arch, size=size
+    )
+    train_student(config, tmp_path / "student")
+    student = Student.load(tmp_path / "student")
+    assert student.positions == student.model.config.max_position_embeddings == 2_048
+    text = "fox " * 1_600
+    search = GenerateConfig(str(tmp_path / "student"), "lines", beam_size=1, max_length=5)
+    (written,) = generate(student, [text], search)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student")
+    inputs = tokenizer(text, return_tensors="pt")
+    assert inputs["input_ids"].shape == (1, 1_602)
+    (ids,) = model.generate(**inputs, num_beams=1, max_length=5)
+    assert tokenizer.decode(ids, skip_special_tokens=True).split() == written.split()
+    with pytest.raises(DataError, match="lines:1: 2,102 tokens; the student has 2,048 positions"):
+        generate(student, ["fox " * 2_100], search)
