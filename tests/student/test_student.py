@@ -72,7 +72,7 @@ def test_sizes(size: str, small_cache: Path) -> None:
 
 def test_embeddings_are_shared_three_ways(small_cache: Path, small_student: Path) -> None:
     """Encoder, decoder and output use one matrix, when fresh and after loading; it is stored once."""
-    for model in make(small_cache, "tiny").model(small_student).model:
+    for model in (make(small_cache, "tiny").model, Student.load(small_student).model):
         weight = model.get_output_embeddings().weight
         assert model.model.encoder.embed_tokens.weight is weight
         assert model.model.decoder.embed_tokens.weight is weight
