@@ -227,7 +227,7 @@ def test_generation_settings_are_explicit(small_student: Path, small_cache: Path
     stored = json.loads((small_student / "generation_config.json").read_text())
     special = Student.load(small_student).tokenizer.special
     targets = Path(small_text.target).read_text(encoding="utf-8").splitlines()
-    longest = max(map(len(small_student).tokenizer.encode(targets))) + 1
+    longest = max(map(len, Student.load(small_student).tokenizer.encode(targets))) + 1
     assert stored["max_length"] == 1 + int(1.5 * longest)
     assert stored["num_beams"] == 4
     assert (stored["decoder_start_token_id"], stored["bos_token_id"]) == (special.start, special.start)
