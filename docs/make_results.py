@@ -51,7 +51,8 @@ class Comparison:
     @property
     def name(self) -> str:
         """Task, student and teacher."""
-        return f"{TEXTS[self.plain[0]['text']][0]}, {self.row['student']}; {self.row['teacher']}"
+        student = self.row["student"] or self.row["arm"].split("/")[0]
+        return f"{TEXTS[self.plain[0]['text']][0]}, {student}; {self.row['teacher']}"
 
     def scores(self, runs: list[Row]) -> list[float]:
         """BLEU or ROUGE-1 on the test text."""
@@ -85,9 +86,9 @@ def read(name: str) -> list[Row]:
 
 
 def comparisons() -> list[Comparison]:
-    """The comparisons of the table: those that name a student."""
+    """The comparisons that name a teacher; the table has those that name a student as well."""
     runs, found = read("runs.csv"), []
-    for row in (row for row in read("comparisons.csv") if row["student"]):
+    for row in (row for row in read("comparisons.csv") if row["teacher"]):
         labels, plain = (
             {run["seed"]: run for run in runs if row[arm] in run["arms"].split("; ")} for arm in ("arm", "baseline")
         )
@@ -180,8 +181,9 @@ def main(arguments: list[str]) -> int:
     """Write the files, or say with `--check` which are not current; return the exit code."""
     found = comparisons()
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    made = {PAGE: f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}"}
-    made.update({STORE / "gains.svg": gains_picture(found), STORE / "lead.svg": lead_picture(found)})
+    shown = [one for one in found if one.row["student"]]
+    made = {PAGE: f"{before}{BEGIN}\n{table(shown)}\n{END}{rest.split(END)[1]}"}
+    made.update({STORE / "gains.svg": gains_picture(shown), STORE / "lead.svg": lead_picture(found)})
     old = [path for path, said in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != said]
     for path in old:
         if "--check" in arguments:
