@@ -31,6 +31,8 @@ def curves(folders: tuple[str, ...], metric: str | None, output: Path | None) ->
     from kdcache.pictures import png_plot, terminal_plot
     from kdcache.pictures.curves import read_curves
 
+    if output is not None:
+        png_plot.check_png(output)
     found = read_curves([Path(folder) for folder in folders], metric)
     width = shutil.get_terminal_size().columns
     click.echo(f"{found[0].title}\n{terminal_plot.plot(found, width)}\n\n{terminal_plot.summary(found, width)}")
