@@ -23,29 +23,32 @@ _SOFTWARE = "kdcache curves"
 
 
 def check_png(output: Path) -> None:
-    """Refuse what `save_png` could not do, before anything is read.
+    """Refuse a file that cannot become a picture, before anything is read.
 
     Raises:
-        UsageError: matplotlib is not installed, or the file's name does not end in .png.
+        UsageError: the file's name does not end in .png.
         OutputError: the file exists and kdcache did not draw it.
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"--output {output}: the picture is a PNG; its name must end in .png.")
+    check_replaceable(output, _SOFTWARE, "picture")
+
+
+def save_png(curves: Sequence[Curve], output: Path) -> None:
+    """Draw curves over each other into a PNG, with a mark at the best step of each.
+
+    Raises:
+        UsageError: matplotlib is not installed, or `check_png` refuses the file.
+        OutputError: the file cannot be written, or `check_png` refuses it.
+    """
+    check_png(output)
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
             f"--output {output}: drawing a PNG needs matplotlib. Run pip install matplotlib, or leave --output "
             "out: the curves are drawn in the terminal."
         ) from None
-    check_replaceable(output, _SOFTWARE, "picture")
-
-
-def save_png(curves: Sequence[Curve], output: Path) -> None:
-    """Draw curves over each other into a PNG, with a mark at the best step of each. Errors as of `check_png`."""
-    check_png(output)
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     _draw(figure.add_subplot(), curves)
     data = io.BytesIO()
