@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -18,7 +18,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LEXICON_SEED = 1
-TEXT_SEED = 2
+# What is said, and how the translator says it.
+TEXT_SEEDS = 2, 3
 SIZES = {"train": 6_000, "valid": 300, "test": 500}
 
 # Mirel: one row for each noun class; columns are singular and plural.
@@ -34,6 +35,21 @@ PLURAL, OBJECT, PARTICIPLE = "ri", "mu", "du"
 TENSES = ("", "ta", "ko")
 QUESTION = "ka"
 
+# What the words mean in English, the most frequent first; all of them are inflected regularly.
+BEINGS = (
+    "dog farmer bird king sister horse teacher sailor cat girl doctor baker guest queen brother hunter boy pilot "
+    "singer monkey soldier painter tiger friend"
+)
+THINGS = (
+    "stone house boat door apple lamp book table flower road letter key basket chair tree wagon bell window coat "
+    "bottle rope bridge hat drum spoon wheel ring hammer cup carrot shoe bed"
+)
+ADJECTIVES = "old red small heavy cold new green long round dry white strange warm cheap large quiet"
+VERBS = (
+    "want open clean pull count follow paint lift need cover guard show borrow collect turn mend fill load weigh repair"
+)
+ADVERBS = "today often slowly again soon gladly alone early quietly late"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -45,8 +61,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """An Ostu word and the Mirel words that a translator may choose for it, the favourite first."""
+    """An Ostu word, and the Mirel words that a translator may choose for it, the favourite first."""
 
+    english: str
     source: str
     choices: tuple[Choice, ...]
 
@@ -64,12 +81,22 @@ class Lexicon:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase in both languages; Mirel agreement is by `kind` (noun class) and `plural`."""
+    """A noun phrase in all languages; Mirel agreement is by `kind` (noun class) and `plural`."""
 
+    english: list[str]
     source: list[str]
     target: list[str]
     kind: int
     plural: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence in three languages, Ostu first."""
+
+    source: str
+    target: str
+    english: str
 
 
 def zipf(random: Random, items: Sequence[T], flatness: float = 2.0) -> T:
@@ -111,12 +138,13 @@ def mirel_word(words: Words) -> str:
     return words.draw("bdfglmnprstvy", "aeiouáö", "dmrst", (1, 2, 2, 3))
 
 
-def meaning(random: Random, ostu: Words, mirel: Words, kinds: int) -> Meaning:
-    """A meaning with one to three Mirel words, whose kinds are different where possible."""
-    count = random.choice((1, 2, 2, 3))
-    first = random.randrange(kinds)
-    choices = tuple(Choice(mirel_word(mirel), (first + i) % kinds) for i in range(count))
-    return Meaning(ostu_word(ostu), choices)
+def meaning(random: Random, ostu: Words, mirel: Words, kinds: int, english: str) -> Meaning:
+    """A meaning with two to four Mirel words; mostly each is of the same kind as the one before."""
+    kind, choices = random.randrange(kinds), []
+    for _ in range(random.choice((2, 3, 4))):
+        choices.append(Choice(mirel_word(mirel), kind))
+        kind = (kind + chance(random, 0.2)) % kinds
+    return Meaning(english, ostu_word(ostu), tuple(choices))
 
 
 def make_lexicon() -> Lexicon:
@@ -124,92 +152,112 @@ def make_lexicon() -> Lexicon:
     random = Random(LEXICON_SEED)
     ostu, mirel = Words(random), Words(random)
 
-    def meanings(count: int, kinds: int) -> list[Meaning]:
-        return [meaning(random, ostu, mirel, kinds) for _ in range(count)]
+    def meanings(english: str, kinds: int) -> list[Meaning]:
+        return [meaning(random, ostu, mirel, kinds, word) for word in english.split()]
 
     return Lexicon(
-        beings=meanings(16, 3),
-        things=meanings(20, 3),
-        adjectives=meanings(12, 1),
-        verbs=meanings(14, 2),
-        adverbs=meanings(8, 1),
+        beings=meanings(BEINGS, 3),
+        things=meanings(THINGS, 3),
+        adjectives=meanings(ADJECTIVES, 1),
+        verbs=meanings(VERBS, 2),
+        adverbs=meanings(ADVERBS, 1),
     )
 
 
-def choose(random: Random, meaning: Meaning) -> Choice:
-    """The translator's free choice; favourites are chosen more often."""
-    return zipf(random, meaning.choices, 0.5)
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Somebody who says things in all languages: `random` decides what, `choices` in which words of Mirel."""
+
+    lexicon: Lexicon
+    random: Random
+    choices: Random
+
+    def choose(self, meaning: Meaning) -> Choice:
+        """The translator's free choice; favourites are chosen more often."""
+        return zipf(self.choices, meaning.choices, 0.5)
+
+    def noun_phrase(self, nouns: list[Meaning]) -> Phrase:
+        """Ostu: noun, adjective. Mirel: article, concord and adjective, noun; article and concord agree with it."""
+        noun = zipf(self.random, nouns)
+        chosen = self.choose(noun)
+        plural = chance(self.random, 0.3)
+        english, source, target = [noun.english + "s" * plural], [noun.source, *[PLURAL] * plural], [chosen.word]
+        if chance(self.random, 0.3):
+            adjective = zipf(self.random, self.lexicon.adjectives)
+            english = [adjective.english, *english]
+            source.append(adjective.source)
+            target = [CONCORDS[chosen.kind][plural], self.choose(adjective).word, *target]
+        article = ARTICLES[chosen.kind][plural]
+        return Phrase(["the", *english], source, [article, *target], chosen.kind, plural)
+
+    def object_phrase(self) -> Phrase:
+        """A noun phrase that Ostu marks as the object at its end."""
+        phrase = self.noun_phrase(self.lexicon.things)
+        return replace(phrase, source=[*phrase.source, OBJECT])
+
+    def with_relative_clause(self, subject: Phrase) -> Phrase:
+        """Ostu: object, participle, then the subject. Mirel: the subject, then relative pronoun, verb, object."""
+        verb = zipf(self.random, self.lexicon.verbs)
+        patient = self.object_phrase()
+        english = ["that", verb.english + "s" * (not subject.plural), *patient.english]
+        clause = [RELATIVES[subject.kind][subject.plural], self.choose(verb).word, *patient.target]
+        source = [*patient.source, verb.source, PARTICIPLE, *subject.source]
+        return Phrase([*subject.english, *english], source, [*subject.target, *clause], subject.kind, subject.plural)
+
+    def sentence(self) -> Sentence:
+        """One sentence. Ostu: adverb, subject, object, verb. Mirel: opener, subject, concord, verb, object, adverb."""
+        subject = self.noun_phrase(self.lexicon.beings)
+        if chance(self.random, 0.1):
+            subject = self.with_relative_clause(subject)
+        verb = zipf(self.random, self.lexicon.verbs)
+        chosen = self.choose(verb)
+        patient = self.object_phrase()
+        adverbs = [zipf(self.random, self.lexicon.adverbs)] if chance(self.random, 0.2) else []
+        tense, question = self.random.choice((0, 0, 1, 1, 2)), chance(self.random, 0.15)
+        source = [word.source for word in adverbs] + subject.source + patient.source
+        source += [verb.source, *filter(None, [TENSES[tense]]), *[QUESTION] * question]
+        target = [OPENERS[question][chosen.kind], *subject.target, *filter(None, [AUXILIARIES[tense]])]
+        target += [CONCORDS[subject.kind][subject.plural], chosen.word, *patient.target]
+        target += [self.choose(word).word for word in adverbs]
+        english = in_english(subject, verb.english, tense, question)
+        english += patient.english + [word.english for word in adverbs]
+        stop = "?" if question else "."
+        return Sentence(*(" ".join(words) + stop for words in (source, target, english)))
 
 
-def noun_phrase(random: Random, lexicon: Lexicon, nouns: list[Meaning]) -> Phrase:
-    """Ostu: noun, adjective. Mirel: article, concord and adjective, noun; article and concord agree with the noun."""
-    noun = zipf(random, nouns)
-    chosen = choose(random, noun)
-    plural = chance(random, 0.3)
-    source, target = [noun.source, *[PLURAL] * plural], [chosen.word]
-    if chance(random, 0.3):
-        adjective = zipf(random, lexicon.adjectives)
-        source.append(adjective.source)
-        target = [CONCORDS[chosen.kind][plural], choose(random, adjective).word, *target]
-    return Phrase(source, [ARTICLES[chosen.kind][plural], *target], chosen.kind, plural)
+def in_english(subject: Phrase, verb: str, tense: int, question: bool) -> list[str]:
+    """Subject and verb in English."""
+    if question:
+        return [("do" if subject.plural else "does", "did", "will")[tense], *subject.english, verb]
+    return [*subject.english, *((verb if subject.plural else f"{verb}s",), (past(verb),), ("will", verb))[tense]]
 
 
-def object_phrase(random: Random, lexicon: Lexicon) -> Phrase:
-    """A noun phrase that Ostu marks as the object at its end."""
-    phrase = noun_phrase(random, lexicon, lexicon.things)
-    return Phrase([*phrase.source, OBJECT], phrase.target, phrase.kind, phrase.plural)
+def past(verb: str) -> str:
+    """The past tense of a regular English verb."""
+    return verb.removesuffix("e") + "ed"
 
 
-def with_relative_clause(random: Random, lexicon: Lexicon, subject: Phrase) -> Phrase:
-    """Ostu: object, participle, then the subject. Mirel: the subject, then relative pronoun, verb, object."""
-    verb = zipf(random, lexicon.verbs)
-    patient = object_phrase(random, lexicon)
-    clause = [RELATIVES[subject.kind][subject.plural], choose(random, verb).word, *patient.target]
-    source = [*patient.source, verb.source, PARTICIPLE, *subject.source]
-    return Phrase(source, [*subject.target, *clause], subject.kind, subject.plural)
-
-
-def sentence(random: Random, lexicon: Lexicon) -> tuple[str, str]:
-    """One pair. Ostu: adverb, subject, object, verb. Mirel: opener, subject, concord, verb, object, adverb."""
-    subject = noun_phrase(random, lexicon, lexicon.beings)
-    if chance(random, 0.1):
-        subject = with_relative_clause(random, lexicon, subject)
-    verb = zipf(random, lexicon.verbs)
-    chosen = choose(random, verb)
-    patient = object_phrase(random, lexicon)
-    adverbs = [zipf(random, lexicon.adverbs)] if chance(random, 0.2) else []
-    tense, question = random.choice((0, 0, 1, 1, 2)), chance(random, 0.15)
-    source = [word.source for word in adverbs] + subject.source + patient.source
-    source += [verb.source, *filter(None, [TENSES[tense]]), *[QUESTION] * question]
-    target = [OPENERS[question][chosen.kind], *subject.target, *filter(None, [AUXILIARIES[tense]])]
-    target += [CONCORDS[subject.kind][subject.plural], chosen.word, *patient.target]
-    target += [choose(random, word).word for word in adverbs]
-    stop = "?" if question else "."
-    return " ".join(source) + stop, " ".join(target) + stop
-
-
-def pairs(random: Random, draw: Callable[[Random], tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Pairs without end; no source sentence and no target sentence comes twice."""
-    sources: set[str] = set()
-    targets: set[str] = set()
+def distinct(speaker: Speaker) -> Iterator[Sentence]:
+    """Sentences without end; none comes twice in Ostu, and none in Mirel."""
+    said: set[str] = set()
     while True:
-        source, target = draw(random)
-        if source not in sources and target not in targets:
-            sources.add(source)
-            targets.add(target)
-            yield source, target
+        one = speaker.sentence()
+        if one.source not in said and one.target not in said:
+            said.update((one.source, one.target))
+            yield one
 
 
 def write(folder: Path) -> None:
     """Write all files into `folder`."""
-    lexicon = make_lexicon()
-    stream = pairs(Random(TEXT_SEED), lambda random: sentence(random, lexicon))
+    stream = distinct(Speaker(make_lexicon(), *map(Random, TEXT_SEEDS)))
     folder.mkdir(parents=True, exist_ok=True)
     for name, size in SIZES.items():
-        drawn = [next(stream) for _ in range(size)]
-        for side, suffix in enumerate(("src", "tgt")):
-            text = "".join(f"{pair[side]}\n" for pair in drawn)
-            (folder / f"{name}.{suffix}").write_bytes(text.encode())
+        drawn = list(islice(stream, size))
+        sides = {"src": [one.source for one in drawn], "tgt": [one.target for one in drawn]}
+        if name == "test":
+            sides["en"] = [one.english for one in drawn]
+        for suffix, lines in sides.items():
+            (folder / f"{name}.{suffix}").write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
 if __name__ == "__main__":
