@@ -17,7 +17,7 @@ NAMES = {
     "left_to_right": "a cache of a teacher that sees the left side only, as a negative control",
     "outside": "another toolkit's plain student on the same pieces, by the same score",
     "recipes": "what the paper's experiments would need, from dry runs",
-    "seeds": "the demo's comparison with longer training and several seeds",
+    "seeds": "the demo with several seeds",
 }
 
 

@@ -19,11 +19,11 @@ def demo(folder: Path) -> None:
     Example:
       kdcache demo demo-run
     """
-    from kdcache.experiments.demo import GUIDE_FILE, DemoConfig, results_table, run_demo, verdict
+    from kdcache.experiments.demo import GUIDE_FILE, DemoConfig, report, run_demo
 
     _set_up_libraries()
     differences = run_demo(folder, DemoConfig(), set_up_process)
-    click.echo(f"\n{results_table(differences)}\n\n{verdict(differences[0])}")
+    click.echo(f"\n{report(folder, differences)}")
     click.echo(f"What lies where, and what to try next: {folder / GUIDE_FILE}")
 
 
