@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-PAIRS = 120
+PAIRS = 60
 
 
 def fence(language: str) -> str:
