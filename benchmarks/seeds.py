@@ -24,7 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, print, and write seeds.csv."""
     set_up_process(quiet=False)
-    folder, rows = Path(options.folder), [HEAD]
+    folder = Path(options.folder)
+    rows: list[tuple[str, ...]] = [HEAD]
     differences: dict[str, list[float]] = {}
     for seed in range(1, options.seeds + 1):
         before = cpu_seconds()

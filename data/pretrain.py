@@ -1,6 +1,6 @@
 """Make the demo's BERT: a small one that has read much Ostu and much Mirel, but no translation.
 
-`python data/pretrain.py FOLDER` writes it, in about fifteen minutes on one core. As a real BERT, it reads texts of two
+`python -m data.pretrain FOLDER` writes it, in about fifteen minutes on one core. As a real BERT, it reads texts of two
 sentences of one language, of which some words are masked. Both sentences say the same, each in words of its own: real
 texts repeat themselves, too, and show so which words may stand for each other. No sentence of the demo corpus is read.
 """
@@ -14,17 +14,17 @@ from pathlib import Path
 from random import Random
 
 import torch
-from generate import Speaker, make_lexicon
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertForMaskedLM, get_linear_schedule_with_warmup
+from transformers import BertConfig, BertForMaskedLM
 
+from data.generate import Speaker, make_lexicon
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.text.vocabulary import from_corpus
 
 SEED = 4
 TEXTS = 40_000
-STEPS, TOKENS, RATE = 3_500, 2_048, 1e-3
+STEPS, WARMUP, TOKENS, RATE = 3_500, 350, 2_048, 1e-3
 MASKED = 0.2
 WIDTH, LAYERS, POSITIONS = 128, 3, 128
 
@@ -86,7 +86,9 @@ def pretrain(folder: Path) -> None:
     )
     model = BertForMaskedLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.98))
-    schedule = get_linear_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(step / WARMUP, (STEPS - step) / (STEPS - WARMUP))
+    )
     all_batches = batches(read, tokenizer)
     order: list[int] = []
     mean = 0.0
@@ -94,7 +96,7 @@ def pretrain(folder: Path) -> None:
         order = order or torch.randperm(len(all_batches)).tolist()
         value = loss(model, *all_batches[order.pop()], tokenizer)
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -107,5 +109,5 @@ def pretrain(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python data/pretrain.py FOLDER")
+        sys.exit("usage: python -m data.pretrain FOLDER")
     pretrain(Path(sys.argv[1]))
