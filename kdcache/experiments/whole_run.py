@@ -5,17 +5,20 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from kdcache.cache.hdf5 import check_writing
 from kdcache.cache.reader import open_cache
 from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_shards import dump
-from kdcache.errors import TrainingError
+from kdcache.errors import TrainingError, UsageError
 from kdcache.experiments.run_sweep import run_sweep
 from kdcache.experiments.sweep_file import ReadOptions, read_sweep
 from kdcache.experiments.sweep_report import PAGE_FILE
 from kdcache.experiments.whole_run_config import WholeRunConfig
 from kdcache.files.atomic import replace_file
+from kdcache.files.locations import printable
 from kdcache.files.run_records import earlier_result, folder_run, log
 from kdcache.labels.verdict import UNKNOWN
+from kdcache.teacher.open_checkpoint import checkpoint_fingerprint
 from kdcache.teacher.teacher_config import TeacherConfig, teacher_defaults
 from kdcache.teacher.train_teacher import train_teacher
 from kdcache.text.corpus import TextFiles
@@ -35,11 +38,19 @@ def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], r
 
     Raises:
         MismatchError: `output` was begun with other settings.
+        OutputError: the HDF5 library here cannot write shards.
+        UsageError: the name of a text is not UTF-8.
         TrainingError: a student failed; the message names its log.
         KDCacheError: as `train_teacher`, `dump`, `read_sweep` and `run_sweep`.
     """
     config.check()
-    run = folder_run(output, "run", config)
+    check_writing()
+    sweep_text = _sweep_text(config)
+    if sweep_text != printable(sweep_text):
+        raise UsageError(
+            "The names of the texts must be UTF-8, since they go into a file for kdcache sweep. Rename them."
+        )
+    run = folder_run(output, "run", config, checkpoint_fingerprint(config.bert))
     given = {"bert": config.bert, "max_steps": None}
     training = TrainingConfig(**{**teacher_defaults(given), "epochs": config.teacher_epochs})
     log.info("1 of 3: the teacher, in %s.", output / TEACHER)
@@ -47,7 +58,7 @@ def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], r
     log.info("2 of 3: the cache of its labels, in %s.", output / CACHE)
     dump(DumpConfig(str(output / TEACHER), config.text), output / CACHE)
     log.info("3 of 3: students with soft labels and without, in %s.", output / STUDENTS)
-    replace_file(output / SWEEP_FILE, _sweep_text(config).encode())
+    replace_file(output / SWEEP_FILE, sweep_text.encode())
     table, failures = run_sweep(read_sweep(output / SWEEP_FILE, options, read))
     if failures:
         raise TrainingError(f"{failures[0]}. Correct it and run the same command again: it continues.")

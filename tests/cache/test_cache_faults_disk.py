@@ -180,7 +180,7 @@ def test_fault_10_no_record_of_a_shard_that_cannot_be_read(cache: Path, referenc
     assert {name: data for name, data in contents(cache).items() if ".invalid-" not in name} == reference
 
 
-@pytest.mark.parametrize("command", ["dump-logits", "dump-logits --dry-run", "transcode", "merge", "demo"])
+@pytest.mark.parametrize("command", ["dump-logits", "dump-logits --dry-run", "transcode", "merge", "demo", "run"])
 def test_fault_54_hdf5_that_writes_unreadable_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -189,11 +189,13 @@ def test_fault_54_hdf5_that_writes_unreadable_shards(
         write_cache(tmp_path / name, dataclasses.replace(PLAN, teacher=sha256(name.encode())))
     monkeypatch.setattr(hdf5, "hdf5_version", lambda: (1, 14, 6))
     output = tmp_path / "output"
+    texts = ("--source", "none", "--target", "none")
     arguments: dict[str, list[object]] = {
         "dump-logits": ["--teacher", "none", "--pairs", "none", "--output", output],
         "transcode": [tmp_path / "one", output, "--topk", 2],
         "merge": [output, tmp_path / "one", tmp_path / "two"],
         "demo": [output],
+        "run": [*texts, *("--valid-source", "none", "--valid-target", "none", "--bert", "none"), "--output", output],
     }
     done = run_here(*command.split(), *arguments[command.split()[0]])
     assert done.returncode == 1

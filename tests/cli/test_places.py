@@ -123,6 +123,9 @@ def test_fault_61_names_that_are_not_utf8(
     ):
         done = run_here(*arguments)
         assert done.returncode == 0, done.stderr
+    # The file of a sweep, which `run` writes, is TOML, and that is UTF-8 throughout.
+    done = run_here("run", *text, *valid, "--bert", "scratch:tiny", "--output", tmp_path / "run")
+    assert (done.returncode, "must be UTF-8" in done.stderr) == (2, True)
     record = read_json(named("student") / "run.json")
     assert record["config"]["cache"] == f"{tmp_path}/Stra\\xdfe/cache\\xfc"
     assert read_json(named("json"))["system"] == f"{tmp_path}/Stra\\xdfe/student\\xfc"
