@@ -29,11 +29,11 @@ def exported(small_student: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def translated(folder: Path, lines: list[str]) -> list[str]:
+def translated(folder: Path, lines: list[str], most: int = 255) -> list[str]:
     """What the export makes of `lines`, by the two libraries that its users have."""
     tokenizer, translator = AutoTokenizer.from_pretrained(folder), Translator(str(folder))
     sources = [tokenizer.convert_ids_to_tokens(tokenizer(line)["input_ids"]) for line in lines]
-    found = translator.translate_batch(sources, beam_size=1, max_decoding_length=255)
+    found = translator.translate_batch(sources, beam_size=1, max_decoding_length=most)
     ids = [tokenizer.convert_tokens_to_ids(one.hypotheses[0]) for one in found]
     return [" ".join(tokenizer.decode(one, skip_special_tokens=True).split()) for one in ids]
 
@@ -43,7 +43,8 @@ def test_the_export_writes_what_the_student_writes(small_student: Path, exported
     lines = toy_lines("src", 40)
     student = Student.load(small_student)
     expected = generate(student, lines, GenerateConfig(student="", source="", beam_size=1, device="cpu"))
-    assert translated(exported, lines) == expected
+    # CTranslate2 does not count the start token.
+    assert translated(exported, lines, student.max_length - 1) == expected
     assert len(set(expected)) > 2
 
 
