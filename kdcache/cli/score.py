@@ -97,10 +97,10 @@ def _refuse_others(context: click.Context) -> None:
 
 
 def _print_table(results: list[Path], notation: str) -> None:
-    from kdcache.scoring.score_table import build, latex, markdown, read_rows
+    from kdcache.scoring.score_table import latex, markdown, read_rows
 
-    made = build(read_rows(results))
-    click.echo(latex(made) if notation == "latex" else markdown(made))
+    rows = read_rows(results)
+    click.echo(latex(rows) if notation == "latex" else markdown(rows))
 
 
 def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | None) -> None:

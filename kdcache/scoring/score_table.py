@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.console.tables import escape, markdown_table
 from kdcache.errors import DataError
 from kdcache.scoring.score_config import LESS_IS_BETTER, SCORES
-from kdcache.scoring.score_corpus import Score
 from kdcache.scoring.score_file import ScoreFile, read_scores
 
 LEVELS = ((0.01, "‡"), (0.05, "†"))
@@ -28,38 +27,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A text, or a score: `text` ± `half`, whether it is the best of its column, and the mark of its p-value."""
+class Notation:
+    """How Markdown or LaTeX write what a table holds: any text, best values, raised marks, signatures, and ±."""
 
-    text: str
-    half: str = ""
-    best: bool = False
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """The head of a column; `number` tells columns of one metric with different signatures apart, 0 is none."""
-
-    text: str
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A line below the table; `code` is its end, in type of fixed width."""
-
-    text: str
-    code: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """Cells and notes, not yet in any notation."""
-
-    headings: list[Heading]
-    rows: list[list[Cell]]
-    notes: list[Note]
+    text: Callable[[str], str]
+    best: Callable[[str], str]
+    raised: Callable[[str], str]
+    code: Callable[[str], str]
+    plus_minus: str
 
 
 def read_rows(paths: Sequence[Path]) -> list[Row]:
@@ -102,36 +77,29 @@ def _check_test_set(rows: Sequence[Row]) -> None:
 _OTHER_TEST_SET = "Scores of different test sets do not compare; make a table for each."
 
 
-def build(rows: Sequence[Row]) -> ScoreTable:
-    """Lay out at least one row, best values and significance marked; another signature is another column."""
-    columns = _columns(rows)
-    names = [name for name, _ in columns]
-    numbers = [names[:i].count(name) + 1 if names.count(name) > 1 else 0 for i, name in enumerate(names)]
-    scores = [_column(rows, name, signature) for name, signature in columns]
-    headings = [
-        Heading("System"),
-        *(Heading(SCORES[name], number) for name, number in zip(names, numbers, strict=True)),
-        *map(Heading, ("n", "student", "cache")),
-    ]
-    cells = []
-    for row, *of_row in zip(rows, *scores, strict=True):
-        lineage = row.found.lineage
-        prints = [Cell(UNKNOWN if one is None else one[:_DIGITS]) for one in (lineage.student, lineage.cache)]
-        cells.append([Cell(row.name), *of_row, Cell(f"{row.found.scores[0].n:,}"), *prints])
-    signed: dict[str, list[str]] = {}
-    for (name, signature), number in zip(columns, numbers, strict=True):
-        signed.setdefault(signature, []).append(f"{SCORES[name]}{_superscript(number)}")
-    signatures = [Note(f"{', '.join(titles)}: ", signature) for signature, titles in signed.items()]
-    return ScoreTable(headings, cells, [*_notes(rows, names), *signatures])
-
-
-def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Names and signatures of all scores, by name first."""
+def lay_out(rows: Sequence[Row], how: Notation) -> tuple[list[list[str]], list[str]]:
+    """The cells of at least one row, below a head, and notes; another signature is another, numbered column."""
     seen = dict.fromkeys((one.name, one.signature) for row in rows for one in row.found.scores)
-    return sorted(seen, key=lambda column: list(SCORES).index(column[0]))
+    columns = sorted(seen, key=lambda column: list(SCORES).index(column[0]))
+    names = [name for name, _ in columns]
+    titles = []
+    for i, name in enumerate(names):
+        number = how.raised(str(names[:i].count(name) + 1)) if names.count(name) > 1 else ""
+        titles.append(f"{how.text(SCORES[name])}{number}")
+    table = [["System", *titles, "n", "student", "cache"]]
+    for row, *of_row in zip(rows, *(_column(rows, *column, how) for column in columns), strict=True):
+        lineage = row.found.lineage
+        prints = [how.text(UNKNOWN if one is None else one[:_DIGITS]) for one in (lineage.student, lineage.cache)]
+        table.append([how.text(row.name), *of_row, f"{row.found.scores[0].n:,}", *prints])
+    signed: dict[str, list[str]] = {}
+    for (_, signature), title in zip(columns, titles, strict=True):
+        signed.setdefault(signature, []).append(title)
+    signatures = [f"{', '.join(found)}: {how.code(signature)}" for signature, found in signed.items()]
+    return table, [*map(how.text, _notes(rows, names)), *signatures]
 
 
-def _column(rows: Sequence[Row], name: str, signature: str) -> list[Cell]:
+def _column(rows: Sequence[Row], name: str, signature: str, how: Notation) -> list[str]:
+    """A score of each row ± half its interval, with the mark of its p-value; the best one stands out."""
     found = [
         next((one for one in row.found.scores if (one.name, one.signature) == (name, signature)), None) for row in rows
     ]
@@ -141,58 +109,40 @@ def _column(rows: Sequence[Row], name: str, signature: str) -> list[Cell]:
     cells = []
     for row, one in zip(rows, found, strict=True):
         if one is None:
-            cells.append(Cell(UNKNOWN))
-        else:
-            text = f"{one.value:.2f}"
-            cells.append(Cell(text, f"{(one.high - one.low) / 2:.2f}", text == best, _mark(row, one)))
+            cells.append(how.text(UNKNOWN))
+            continue
+        value, half = f"{one.value:.2f}", f"{(one.high - one.low) / 2:.2f}"
+        differences = () if row.found.comparison is None else row.found.comparison.differences
+        p_value = next((one.p_value for one in differences if one.name == name), 1.0)
+        mark = next((how.raised(mark) for level, mark in LEVELS if p_value < level), "")
+        cells.append(f"{how.best(value) if value == best else value} {how.plus_minus} {half}{mark}")
     return cells
 
 
-def _mark(row: Row, score: Score) -> str:
-    differences = () if row.found.comparison is None else row.found.comparison.differences
-    p_value = next((one.p_value for one in differences if one.name == score.name), 1.0)
-    return next((mark for level, mark in LEVELS if p_value < level), "")
-
-
-def _notes(rows: Sequence[Row], names: Sequence[str]) -> list[Note]:
+def _notes(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     bootstraps = [f"{row.found.bootstrap.resamples:,} resamples, seed {row.found.bootstrap.seed}" for row in rows]
     made = "; ".join(dict.fromkeys(bootstraps))
-    notes = [Note(f"±: half of the 95 % interval, by sacreBLEU's bootstrap over sentences ({made}).")]
+    notes = [f"±: half of the 95 % interval, by sacreBLEU's bootstrap over sentences ({made})."]
     if not LESS_IS_BETTER.isdisjoint(names):
-        notes.append(Note("TER: less is better."))
-    compared = [f"{row.name} with {_baseline(row, rows)}" for row in rows if row.found.comparison is not None]
+        notes.append("TER: less is better.")
+    compared = []
+    for row in rows:
+        if (comparison := row.found.comparison) is not None:
+            # The baseline is called as the row with the same hypotheses, if there is one.
+            text = comparison.lineage.hypothesis
+            others = (one.name for one in rows if one is not row and one.found.lineage.hypothesis == text)
+            compared.append(f"{row.name} with {next(others, comparison.baseline)}")
     if compared:
         levels = ", ".join(f"{mark} p below {level}" for level, mark in reversed(LEVELS))
-        notes.append(Note(f"{levels}: paired bootstrap, one tail; compared were {', '.join(compared)}."))
+        notes.append(f"{levels}: paired bootstrap, one tail; compared were {', '.join(compared)}.")
     return notes
 
 
-def _baseline(row: Row, rows: Sequence[Row]) -> str:
-    """The name of a row's baseline: that of the row with the same hypotheses, if it is in the table."""
-    comparison = row.found.comparison
-    if comparison is None:
-        return ""
-    text = comparison.lineage.hypothesis
-    others = (one for one in rows if one is not row and one.found.lineage.hypothesis == text)
-    return next((one.name for one in others), comparison.baseline)
-
-
-def _superscript(number: int) -> str:
-    return str(number).translate(_SUPERSCRIPTS) if number else ""
-
-
-def markdown(made: ScoreTable) -> str:
-    """The table in Markdown, its notes as a list below."""
-    head = [escape(one.text) + _superscript(one.number) for one in made.headings]
-    rows = [head, *([_markdown_cell(cell) for cell in row] for row in made.rows)]
-    notes = (f"- {escape(note.text)}{f' `{note.code}`' if note.code else ''}" for note in made.notes)
-    return "\n".join([markdown_table(rows, numbers=True), "", *notes])
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = escape(cell.text)
-    shown = f"**{text}**" if cell.best else text
-    return f"{shown} ± {cell.half}{cell.mark}" if cell.half else shown
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of at least one row in Markdown, its notes as a list below."""
+    how = Notation(escape, "**{}**".format, lambda text: text.translate(_SUPERSCRIPTS), "`{}`".format, "±")
+    table, notes = lay_out(rows, how)
+    return "\n".join([markdown_table(table, numbers=True), "", *(f"- {note}" for note in notes)])
 
 
 _LATEX = {
@@ -214,37 +164,30 @@ _LATEX = {
 }
 
 
-def latex(table: ScoreTable) -> str:
-    """The table as a `tabular` with the rules of booktabs, its notes as lines below."""
-    headings = [latex_text(one.text) + (f"$^{{{one.number}}}$" if one.number else "") for one in table.headings]
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
-        r"\toprule",
-        rf"{' & '.join(headings)} \\",
-        r"\midrule",
-        *(rf"{_latex_row(row)} \\" for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(rf"\par{{\footnotesize {_latex_note(note)}}}" for note in table.notes),
-    ]
-    return "\n".join(lines)
-
-
-def _latex_row(row: Sequence[Cell]) -> str:
-    cells = " & ".join(map(_latex_cell, row))
+def latex(rows: Sequence[Row]) -> str:
+    """The table of at least one row as a `tabular` with the rules of booktabs, its notes as lines below."""
+    how = Notation(
+        latex_text,
+        r"\textbf{{{}}}".format,
+        lambda text: f"$^{{{latex_text(text).strip('$')}}}$",
+        lambda text: rf"\texttt{{{latex_text(text)}}}",
+        r"$\pm$",
+    )
+    (head, *cells), notes = lay_out(rows, how)
     # Behind the end of a row or a rule, across line ends, these begin an option of the command before.
-    return f"{{}}{cells}" if cells.startswith(("[", "*")) else cells
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = latex_text(cell.text)
-    shown = rf"\textbf{{{text}}}" if cell.best else text
-    mark = f"$^{{{latex_text(cell.mark).strip('$')}}}$" if cell.mark else ""
-    return rf"{shown} $\pm$ {cell.half}{mark}" if cell.half else shown
-
-
-def _latex_note(note: Note) -> str:
-    return latex_text(note.text) + (rf" \texttt{{{latex_text(note.code)}}}" if note.code else "")
+    lines = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in map(" & ".join, cells)]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            rf"{' & '.join(head)} \\",
+            r"\midrule",
+            *(rf"{line} \\" for line in lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par{{\footnotesize {note}}}" for note in notes),
+        ]
+    )
 
 
 def latex_text(text: str) -> str:
