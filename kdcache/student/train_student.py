@@ -26,7 +26,6 @@ from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
 from kdcache.text.likeness import text_warnings
-from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.batches import Batch, Selection, collate, micro_bounds, some_pairs, valid_selections
 from kdcache.training.checkpoint import copy_parameters
 from kdcache.training.group import Group, training_group
@@ -98,11 +97,14 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
     if run.finished:
         log.info("%s: this student is finished; nothing to do.", output)
         return
-    valid_pairs = None if valid is None else _encode(valid, config, reader.tokenizer(), _positions(reader))
+    valid_pairs = None
+    if valid is not None:
+        parts = encode_sections(valid, reader.tokenizer(), _positions(reader), skip_bad=config.skip_bad)
+        valid_pairs = concatenate(list(parts))
     vocabulary, most = reader.plan.vocabulary, config.training.max_tokens
     for warning in text_warnings(some_pairs(sections), valid_pairs, vocabulary, most):
         log.warning("%s", warning)
-    task = make_task(config, reader, valid)
+    task = make_task(config, reader, valid_pairs)
     task.student.limit_length(sections.longest_target())
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     counts = (f"{count:,}" for count in (reader.plan.n_pairs, reader.n_targets, parameters))
@@ -132,20 +134,14 @@ def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict
     """
     reader = open_cache(config.cache, config.store)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    start = {} if config.start_from is None else {"start": start_fingerprint(Path(config.start_from))}
-    return reader, valid, {"cache": reader.manifest.root, **fingerprints(valid=valid), **start}
-
-
-def start_fingerprint(folder: Path) -> str:
-    """SHA-256 of the weights in `folder`, hexadecimal.
-
-    Raises:
-        ModelError: no student is there.
-    """
-    weights = weights_fingerprint(folder)
-    if weights is None:
-        raise ModelError(f"{folder}: no student here (no {WEIGHTS_FILE}). Make one with kdcache student-train.")
-    return weights
+    inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
+    if config.start_from is not None:
+        weights = weights_fingerprint(Path(config.start_from))
+        if weights is None:
+            missing = f"no student here (no {WEIGHTS_FILE}). Make one with kdcache student-train."
+            raise ModelError(f"{config.start_from}: {missing}")
+        inputs["start"] = weights
+    return reader, valid, inputs
 
 
 def start_from(student: Student, folder: Path) -> None:
@@ -169,8 +165,8 @@ def start_from(student: Student, folder: Path) -> None:
         ) from error
 
 
-def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None = None) -> StudentTask:
-    """A student of this configuration before its first step, with the batches of the validation text, if there is one.
+def make_task(config: StudentConfig, reader: CacheReader, valid: EncodedPairs | None = None) -> StudentTask:
+    """A student of this configuration before its first step, with the validation text in batches, if there is one.
 
     Raises:
         ModelError: it cannot start from the student that is named.
@@ -181,27 +177,21 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: Corpus | None =
     student = build_student(config.arch, config.size, tokenizer, *sizes)
     if config.start_from is not None:
         start_from(student, Path(config.start_from))
-    batches = None if valid is None else _valid_batches(valid, config, student)
+    batches = None
+    if valid is not None:
+        batches = [
+            batch
+            for selection in valid_selections(valid, np.random.default_rng(0))
+            for batch in _collate_parts(
+                selection, micro_bounds(selection, config.training.most_tokens, 1), student, None
+            )
+        ]
     return StudentTask(student, config.objective, batches)
 
 
 def _positions(reader: CacheReader) -> int:
     """Positions of a student, enough for whatever pair the teacher took."""
     return max(POSITIONS, reader.plan.positions)
-
-
-def _encode(corpus: Corpus, config: StudentConfig, tokenizer: Tokenizer, positions: int) -> EncodedPairs:
-    return concatenate(list(encode_sections(corpus, tokenizer, positions, skip_bad=config.skip_bad)))
-
-
-def _valid_batches(corpus: Corpus, config: StudentConfig, student: Student) -> list[Batch]:
-    pairs = _encode(corpus, config, student.tokenizer, student.positions)
-    most = config.training.most_tokens
-    return [
-        batch
-        for selection in valid_selections(pairs, np.random.default_rng(0))
-        for batch in _collate_parts(selection, micro_bounds(selection, most, 1), student, None)
-    ]
 
 
 def _collate_parts(

@@ -13,7 +13,6 @@ import functools
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
 from itertools import chain, pairwise
 from typing import Any
 
@@ -50,7 +49,9 @@ def mark_joins(tokenizer: Tokenizer) -> tuple[Tokenizer, npt.NDArray[np.int64]]:
     if tokenizer.kind != "WordPiece" or not splits or ambiguous:
         return tokenizer, np.arange(tokenizer.size, dtype=np.int64)
     inside = tokenizer.definition["model"]["vocab"] | {word: added[content] for content, word in words.items()}
-    mark, prefix = _unused_mark(inside), str(tokenizer.definition["model"].get("continuing_subword_prefix", _PREFIX))
+    used = set(chain.from_iterable(inside))
+    mark = next(sign for sign in chain("￭￮", map(chr, range(0xE000, sys.maxunicode))) if sign not in used)
+    prefix = str(tokenizer.definition["model"].get("continuing_subword_prefix", _PREFIX))
     first = [piece for piece in inside if piece not in fixed and not piece.startswith(prefix)]
     # The backend numbers tokens outside the vocabulary after it.
     rows = sorted(set(inside.values()))
@@ -95,12 +96,6 @@ def _word(content: str, tokenizer: Tokenizer) -> str:
     if flags or content in tokenizer.names.values() or not (token["normalized"] or word == content):
         return ""
     return word if len(content.split()) == 1 else ""
-
-
-def _unused_mark(pieces: Iterable[str]) -> str:
-    """The first mark that no piece holds."""
-    used = set(chain.from_iterable(pieces))
-    return next(mark for mark in chain("￭￮", map(chr, range(0xE000, sys.maxunicode))) if mark not in used)
 
 
 def _leave_chinese(step: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -159,20 +160,13 @@ def _solid(text: str) -> str:
     return "".join(text.split())
 
 
-def _count_upper(text: str) -> int:
-    return sum(char.isupper() for char in text)
-
-
 def _count_marks(text: str) -> int:
-    return sum(unicodedata.category(char) == "Mn" for char in unicodedata.normalize("NFD", text))
+    return _count(("Mn",), unicodedata.normalize("NFD", text))
 
 
-def _count_joiners(text: str) -> int:
-    return sum(unicodedata.category(char) == "Cf" for char in text)
-
-
-def _count_control(text: str) -> int:
-    return sum(unicodedata.category(char) in ("Cc", "Cn", "Co") and not char.isspace() for char in text)
+def _count(kinds: tuple[str, ...], text: str) -> int:
+    """Characters of these of Unicode's categories that are no blanks."""
+    return sum(unicodedata.category(char) in kinds and not char.isspace() for char in text)
 
 
 def _count_blanks(text: str) -> int:
@@ -198,14 +192,19 @@ def _bare(text: str) -> Iterator[str]:
 
 
 # Characters by class: what they are, what to do, and how many a text has.
+_CONTROL = ("Cc", "Cn", "Co")
 _CASED = "Use a cased checkpoint."
 _BYTES = "a byte-level checkpoint"
 _JOINS = f"Train the teacher without --no-trim-vocab, so that joined words are marked, or from {_BYTES}."
 _LOSSES: tuple[tuple[str, str, Callable[[str], int]], ...] = (
-    ("drops upper case", "Use a cased checkpoint, or leave case out of the score with --lowercase.", _count_upper),
+    (
+        "drops upper case",
+        "Use a cased checkpoint, or leave case out of the score with --lowercase.",
+        lambda text: sum(map(str.isupper, text)),
+    ),
     ("drops accents and other marks", _CASED, _count_marks),
-    ("drops joiners and other invisible characters", f"Use scratch:tiny or {_BYTES}.", _count_joiners),
-    ("drops control and private-use characters", f"Remove them, or use {_BYTES}.", _count_control),
+    ("drops joiners and other invisible characters", f"Use scratch:tiny or {_BYTES}.", partial(_count, ("Cf",))),
+    ("drops control and private-use characters", f"Remove them, or use {_BYTES}.", partial(_count, _CONTROL)),
     ("drops tabs, no-break and repeated blanks", "Write single plain blanks, also in references.", _count_blanks),
 )
 _CHANGES: tuple[tuple[str, Callable[[str, str], int]], ...] = (

@@ -86,14 +86,11 @@ def _usage(tokenizer: Tokenizer, marked: Tokenizer, texts: Iterable[str]) -> tup
         counts += np.bincount(flat, minlength=marked.size)
         for line, ids in zip(lines, encoded, strict=True):
             if marked.special.unk in ids:
-                unknown.update(_unknown_words(tokenizer, line))
+                before = tokenizer.backend.encode(line, add_special_tokens=False)
+                for token, (start, stop) in zip(before.ids, before.offsets, strict=True):
+                    if token == tokenizer.special.unk:
+                        unknown.update(words(tokenizer, line[start:stop]))
     return counts, unknown
-
-
-def _unknown_words(tokenizer: Tokenizer, line: str) -> set[str]:
-    encoding = tokenizer.backend.encode(line, add_special_tokens=False)
-    spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token == tokenizer.special.unk]
-    return {word for start, stop in spans for word in words(tokenizer, line[start:stop])}
 
 
 def words(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -209,10 +206,17 @@ def _definition(pieces: list[str]) -> dict[str, Any]:
     ]
     first = [_special(start, 0), {"Sequence": {"id": "A", "type_id": 0}}, _special(end, 0)]
     second = [{"Sequence": {"id": "B", "type_id": 1}}, _special(end, 1)]
+    # BERT removes characters that cannot be seen; this keeps joiners and tags, which Persian or emoji need.
+    invisible = r"(?![\s\x{200c}\x{200d}\x{e0020}-\x{e007f}])[\p{C}\x{fffd}]"
+    bert = {"clean_text": False, "handle_chinese_chars": True, "strip_accents": False, "lowercase": False}
+    normalizers = [
+        {"type": "Replace", "pattern": {"Regex": invisible}, "content": ""},
+        {"type": "BertNormalizer", **bert},
+    ]
     return {
         "version": "1.0",
         "added_tokens": added,
-        "normalizer": {"type": "Sequence", "normalizers": [_visible(), _bert()]},
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {
             "type": "TemplateProcessing",
@@ -228,22 +232,6 @@ def _definition(pieces: list[str]) -> dict[str, Any]:
             "max_input_chars_per_word": WORD_CHARACTERS - 1,
             "vocab": vocabulary,
         },
-    }
-
-
-def _visible() -> dict[str, Any]:
-    """BERT's removal of characters that cannot be seen, but for joiners and tags, which Persian or emoji need."""
-    pattern = r"(?![\s\x{200c}\x{200d}\x{e0020}-\x{e007f}])[\p{C}\x{fffd}]"
-    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
-
-
-def _bert() -> dict[str, Any]:
-    return {
-        "type": "BertNormalizer",
-        "clean_text": False,
-        "handle_chinese_chars": True,
-        "strip_accents": False,
-        "lowercase": False,
     }
 
 

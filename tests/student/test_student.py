@@ -33,7 +33,7 @@ from kdcache.student.seq2seq import Student, build_student
 from kdcache.student.student_config import ARCHITECTURES, POSITIONS, StudentConfig, default_rate
 from kdcache.student.train_student import make_task, train_student
 from kdcache.student.training_forecast import forecast
-from kdcache.text.corpus import Corpus, Pair, TextFiles
+from kdcache.text.corpus import Pair, TextFiles
 from kdcache.training.batches import Section, Selection, collate, epoch_order
 
 # Layers on each side, width, feed-forward, heads.
@@ -261,7 +261,7 @@ def test_forecast_writes_nothing_and_counts_right(small_cache: Path, small_valid
     reader = CacheReader(small_cache)
     order = list(epoch_order(CacheSections(reader, soft=True), training.max_tokens, training.seed, 0))
     assert found.steps == 3 * len(order)
-    model = make_task(config, reader, Corpus(small_valid)).model
+    model = make_task(config, reader).model
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert found.seconds > 0
     assert found.peak_bytes > 1 << 20

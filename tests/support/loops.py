@@ -20,9 +20,11 @@ from kdcache.errors import StoppedError
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.losses.projection import LossSums
 from kdcache.student.cached_labels import CacheSections
-from kdcache.student.student_config import StudentConfig
+from kdcache.student.student_config import POSITIONS, StudentConfig
 from kdcache.student.train_student import StudentTask, make_task
 from kdcache.text.corpus import Corpus, TextFiles
+from kdcache.text.encode_corpus import encode_sections
+from kdcache.text.encoded_pairs import concatenate
 from kdcache.training.batches import Selection
 from kdcache.training.group import Group
 from kdcache.training.loader import Task
@@ -112,8 +114,11 @@ class Trainer:
         return cls(StudentConfig(str(cache), objective, training, valid, size=size, dropout=0.3), group)
 
     def task(self) -> StudentTask:
-        valid = None if self.config.valid is None else Corpus(self.config.valid)
-        return make_task(self.config, open_cache(self.config.cache, self.config.store), valid)
+        reader, valid = open_cache(self.config.cache, self.config.store), None
+        if self.config.valid is not None:
+            parts = encode_sections(Corpus(self.config.valid), reader.tokenizer(), POSITIONS, skip_bad=False)
+            valid = concatenate(list(parts))
+        return make_task(self.config, reader, valid)
 
     @property
     def sections(self) -> CacheSections:
