@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.plan import Plan, SourceCache
+from kdcache.cache.plan import Plan
 from kdcache.cache.reader import CacheReader
-from kdcache.cache.shard import ShardArrays
 from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.console.tables import count
 from kdcache.errors import UsageError
 from kdcache.files.strict_json import readable_json
 from kdcache.labels.verdict import HeldOut
-from kdcache.text.tokenizer import Tokenizer
 
 _HASH_DIGITS = 12
 
@@ -137,16 +134,14 @@ def view_pair(reader: CacheReader, index: int) -> PairView:
     pairs = arrays.pairs
     source = pairs.source_ids[pairs.source_offsets[row] : pairs.source_offsets[row + 1]]
     positions = range(int(pairs.target_offsets[row]), int(pairs.target_offsets[row + 1]))
-    words = [_view_word(arrays, position, tokenizer) for position in positions]
+    words = []
+    for row in positions:
+        log_probs = arrays.soft.log_probs[row].astype(np.float64)
+        listed = zip(arrays.soft.token_ids[row], log_probs, strict=True)
+        best = [(tokenizer.piece(int(i)), float(value)) for i, value in listed if value > -np.inf]
+        words.append((tokenizer.piece(int(pairs.target_ids[row])), float(arrays.target_log_prob[row]), best))
     target = pairs.target_ids[positions.start : positions.stop]
     return PairView(index, tokenizer.decode(source.tolist()), tokenizer.decode(target.tolist()), words)
-
-
-def _view_word(arrays: ShardArrays, position: int, tokenizer: Tokenizer) -> tuple[str, float, list[tuple[str, float]]]:
-    ids, log_probs = arrays.soft.token_ids[position], arrays.soft.log_probs[position].astype(np.float64)
-    best = [(tokenizer.piece(int(i)), float(value)) for i, value in zip(ids, log_probs, strict=True) if value > -np.inf]
-    written = tokenizer.piece(int(arrays.pairs.target_ids[position]))
-    return written, float(arrays.target_log_prob[position]), best
 
 
 def made_by(plan: Plan) -> str:
@@ -156,22 +151,16 @@ def made_by(plan: Plan) -> str:
     return f"{plan.made_by}, from {count(len(plan.sources), 'cache')}"
 
 
-def source_lines(plan: Plan) -> list[str]:
+def source_lines(plan: Plan, depth: int = 0) -> list[str]:
     """The caches that this one was made from, each with its sources indented below it; empty if a teacher made it."""
-    return [f"{'  ' * depth}{_line(source)}" for depth, source in _walk(plan, 0)]
-
-
-def _walk(plan: Plan, depth: int) -> Iterator[tuple[int, SourceCache]]:
+    lines = []
     for source in plan.sources:
-        yield depth, source
-        yield from _walk(source.plan, depth + 1)
-
-
-def _line(source: SourceCache) -> str:
-    plan = source.plan
-    words = f"{plan.draws} draws" if plan.draws else f"k {plan.topk}"
-    name = "/".join((plan.encoding.log_probs, plan.encoding.filters))
-    return (
-        f"{source.root[:_HASH_DIGITS]}  {plan.made_by}, {words}, {name}, passes {plan.passes}, "
-        f"maskings {plan.maskings}, teacher {plan.teacher[:_HASH_DIGITS]}"
-    )
+        one = source.plan
+        words = f"{one.draws} draws" if one.draws else f"k {one.topk}"
+        name = "/".join((one.encoding.log_probs, one.encoding.filters))
+        lines.append(
+            f"{'  ' * depth}{source.root[:_HASH_DIGITS]}  {one.made_by}, {words}, {name}, passes {one.passes}, "
+            f"maskings {one.maskings}, teacher {one.teacher[:_HASH_DIGITS]}"
+        )
+        lines += source_lines(one, depth + 1)
+    return lines
