@@ -31,21 +31,6 @@ _QUARTERS = np.array([0.25, 0.5, 0.75])
 
 
 @dataclass(frozen=True, slots=True)
-class Mass:
-    """Probability that the first 1 … k words of a position have together, over all positions.
-
-    Attributes:
-        mean: float64 [k].
-        quartiles: lower quartile, median, upper quartile: float64 [3, k]. The quantile q is the smallest value that at
-            least a share q of the positions does not exceed; it is read off a histogram of 1,000 bins and less than
-            0.001 off.
-    """
-
-    mean: Floats
-    quartiles: Floats
-
-
-@dataclass(frozen=True, slots=True)
 class ByPosition:
     """Mean entropy at positions that have the same distance from one end of the target.
 
@@ -92,7 +77,10 @@ class CacheStatistics:
     Attributes:
         n_targets: number of target positions, end tokens included.
         surprise: mean of −log p of the written words, in nats; infinite where one has probability 0.
-        mass: probability of the first words together, by their number.
+        mass: mean probability that the first 1 … k words have together, float64 [k].
+        mass_quartiles: its lower quartile, median, upper quartile: float64 [3, k]. The quantile q is the smallest value
+            that at least a share q of the positions does not exceed; it is read off a histogram of 1,000 bins and less
+            than 0.001 off.
         ranks: positions whose written word is the teacher's 1st, …, k-th, or none of them: int64 [k + 1].
         levels: positions by the probability p of the written word: p ≥ 0.5, ≥ 0.1, ≥ 0.01, ≥ 0.001, less: int64 [5].
         from_start, from_end: mean entropy by position.
@@ -101,7 +89,8 @@ class CacheStatistics:
 
     n_targets: int
     surprise: float
-    mass: Mass
+    mass: Floats
+    mass_quartiles: Floats
     ranks: Counts
     levels: Counts
     from_start: ByPosition
@@ -205,7 +194,8 @@ class Collector:
         return CacheStatistics(
             self._n,
             self._surprise / n,
-            Mass(self._mass / n, _quartiles(self._masses)),
+            self._mass / n,
+            _quartiles(self._masses),
             self._ranks.copy(),
             self._levels.copy(),
             start,

@@ -60,8 +60,8 @@ def figures(statistics: CacheStatistics, draws: int, averaged: int) -> list[Figu
 
 
 def _mass(statistics: CacheStatistics, averaged: int) -> Figure:
-    mean = statistics.mass.mean.tolist()
-    low, middle, high = statistics.mass.quartiles.tolist()
+    mean = statistics.mass.tolist()
+    low, middle, high = statistics.mass_quartiles.tolist()
     k = len(mean)
     area = svg.Frame((0.5, k + 0.5), (0, 1))
     marks = whole_ticks(1, k)

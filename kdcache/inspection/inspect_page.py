@@ -119,7 +119,7 @@ def _tiles(statistics: CacheStatistics, draws: int) -> list[tuple[str, str]]:
     perplexity = math.exp(min(statistics.surprise, 700.0))
     tiles = [
         (f"{statistics.n_targets:,}", "target positions"),
-        (percent(float(statistics.mass.mean[-1])), f"mass of the {len(statistics.ranks) - 1} listed words"),
+        (percent(float(statistics.mass[-1])), f"mass of the {len(statistics.ranks) - 1} listed words"),
         (percent(float(statistics.ranks[0] / n)), "written word is the first"),
         (percent(float(statistics.ranks[:-1].sum() / n)), "written word is listed"),
         (f"{perplexity:.2f}" if perplexity < 1e6 else f"{perplexity:.1e}", "perplexity"),
