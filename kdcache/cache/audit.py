@@ -1,7 +1,5 @@
 """Whether every byte of a cache is still the committed one, and which files lie there that no record names."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import asdict

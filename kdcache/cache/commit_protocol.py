@@ -6,8 +6,6 @@ is the commit. Any number of processes may work on
 one cache: whoever loses a race verifies the winner's shard and goes on.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

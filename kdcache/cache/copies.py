@@ -4,8 +4,6 @@ The name of a copy says what it should hold, so caches with equal shards share i
 the copy anew. Processes that share the folder write one after the other.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from contextlib import suppress

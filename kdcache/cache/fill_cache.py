@@ -4,8 +4,6 @@ Any number of processes may work on one cache. Each makes the shards that are it
 and whoever finds all shards committed completes the cache.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Some of a cache's pairs, wherever its shards begin and end."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -10,8 +10,6 @@
     CACHE/held_out.json        HeldOut       the teacher on text that it did not learn from; not in all caches
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

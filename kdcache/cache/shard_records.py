@@ -1,7 +1,5 @@
 """The commit record of a shard and the manifest of all records: what they hold, and reading them as hostile input."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Options whose values come from a file or from a preset, where they are not given on the command line."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How a teacher is run over a corpus."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A forecast of a dump: counts from the text, time and bytes from a pilot run over some pairs."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 

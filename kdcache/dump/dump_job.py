@@ -1,7 +1,5 @@
 """The job of a dump: teacher, corpus and plan, and the soft labels of some pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice

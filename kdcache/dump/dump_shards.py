@@ -1,7 +1,5 @@
 """Running a teacher once over every masked target position of a corpus, into a cache."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar

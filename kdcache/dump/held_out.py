@@ -1,7 +1,5 @@
 """How well the teacher of a dump does on text that it did not learn from."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

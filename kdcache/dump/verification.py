@@ -4,8 +4,6 @@ Arithmetic in another order changes the last bits of a prediction, and rounding 
 beyond both means that the cache is not what this teacher predicts. docs/guides/make-a-cache.md has the criterion.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ where the class begins in the row behind that of the padding id. The rows are sh
 right is then measured: both give the log-probabilities of the student's own translations.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is exported, and into which format."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from typing import Any

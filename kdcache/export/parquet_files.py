@@ -1,7 +1,5 @@
 """A cache as Parquet: one file for each shard, one row for each pair, readable without kdcache and HDF5."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from pathlib import Path

@@ -4,8 +4,6 @@ Nothing here knows what the bytes mean. A file written by these functions either
 name or does not exist under it, also after the machine lost power (as far as its disk obeys fsync).
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -8,8 +8,6 @@ commit protocol: `claiming`, `file-opened`, `file-written`, `file-synced`, `file
 the environment.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import Counter

@@ -1,7 +1,5 @@
 """Places that a user names: paths of this machine, URLs, whose secrets are never shown, and the folder of copies."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What a command leaves behind about itself: `run.json` and a log, and what it finds when it is run again."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import importlib.metadata

@@ -1,7 +1,5 @@
 """JSON that is written the same for equal values, and read as if an enemy had written it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

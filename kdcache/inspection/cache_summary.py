@@ -1,7 +1,5 @@
 """What a cache holds and how it was made: the figures in its records, single pairs, and the caches it came from."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The pictures on the page about a cache, each with a caption and its numbers as a table."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The page that `kdcache inspect --html` writes: what the teacher knows, in pictures and in single sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

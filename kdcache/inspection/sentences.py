@@ -1,7 +1,5 @@
 """Pairs on the page: the written words marked by their surprise, and the distribution behind each of them."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Numbers and pieces of a vocabulary in the words of the page about a cache."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ What decides is d, the validation loss of the student (plain cross entropy) less
 positions of held-out text, both in nats a target position. docs/results.md has the runs that the limits come from.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 # Below the first d, labels cost quality in most of those runs; from the second on they paid. The student was the plain

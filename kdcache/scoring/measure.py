@@ -1,7 +1,5 @@
 """What `kdcache score` does: read and fingerprint each text once, generate what is missing, score and compare."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ A text is one line, so where it has several sentences `<n>` stands between them,
 compares sentence by sentence, and no kind counts the mark as a word.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import unicodedata
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is scored and how."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

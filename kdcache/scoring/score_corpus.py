@@ -4,8 +4,6 @@ BLEU, chrF and TER are sacreBLEU's, ROUGE is rouge-score's. Two systems are comp
 test (Koehn 2004, *Statistical Significance Tests for Machine Translation Evaluation*), for all metrics alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

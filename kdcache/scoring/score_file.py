@@ -1,7 +1,5 @@
 """The file that `kdcache score --json` writes and `kdcache score --table` reads."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Several results of `kdcache score --json` as one table, in Markdown or in LaTeX."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Scripts that put no blanks between words, for which metrics over words need another tokenizer."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from enum import Enum

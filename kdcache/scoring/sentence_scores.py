@@ -1,7 +1,5 @@
 """The score of each sentence by itself, and the file that lists them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The pairs and soft labels that training takes from a cache, and checks that the cache is the right one for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Whether a student is asked to write in the direction in which it learned to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 

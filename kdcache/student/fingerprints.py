@@ -1,7 +1,5 @@
 """Fingerprints of texts and of students: SHA-256 of their content, which do not depend on where it is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

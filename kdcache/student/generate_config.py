@@ -1,7 +1,5 @@
 """How texts are generated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kdcache.settings import DEVICE, EXPERT, Option, at_least, between, check_fields

@@ -1,7 +1,5 @@
 """How far the labels of a cache are ahead of the student that learns from them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

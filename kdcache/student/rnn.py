@@ -13,8 +13,6 @@ decoder starts from the mean of the encoder's states. The library has no such mo
 `AutoModelForSeq2SeqLM` once `kdcache.student.rnn` was imported.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A student, of any architecture: a sequence-to-sequence model and its tokenizer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Self
 

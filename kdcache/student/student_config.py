@@ -1,7 +1,5 @@
 """How a student is built and trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Training a student from a cache. The teacher is neither needed nor imported."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The cost of training a student, without training it: the cache tells the steps, a few steps the time and memory."""
 
-from __future__ import annotations
-
 import resource
 import time
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ That class is the Transformer of the translation toolkits: pre-layer-norm, sinus
 √d and shared by encoder, decoder and output.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

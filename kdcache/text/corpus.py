@@ -4,8 +4,6 @@ What a line is, `kdcache.text.lines` says. A pair keeps its index (line number -
 Nothing here holds more than a few lines in memory.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

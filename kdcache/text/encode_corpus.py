@@ -1,7 +1,5 @@
 """Text to ids for whole corpora, with the pairs that a model cannot take found on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -6,8 +6,6 @@ joiner annotation: "don ￭' ￭t". A marked piece is a piece of its own with th
 the number of pieces and the vectors that a pretrained model reads stay as they were.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import re

@@ -3,8 +3,6 @@
 Sequence i is `flat[offsets[i] : offsets[i + 1]]`; `offsets` is int64 [n + 1] and starts at 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

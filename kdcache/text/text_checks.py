@@ -1,7 +1,5 @@
 """What users trip over in their training text, counted before it costs them a run."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

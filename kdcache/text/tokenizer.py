@@ -5,8 +5,6 @@ is data (a literal `[SEP]` is not a special token), nothing is truncated or padd
 are written so that `transformers.AutoTokenizer` opens them and does exactly the same.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -4,8 +4,6 @@ Trimming follows Abdaoui, Pradel and Sigel, *Load What You Need* (2020), but kee
 exactly as it was. Ids are ordered by falling frequency, so that they compress well.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable
