@@ -10,7 +10,7 @@ import sys
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -20,7 +20,9 @@ T = TypeVar("T")
 LEXICON_SEED = 1
 # What is said, and how the translator says it.
 TEXT_SEEDS = 2, 3
-SIZES = {"train": 6_000, "valid": 300, "test": 500}
+SIZES = {"train": 6_000, "valid": 300, "test": 2_000}
+# What the demo's BERT reads: texts, and the pairs of the corpus that were drawn before them.
+READ_SEED, TEXTS, BEFORE = 4, 40_000, 6_800
 
 # Mirel: one row for each noun class; columns are singular and plural.
 ARTICLES = (("la", "lan"), ("ko", "kon"), ("ti", "tin"))
@@ -247,12 +249,31 @@ def distinct(speaker: Speaker) -> Iterator[Sentence]:
             yield one
 
 
+def texts(random: Random, kept_out: set[str]) -> Iterator[list[str]]:
+    """Texts without end, by turns of Ostu and of Mirel: two sentences that say the same, none of them in `kept_out`."""
+    lexicon = make_lexicon()
+    while True:
+        for language in ("source", "target"):
+            content = random.random()
+            text = [getattr(Speaker(lexicon, Random(content), random).sentence(), language) for _ in range(2)]
+            if not kept_out.intersection(text):
+                yield text
+
+
+def draw() -> tuple[dict[str, list[Sentence]], list[list[str]]]:
+    """The pairs of each file, and the texts that the BERT reads; no sentence is in both."""
+    stream = distinct(Speaker(make_lexicon(), *map(Random, TEXT_SEEDS)))
+    before = list(islice(stream, BEFORE))
+    read = list(islice(texts(Random(READ_SEED), {side for one in before for side in (one.source, one.target)}), TEXTS))
+    known = {sentence for text in read for sentence in text}
+    drawn = chain(before, (one for one in stream if one.source not in known and one.target not in known))
+    return {name: list(islice(drawn, size)) for name, size in SIZES.items()}, read
+
+
 def write(folder: Path) -> None:
     """Write all files into `folder`."""
-    stream = distinct(Speaker(make_lexicon(), *map(Random, TEXT_SEEDS)))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, size in SIZES.items():
-        drawn = list(islice(stream, size))
+    for name, drawn in draw()[0].items():
         sides = {"src": [one.source for one in drawn], "tgt": [one.target for one in drawn]}
         if name == "test":
             sides["en"] = [one.english for one in drawn]

@@ -8,38 +8,21 @@ texts repeat themselves, too, and show so which words may stand for each other. 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from random import Random
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
-from data.generate import Speaker, make_lexicon
+from data.generate import draw
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.text.vocabulary import from_corpus
 
 SEED = 4
-TEXTS = 40_000
 STEPS, WARMUP, TOKENS, RATE = 3_500, 350, 2_048, 1e-3
 MASKED = 0.2
 WIDTH, LAYERS, POSITIONS = 128, 3, 128
-
-
-def texts(random: Random) -> Iterator[list[str]]:
-    """Texts without end, by turns of Ostu and of Mirel: two sentences that say the same."""
-    lexicon = make_lexicon()
-    demo = Path(__file__).parent / "demo"
-    kept_out = {line for path in demo.iterdir() for line in path.read_text(encoding="utf-8").splitlines()}
-    while True:
-        for language in ("source", "target"):
-            content = random.random()
-            text = [getattr(Speaker(lexicon, Random(content), random).sentence(), language) for _ in range(2)]
-            if not kept_out.intersection(text):
-                yield text
 
 
 def batches(read: list[list[str]], tokenizer: Tokenizer) -> list[tuple[Tensor, Tensor]]:
@@ -72,7 +55,7 @@ def pretrain(folder: Path) -> None:
     """Read the texts and write the model into `folder`."""
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    read = list(islice(texts(Random(SEED)), TEXTS))
+    read = draw()[1]
     tokenizer = from_corpus(sentence for text in read for sentence in text)
     config = BertConfig(
         vocab_size=tokenizer.size,

@@ -50,14 +50,15 @@ class DemoConfig:
     """How long the demo trains.
 
     Attributes:
-        pairs: number of training pairs.
+        pairs, test_pairs: numbers of training and test pairs.
         teacher_steps, student_steps: optimizer steps of the teacher and of each student.
         alpha: weight of the hard labels for the student that has soft labels.
         seed: seed of the teacher's training and of both students.
     """
 
     pairs: int = 1_000
-    teacher_steps: int = 800
+    test_pairs: int = 2_000
+    teacher_steps: int = 1_200
     student_steps: int = 900
     alpha: float = 0.2
     seed: int = 1
@@ -100,9 +101,10 @@ def make_cache(folder: Path, config: DemoConfig) -> None:
     steps, text = config.teacher_steps, folder / TEXT
     log.info("1 of 4: a small BERT learns to fill gaps in translations, %s steps.", f"{steps:,}")
     text.mkdir(parents=True, exist_ok=True)
+    limits = {"train": config.pairs, "test": config.test_pairs}
     for path in sorted(corpus_folder().iterdir()):
         lines = path.read_bytes().splitlines(keepends=True)
-        replace_file(text / path.name, b"".join(lines[: config.pairs] if path.stem == "train" else lines))
+        replace_file(text / path.name, b"".join(lines[: limits.get(path.stem)]))
     train, valid = (TextFiles(str(text / f"{split}.src"), str(text / f"{split}.tgt")) for split in ("train", "valid"))
     every = max(1, steps // 10)
     training = TrainingConfig(

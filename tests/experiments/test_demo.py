@@ -24,7 +24,7 @@ from kdcache.scoring.score_corpus import Difference
 from kdcache.student.seq2seq import Student
 from kdcache.text.lines import read_sentences
 
-CONFIG = DemoConfig(pairs=60, teacher_steps=8, student_steps=4)
+CONFIG = DemoConfig(pairs=60, test_pairs=50, teacher_steps=8, student_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_all_stages_leave_their_results(result: tuple[Path, list[Difference]]) -
     assert open_cache(str(folder / "cache")).plan.n_pairs == CONFIG.pairs
     for name in (SOFT, HARD):
         Student.load(folder / name)
-        assert len(read_sentences(folder / f"{name}.txt")) == 500
+        assert len(read_sentences(folder / f"{name}.txt")) == CONFIG.test_pairs
     assert [one.name for one in differences] == list(METRICS)
     soft, hard = (json.loads((folder / name / "run.json").read_text()) for name in (SOFT, HARD))
     assert soft["inputs"] == hard["inputs"]

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 DEMO = ROOT / "data" / "demo"
-SIZES = {"train": 6_000, "valid": 300, "test": 500}
+SIZES = {"train": 6_000, "valid": 300, "test": 2_000}
 LEXICON = runpy.run_path(str(ROOT / "data" / "generate.py"))["make_lexicon"]()
 MEANINGS = [
     (f"{kind} {i}", meaning)
@@ -104,7 +104,7 @@ def test_generator_reproduces_the_corpus(tmp_path: Path) -> None:
 
 
 def test_no_sentence_twice() -> None:
-    """6,000, 300 and 500 pairs, and no sentence of either language occurs twice, within a file or across files."""
+    """6,000, 300 and 2,000 pairs, and no sentence of either language occurs twice, within a file or across files."""
     assert {name: len(corpus(name)) for name in SIZES} == SIZES
     sides = zip(*(pair for name in SIZES for pair in corpus(name)), strict=True)
     assert [len(set(side)) for side in sides] == [sum(SIZES.values())] * 2
