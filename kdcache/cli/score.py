@@ -106,7 +106,7 @@ def _print_table(results: list[Path], notation: str) -> None:
 def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | None) -> None:
     from kdcache.files.atomic import replace_file
     from kdcache.files.run_records import file_run
-    from kdcache.scoring.measure import measure, prepare
+    from kdcache.scoring.run_score import measure, prepare
     from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
 
     task = prepare(config)

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from kdcache.inspection.cache_statistics import CALIBRATION_EDGES, LEVELS, ByPosition, CacheStatistics, Calibration
-from kdcache.inspection.wording import LEVEL_NAMES, percent
+from kdcache.inspection.page_wording import LEVEL_NAMES, percent
 from kdcache.pictures import svg
 from kdcache.pictures.axes import ticks, whole_ticks
 

@@ -12,9 +12,9 @@ from kdcache.errors import UsageError
 from kdcache.files.atomic import check_replaceable, replace_file
 from kdcache.inspection.cache_statistics import CacheStatistics, Collector
 from kdcache.inspection.figures import figures
+from kdcache.inspection.page_wording import LEVEL_NAMES, percent
 from kdcache.inspection.picked_pairs import MostSurprisingPairs, PickedPair, Sample
 from kdcache.inspection.sentences import LISTED, Sentences
-from kdcache.inspection.wording import LEVEL_NAMES, percent
 from kdcache.pictures.html_page import embedded_json, generator_mark, render_page
 from kdcache.text.tokenizer import Tokenizer
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.inspection.cache_statistics import level
+from kdcache.inspection.page_wording import Pieces, nats, percent, small
 from kdcache.inspection.picked_pairs import PickedPair
-from kdcache.inspection.wording import Pieces, nats, percent, small
 from kdcache.text.tokenizer import Tokenizer
 
 # Words of a distribution that are shown; the rest is summed up.

@@ -16,9 +16,9 @@ from pages import check_sound, data_of, page_of
 from kdcache.cache.reader import CacheReader
 from kdcache.inspection.cache_summary import view_pair
 from kdcache.inspection.inspect_page import SAMPLED_PAIRS, WORST_PAIRS, read_findings
+from kdcache.inspection.page_wording import Pieces
 from kdcache.inspection.picked_pairs import PickedPair
 from kdcache.inspection.sentences import Sentences
-from kdcache.inspection.wording import Pieces
 from kdcache.labels.soft_labels import SoftLabels
 from kdcache.pictures.html_page import embedded_json
 from kdcache.text.vocabulary import from_corpus

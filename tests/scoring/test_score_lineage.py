@@ -21,7 +21,7 @@ from kdcache.cli import main
 from kdcache.errors import CorruptError, DataError, UsageError
 from kdcache.files.atomic import sha256
 from kdcache.scoring.lineage import Lineage
-from kdcache.scoring.measure import measure, prepare
+from kdcache.scoring.run_score import measure, prepare
 from kdcache.scoring.score_config import MetricSettings, ScoreConfig
 from kdcache.scoring.score_corpus import compare_corpus
 from kdcache.scoring.score_file import read_scores

@@ -18,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import DataError, ModelError, StoppedError, UsageError
-from kdcache.scoring.measure import measure, prepare
+from kdcache.scoring.run_score import measure, prepare
 from kdcache.scoring.score_config import ScoreConfig
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, generate_file
