@@ -2,7 +2,7 @@
 
 A shard is built and checked in memory, written to a temporary name, fsynced and published under its own name without
 replacing anything (`kdcache.files.atomic.publish_file`). It is read back as a stranger's would be, and then its record
-is written in the same way. The record is the commit. Any number of processes may work on one cache: whoever loses a race
+is written in the same way. The record is the commit. Any number of processes may work on one cache: who loses a race
 verifies the winner's shard and goes on.
 """
 
