@@ -69,3 +69,7 @@ __all__ = [
     "train_teacher",
 ]
 __getattr__ = lazy_names(__name__, _MODULES)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -27,7 +27,7 @@ def dump_logits(config: DumpConfig, output: Path | None, dry_run: bool) -> None:
           --topk 8 --output cache
     """
     if dry_run:
-        _print_forecast(config)
+        _print_forecast(config, output)
         return
     output = needs_output(output)
     from kdcache.dump.dump_shards import dump
@@ -36,11 +36,11 @@ def dump_logits(config: DumpConfig, output: Path | None, dry_run: bool) -> None:
     dump(config, output)
 
 
-def _print_forecast(config: DumpConfig) -> None:
+def _print_forecast(config: DumpConfig, output: Path | None) -> None:
     from kdcache.dump.dump_forecast import forecast
 
     quiet_transformers()
-    found = forecast(config)
+    found = forecast(config, output)
     items = [
         ("pairs", f"{found.pairs:,} ({found.skipped:,} skipped) in {tables.count(found.shards, 'shard')}"),
         ("targets", f"{found.targets:,}"),

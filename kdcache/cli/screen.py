@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kdcache.cli.options import Settings
-from kdcache.cli.stored_settings import config_option
+from kdcache.cli.stored_settings import config_option, give_way
 from kdcache.console.progress import above_bars
 from kdcache.errors import KDCacheError, StoppedError
 from kdcache.settings import BASIC, GROUPS
@@ -93,6 +93,7 @@ class Command(click.Command):
         """Read the command line, and make the settings of it."""
         rest = super().parse_args(ctx, args)
         if self.settings is not None and not ctx.resilient_parsing:
+            give_way(ctx)
             ctx.params["config"] = self.settings.take(ctx.params)
         return rest
 

@@ -1,11 +1,13 @@
 """Options whose values come from a file or from a preset, where they are not given on the command line."""
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kdcache.cli.options import LOCAL, GroupedOption, Settings
 from kdcache.errors import UsageError
@@ -19,7 +21,9 @@ def config_option(settings: Settings) -> click.Option:
 
     def take(context: click.Context, _: click.Parameter, file: Path | None) -> None:
         if file is not None:
-            _use(context, settings.stored(_read(file, str(context.command.name))))
+            values = settings.stored(_read(file, str(context.command.name)))
+            # A record leaves the secrets of a URL out; such an option must be given again.
+            _use(context, {name: value for name, value in values.items() if not re.match(r"\w+://.*…", str(value))})
 
     return GroupedOption(
         ["--config", "config_file"],
@@ -50,6 +54,14 @@ def preset_option(presets: Mapping[str, Mapping[str, Any]]) -> Callable[[Any], A
         callback=take,
         help="Settings of a paper for all options that are not given.",
     )
+
+
+def give_way(context: click.Context) -> None:
+    """Leave out what a file or preset says where the command line gives its alternative."""
+    for given, other in (("epochs", "max_steps"), ("max_steps", "epochs")):
+        sources = context.get_parameter_source(given), context.get_parameter_source(other)
+        if sources == (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
+            context.params[other] = None
 
 
 def _use(context: click.Context, values: Mapping[str, Any]) -> None:

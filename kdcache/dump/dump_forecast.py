@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache.shard import encode_shard
 from kdcache.dump.dump_config import DumpConfig
-from kdcache.dump.dump_job import Job, prepare
+from kdcache.dump.dump_job import Job, prepare, with_shards_of
 from kdcache.teacher.masking import view_counts, view_lengths
 
 _PILOT_SECONDS = 5.0
@@ -40,9 +41,9 @@ class Forecast:
     pilot_pairs: int
 
 
-def forecast(config: DumpConfig) -> Forecast:
+def forecast(config: DumpConfig, output: Path | None = None) -> Forecast:
     """Encode the whole corpus, run the teacher over some pairs, write nothing. Errors as in `dump_shards.dump`."""
-    job = prepare(config)
+    job = prepare(with_shards_of(output, config))
     skipped = targets = views = tokens = 0
     for index in range(job.plan.n_shards):
         pairs = job.encode(index)

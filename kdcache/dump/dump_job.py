@@ -1,7 +1,7 @@
 """The job of a dump: teacher, corpus and plan, and the soft labels of some pairs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from kdcache.cache import schema
 from kdcache.cache.hdf5 import check_writing
 from kdcache.cache.number_encoding import Encoding, count_dtype
-from kdcache.cache.plan import FORMAT, VERSION, Plan
+from kdcache.cache.plan import FORMAT, PLAN_FILE, VERSION, Plan, read_plan
 from kdcache.cache.shard import ShardArrays
 from kdcache.compute.device import resolve_device, resolve_precision, use
 from kdcache.dump.dump_config import DumpConfig
@@ -187,6 +187,13 @@ def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: to
         seed=distributions.seed if distributions.sample or distributions.maskings > 1 else 0,
         temperatures=distributions.normalizers,
     )
+
+
+def with_shards_of(output: Path | None, config: DumpConfig) -> DumpConfig:
+    """The settings with the size of shards that a cache in `output` was begun with, where they give none."""
+    if config.shard_pairs is not None or output is None or not (output / PLAN_FILE).exists():
+        return config
+    return replace(config, shard_pairs=read_plan(output).shard_pairs)
 
 
 def shard_pairs_by_work(config: DumpConfig, teacher: Predictor, corpus: Corpus) -> int:

@@ -1,15 +1,13 @@
 """Running a teacher once over every masked target position of a corpus, into a cache."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache
-from kdcache.cache.plan import PLAN_FILE, read_plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import DumpConfig
-from kdcache.dump.dump_job import Job, prepare
+from kdcache.dump.dump_job import Job, prepare, with_shards_of
 from kdcache.dump.held_out import gap_of_sample, measure, own_figures
 from kdcache.errors import UsageError
 from kdcache.files.run_records import log
@@ -19,7 +17,7 @@ from kdcache.teacher.masking import view_counts
 from kdcache.text.tokenizer import Tokenizer
 
 
-def dump(config: DumpConfig, output: Path) -> None:
+def dump(config: DumpConfig, output: Path | str) -> None:
     """Write a cache; run again, it continues with the shards that are missing.
 
     Raises:
@@ -28,11 +26,8 @@ def dump(config: DumpConfig, output: Path) -> None:
         OutputError: the disk refused.
         StoppedError: a signal asked to stop; committed shards are kept.
     """
-    process = this_process()
-    if config.shard_pairs is None and (output / PLAN_FILE).exists():
-        # Older versions chose another size; a cache that was begun keeps its own.
-        config = replace(config, shard_pairs=read_plan(output).shard_pairs)
-    dump_job(prepare(config), output, process)
+    output, process = Path(output), this_process()
+    dump_job(prepare(with_shards_of(output, config)), output, process)
 
 
 def dump_job(job: Job, output: Path, process: Process) -> None:
@@ -101,8 +96,9 @@ class Dumping(ShardMaker):
             done += views
             report(done / n_views)
 
-        held_out, self._held_out = self._held_out, None
-        # Once, and before the first shard.
-        if held_out is not None and (gap := gap_of_sample(self._job, pairs, held_out)) is not None:
-            log.warning("%s", gap)
+        if self._held_out is not None and pairs.n_targets:
+            # Once, and before the first shard that has targets.
+            gap, self._held_out = gap_of_sample(self._job, pairs, self._held_out), None
+            if gap is not None:
+                log.warning("%s", gap)
         return self._job.soft_labels(pairs, self.plan.bounds(index)[0], after_batch)

@@ -58,7 +58,10 @@ def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], r
     log.info("2 of 3: the cache of its labels, in %s.", output / CACHE)
     dump(DumpConfig(str(output / TEACHER), config.text), output / CACHE)
     log.info("3 of 3: students with soft labels and without, in %s.", output / STUDENTS)
-    replace_file(output / SWEEP_FILE, sweep_text.encode())
+    if not (output / SWEEP_FILE).exists():
+        replace_file(output / SWEEP_FILE, sweep_text.encode())
+    elif (output / SWEEP_FILE).read_bytes() != sweep_text.encode():
+        log.info("%s was changed and is taken as it is.", output / SWEEP_FILE)
     table, failures = run_sweep(read_sweep(output / SWEEP_FILE, options, read))
     if failures:
         raise TrainingError(f"{failures[0]}. Correct it and run the same command again: it continues.")

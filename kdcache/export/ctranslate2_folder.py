@@ -134,8 +134,13 @@ class StudentAnswers:
     def __init__(self, student: Student, sentences: list[str]) -> None:
         self._tokenizer = student.tokenizer
         self._limit = student.max_length
-        self._texts = generate(student, sentences, GenerateConfig(student="", source="", device="cpu"))
-        self._sources = student.tokenizer.encode_sources(sentences)
+        texts = generate(student, sentences, GenerateConfig("", "sentences to compare on", device="cpu"))
+        # There is nothing to compare where the student writes nothing.
+        written = [i for i, text in enumerate(texts) if text]
+        if not written:
+            raise ModelError("The student writes nothing for any sentence: there is nothing to compare its export on.")
+        self._texts = [texts[i] for i in written]
+        self._sources = student.tokenizer.encode_sources([sentences[i] for i in written])
         self._targets = student.tokenizer.encode(self._texts)
         self._log_probs = [_log_probs(student, *pair) for pair in zip(self._sources, self._targets, strict=True)]
 

@@ -25,7 +25,7 @@ _FREE = frozenset({"device", "micro_tokens", "report_to", "compared", "store"})
 # Last parts of the names of settings that say where something lies, whose content is compared by the fingerprints among
 # the inputs.
 _PLACES = frozenset(
-    {"source", "target", "pairs", "hypothesis", "reference", "baseline", "student", "cache", "start_from"}
+    {"source", "target", "pairs", "hypothesis", "reference", "baseline", "student", "cache", "start_from", "sentences"}
 )
 # A place, too, where it is a folder; otherwise a name that the hub knows.
 _BERT, _BERT_INPUT = "bert", "inputs.bert"
@@ -147,7 +147,10 @@ def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixe
 
 
 def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    remedy = "Repeat the first command exactly to continue it, or choose another output."
+    remedy = (
+        f"Repeat the first command exactly to continue it (--config {record} takes its settings), or choose another "
+        "output."
+    )
     if before.get("command") != now["command"]:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)
     old, new = (

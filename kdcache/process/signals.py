@@ -1,6 +1,7 @@
 """Orderly stops: SIGINT and SIGTERM are requests, and the work stops at its next safe point."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,9 @@ def stop_on_signals(*, repeated: bool = False, grace_seconds: float = 0.0, kept:
         elif not repeated and now - request.asked_at >= request.grace_seconds:
             raise StoppedError(number, kept)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Python takes signals in the main thread only; elsewhere the program around decides.
+    taken = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, on_signal) for number in taken}
     _requests.append(request)
     try:
         yield request

@@ -69,7 +69,7 @@ class StudentTask:
         return projected_loss(hidden, layer, batch.labels, batch.soft, objective, step)
 
 
-def train_student(config: StudentConfig, output: Path) -> None:
+def train_student(config: StudentConfig, output: Path | str) -> None:
     """Train a student into `output`; run again, it continues, and does nothing when it has finished.
 
     Raises:
@@ -82,7 +82,7 @@ def train_student(config: StudentConfig, output: Path) -> None:
     """
     config.check()
     with training_group(config.training.device) as group:
-        _train(config, output, group)
+        _train(config, Path(output), group)
 
 
 def _train(config: StudentConfig, output: Path, group: Group) -> None:

@@ -74,7 +74,7 @@ class TeacherTask:
         return self.loss(batch, 0)
 
 
-def train_teacher(config: TeacherConfig, output: Path) -> None:
+def train_teacher(config: TeacherConfig, output: Path | str) -> None:
     """Make a teacher and train it into `output`; run again, it continues, and does nothing when it has finished.
 
     Raises:
@@ -85,7 +85,7 @@ def train_teacher(config: TeacherConfig, output: Path) -> None:
     """
     config.check()
     with training_group(config.training.device) as group:
-        _train(config, output, group)
+        _train(config, Path(output), group)
 
 
 def _train(config: TeacherConfig, output: Path, group: Group) -> None:

@@ -96,7 +96,9 @@ class TrainingConfig:
     def check(self) -> None:
         """Raise UsageError if values contradict each other or are outside their range."""
         check_fields(self)
-        if (self.max_steps is None) == (self.epochs is None):
+        if self.max_steps is None and self.epochs is None:
+            raise UsageError("Give --epochs or --max-steps: nothing says how long to train.")
+        if self.max_steps is not None and self.epochs is not None:
             raise UsageError("Give either --epochs or --max-steps, not both.")
         if self.schedule == "noam" and self.learning_rate < NOAM_SMALLEST:
             raise UsageError(

@@ -82,3 +82,23 @@ def test_a_preset_gives_the_papers_settings() -> None:
     assert config["training"]["schedule"] == "noam"
     assert config["dropout"] == 0.25
     assert parsed("student-train", "--cache", "c", "--preset", "chen2020-summarization")["objective"]["alpha"] == 0.9
+
+
+def test_the_length_that_is_given_takes_the_place_of_the_other_kind(tmp_path: Path) -> None:
+    """--epochs gives way to --max-steps and the reverse, where only the file or the preset has the other one."""
+    config = parsed("student-train", "--cache", "c", "--preset", "chen2020-translation", "--epochs", "3")
+    assert (config["training"]["epochs"], config["training"]["max_steps"]) == (3, None)
+    file = tmp_path / "s.toml"
+    file.write_text('cache = "c"\n[training]\nepochs = 60\n')
+    config = parsed("student-train", "--config", str(file), "--max-steps", "9")
+    assert (config["training"]["epochs"], config["training"]["max_steps"]) == (None, 9)
+
+
+def test_a_url_without_its_secrets_is_asked_for_again(tmp_path: Path) -> None:
+    """A record has no secrets of a URL, so --config leaves that option out instead of opening another place."""
+    first = parsed("student-train", "--cache", "https://me:secret@host/c", "--epochs", "1")
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"command": "student-train", "config": first}))
+    done = run_here("student-train", "--config", file, "--output", tmp_path / "s")
+    assert done.returncode == 2
+    assert "Missing option '--cache'" in done.stderr

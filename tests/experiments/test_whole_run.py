@@ -49,6 +49,10 @@ def test_the_comparison_is_a_file_of_sweep(command: list[str], tmp_path: Path) -
     forecast = run_here("sweep", file, "--dry-run", cwd=tmp_path)
     assert forecast.returncode == 0, forecast.stderr
     assert forecast.stdout.count("trained") == 2
+    again = run_here(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "was changed and is taken as it is" in again.stderr
+    assert "4 runs, 2 of them finished" in again.stderr
 
 
 def test_text_for_validation_is_asked_for(tmp_path: Path) -> None:

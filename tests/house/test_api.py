@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ def test_a_student_writes_what_the_command_writes(small_student: Path) -> None:
 def test_every_public_name_is_there() -> None:
     """Each name of `__all__` can be loaded, and a name that is none is an AttributeError."""
     assert all(getattr(kdcache, name) is not None for name in kdcache.__all__)
+    assert {*kdcache.__all__} <= {*dir(kdcache)}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         kdcache.nothing  # noqa: B018
 
@@ -94,3 +96,13 @@ def test_a_cache_is_read_without_torch(small_cache: Path, tmp_path: Path) -> Non
     code = "import sys, kdcache; print(kdcache.open_cache('cache')[0].source, {'torch'} & {*sys.modules})"
     done = run_python("-c", code, cwd=tmp_path)
     assert done.stdout.strip().endswith("set()"), done.stdout + done.stderr
+
+
+def test_work_in_another_thread_takes_no_signals(
+    small_teacher: Path, small_text: kdcache.TextFiles, tmp_path: Path
+) -> None:
+    """A call from a worker thread, where Python allows no handlers of signals, does what it does in the main thread."""
+    config = kdcache.DumpConfig(str(small_teacher), small_text, device="cpu")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(kdcache.dump_logits, config, str(tmp_path / "cache")).result()
+    assert len(kdcache.open_cache(str(tmp_path / "cache"))) > 0
