@@ -18,6 +18,8 @@ from transformers import BertConfig, BertForMaskedLM
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.text.vocabulary import from_corpus
 
+from .generate import draw
+
 SEED = 4
 STEPS, WARMUP, TOKENS, RATE = 3_500, 350, 2_048, 1e-3
 MASKED = 0.2
