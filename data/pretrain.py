@@ -56,9 +56,6 @@ def pretrain(folder: Path) -> None:
     """Read the texts and write the model into `folder`."""
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    # In a checkout alone: installed, this folder has another name.
-    from data.generate import draw
-
     read = draw()[1]
     tokenizer = from_corpus(sentence for text in read for sentence in text)
     config = BertConfig(
