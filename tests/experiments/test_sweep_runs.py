@@ -65,7 +65,7 @@ def test_a_failing_run_stops_no_other(first: tuple[Path, tuple[str, list[str]]])
     record = json.loads((folder / "sweep" / run["folder"] / "run.json").read_text())
     assert ["kdcache", *record["argv"]] == run["command"]
     assert record["config"] == recorded(read(folder, BASE, FAST, ARMS, BROKEN, TEST).students[0].config)
-    assert run["valid_nll"] == record["result"]["valid_nll"]
+    assert run["valid_nll"] == record["result"]["averaged_valid_nll"]
 
 
 def test_what_is_finished_is_not_repeated(first: tuple[Path, tuple[str, list[str]]]) -> None:
