@@ -11,19 +11,18 @@ from kdcache.console import tables
 
 
 @click.command("merge", cls=Command)
-@click.argument("output", metavar="OUTPUT", type=LOCAL)
 @Settings(MergeConfig)
+@click.argument("output", metavar="OUTPUT", type=LOCAL)
 def merge(config: MergeConfig, output: Path) -> None:
     """Average caches of the same text.
 
-    They may come from several teachers, or from one teacher with several maskings; each has the same weight. OUTPUT
-    comes first, since the caches may be many. Only the words of the average that are known are stored, and what is
-    unknown is reported. An average is not averaged again: give all caches at once. Run the same command again to
-    continue.
+    They may come from several teachers, or from one teacher with several maskings; each has the same weight. Only the
+    words of the average that are known are stored, and what is unknown is reported. An average is not averaged again:
+    give all caches at once. Run the same command again to continue.
 
     \b
     Example:
-      kdcache merge average cache-a cache-b
+      kdcache merge cache-a cache-b average
     """
     from kdcache.cache.derived import merging
 

@@ -157,7 +157,10 @@ def verdict(differences: list[Difference]) -> str:
     """What the intervals of the differences say, in words."""
     names = " and ".join(one.name for one in differences)
     if all(one.low > 0 for one in differences):
-        return f"The soft labels helped: the intervals of {names} lie above 0."
+        return (
+            f"The soft labels helped: the intervals of {names} lie above 0. Both students have dropout {DROPOUT}; more "
+            "of it helps the one without labels as well."
+        )
     if all(one.high < 0 for one in differences):
         return f"The soft labels hurt: the intervals of {names} lie below 0."
     return f"No difference that this test set can show in all of {names}: an interval contains 0."

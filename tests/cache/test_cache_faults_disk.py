@@ -193,7 +193,7 @@ def test_fault_54_hdf5_that_writes_unreadable_shards(
     arguments: dict[str, list[object]] = {
         "dump-logits": ["--teacher", "none", "--pairs", "none", "--output", output],
         "transcode": [tmp_path / "one", output, "--topk", 2],
-        "merge": [output, tmp_path / "one", tmp_path / "two"],
+        "merge": [tmp_path / "one", tmp_path / "two", output],
         "demo": [output],
         "run": [*texts, *("--valid-source", "none", "--valid-target", "none", "--bert", "none"), "--output", output],
     }

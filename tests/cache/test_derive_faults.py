@@ -40,7 +40,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def arguments(command: str, sources: list[Path], output: Path) -> list[str]:
     if command == "merge":
-        return ["merge", str(output), *map(str, sources)]
+        return ["merge", *map(str, sources), str(output)]
     return ["transcode", str(sources[0]), str(output), "--shard-pairs", "5", "--topk", "3"]
 
 

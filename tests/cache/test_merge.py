@@ -143,12 +143,12 @@ def test_one_dump_counts_once(tmp_path: Path) -> None:
     averaged(tmp_path / "merged", tmp_path / "again", two)
 
 
-def test_an_output_that_is_named_last_is_refused(tmp_path: Path) -> None:
+def test_an_output_that_is_named_first_is_refused(tmp_path: Path) -> None:
     """The error says which name is the output's; nothing is written into the cache that stands there."""
     one, two = (WORLD.write(tmp_path / str(m), m) for m in range(2))
     before = contents(one)
-    with pytest.raises(UsageError, match=r"out: no such folder. The output comes first: .* it is .*0, which holds"):
-        merge(MergeConfig((str(two), str(tmp_path / "out"))), one)
+    with pytest.raises(UsageError, match=r"out: no such folder. The output comes last: .* it is .*0, which holds"):
+        merge(MergeConfig((str(tmp_path / "out"), str(two))), one)
     assert contents(one) == before
 
 
@@ -179,13 +179,13 @@ def test_the_command_and_its_record(tmp_path: Path) -> None:
     one, two = (WORLD.write(tmp_path / str(m), m, skipped=(m,)) for m in range(2))
     texts = []
     for _ in range(2):
-        done = run_here("merge", tmp_path / "merged", one, two, "--topk", 3)
+        done = run_here("merge", one, two, tmp_path / "merged", "--topk", 3)
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
         result = json.loads((tmp_path / "merged" / "run.json").read_text())["result"]
         assert f"{100 * result['mass']['tails']:.2f} %" in done.stdout
         assert "2 pairs, left out here" in done.stdout
     assert texts[0] == texts[1]
-    refused = run_here("merge", tmp_path / "merged", one)
+    refused = run_here("merge", one, tmp_path / "merged")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "At least two" in refused.stderr

@@ -100,7 +100,7 @@ def test_nothing_cut_is_zero(tmp_path: Path) -> None:
     result = merge(MergeConfig(tuple(map(str, sources))), tmp_path / "merged")
     assert result is not None
     assert result["mass"]["cut"] >= 0
-    assert "mass of words known but cut  0.00 %" in run_here("merge", tmp_path / "merged", *sources).stdout
+    assert "mass of words known but cut  0.00 %" in run_here("merge", *sources, tmp_path / "merged").stdout
 
 
 def test_a_finished_merge_is_not_done_again(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_finished_merge_is_not_done_again(tmp_path: Path) -> None:
 def test_stopped_while_counting(tmp_path: Path) -> None:
     """SIGTERM ends a resumed merge also while it averages again what an earlier run wrote; then it can be completed."""
     sources = [WORLD.write(tmp_path / str(m), m, shard_pairs=1) for m in range(2)]
-    line = [sys.executable, str(ROOT / "cli.py"), "merge", str(tmp_path / "merged"), *map(str, sources)]
+    line = [sys.executable, str(ROOT / "cli.py"), "merge", *map(str, sources), str(tmp_path / "merged")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run(line, env={**environment, VARIABLE: "record-published:2"}, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL

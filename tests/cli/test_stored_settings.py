@@ -27,7 +27,7 @@ RUNS = {
     "generate": "--student s --source a --beam-size 2",
     "score": "--reference a --reference b --hypothesis h --metric bleu",
     "transcode": "c --topk 3 out",
-    "merge": "out c d --topk 3",
+    "merge": "c d out --topk 3",
 }
 
 
@@ -37,7 +37,7 @@ def test_the_record_of_a_run_repeats_it(command: str, tmp_path: Path) -> None:
     output = {"teacher-train": "--output o", "student-train": "--output o", "generate": "--output o"}.get(command, "")
     first = parsed(command, *RUNS[command].split(), *output.split())
     (tmp_path / "run.json").write_text(json.dumps({"command": command, "config": first}))
-    places = {"transcode": "c out", "merge": "out c d"}.get(command, output).split()
+    places = {"transcode": "c out", "merge": "c d out"}.get(command, output).split()
     assert parsed(command, "--config", str(tmp_path / "run.json"), *places) == first
 
 

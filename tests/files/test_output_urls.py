@@ -23,7 +23,7 @@ OUTPUTS = {
     "score ": ["--reference", "r", "--hypothesis", "h", "--sentences", URL],
     "curves": ["a", "--output", URL],
     "transcode": ["c", URL],
-    "merge": [URL, "c", "d"],
+    "merge": ["c", "d", URL],
     "demo": [URL],
     "inspect": ["c", "--cache-folder", URL],
     "inspect ": ["c", "--html", URL],

@@ -14,7 +14,7 @@ WORLD = World()
 def test_an_average_is_called_one(tmp_path: Path) -> None:
     """Inspect names no masking that was not averaged, and the page claims no bound that only a dump has."""
     sources = [WORLD.write(tmp_path / str(m), m) for m in range(2)]
-    assert run_here("merge", tmp_path / "average", *sources).returncode == 0
+    assert run_here("merge", *sources, tmp_path / "average").returncode == 0
     shown = run_here("inspect", tmp_path / "average", "--html", tmp_path / "average.html").stdout
     assert "merge, from 2 caches" in shown
     assert "averaged, with seed" not in shown

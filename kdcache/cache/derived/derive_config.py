@@ -42,7 +42,7 @@ class MergeConfig:
         """Raise UsageError if a value is not allowed, or there is nothing to average."""
         if len(self.caches) < 2:
             raise UsageError(
-                "At least two caches are needed to average them. The first name is that of the output: "
-                "kdcache merge OUTPUT CACHE CACHE …"
+                "At least two caches are needed to average them. The last name is that of the output: "
+                "kdcache merge CACHE CACHE … OUTPUT"
             )
         check_fields(self)

@@ -96,11 +96,11 @@ class _Merging(ShardMaker):
 
 
 def _check_order(config: MergeConfig, output: Path) -> None:
-    """Raise UsageError if the output was named last: a cache would be written to, and one that is not there read."""
-    for last in config.caches[-1:]:
-        if (output / PLAN_FILE).is_file() and not is_remote(last) and not Path(last).exists():
+    """Raise UsageError if the output was named first: a cache would be written to, and one that is not there read."""
+    for first in config.caches[:1]:
+        if (output / PLAN_FILE).is_file() and not is_remote(first) and not Path(first).exists():
             raise UsageError(
-                f"{last}: no such folder. The output comes first: kdcache merge OUTPUT CACHE CACHE …; here it is "
+                f"{first}: no such folder. The output comes last: kdcache merge CACHE CACHE … OUTPUT; here it is "
                 f"{output}, which holds a cache."
             )
 
