@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +201,7 @@ def shard_pairs_by_work(config: DumpConfig, teacher: Predictor, corpus: Corpus) 
     Work is counted, not timed, so that a text and a teacher give the same plan on every machine: tokens of all masked
     views of a sample of the pairs, times the weights of the encoder.
     """
-    distance = max(1, corpus.n_pairs // _SAMPLE_PAIRS)
-    pairs = teacher.tokenizer.encode_pairs(list(islice(corpus.read(), 0, None, distance)))
+    pairs = teacher.tokenizer.encode_pairs(corpus.sample(_SAMPLE_PAIRS))
     views = view_counts(pairs, config.passes, config.distributions.maskings)
     tokens = int(((pairs.source_lengths + pairs.target_lengths) * views).sum())
     work = max(1, tokens * teacher.weights // max(1, pairs.n_pairs))

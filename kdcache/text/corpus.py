@@ -180,6 +180,10 @@ class Corpus:
             # A file that was cut while it was read gives fewer lines without an error.
             self._refuse_changed()
 
+    def sample(self, count: int) -> list[Pair | None]:
+        """Pairs at equal distances, `count` or up to twice as many; all of them, if there are no more. As of `read`."""
+        return list(islice(self.read(), 0, None, max(1, self.n_pairs // count)))
+
     def _refuse_changed(self) -> None:
         if any(_stamp(path) != stamp for path, stamp in zip(self._paths, self._stamps, strict=True)):
             raise DataError(f"{self.name}: changed while being read. Run the command again on files that stay.")

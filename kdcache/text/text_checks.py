@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -91,8 +90,7 @@ def tokenizer_warnings(tokenizer: Tokenizer, corpus: Corpus) -> list[str]:
 
     A corpus of more than 10,000 pairs is sampled at equal distances.
     """
-    distance = max(1, corpus.n_pairs // _SAMPLE_PAIRS)
-    sample = [pair for pair in islice(corpus.read(), 0, None, distance) if pair is not None]
+    sample = [pair for pair in corpus.sample(_SAMPLE_PAIRS) if pair is not None]
     sides = {"source": [pair.source for pair in sample], "target": [pair.target for pair in sample]}
     return [warning for side, texts in sides.items() for warning in _side_warnings(tokenizer, side, texts)]
 

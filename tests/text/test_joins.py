@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from languages import SENTENCES
+from texts import NAMES, SPECIAL, bert_tokenizer
 from tokenizers import normalizers
 
 from kdcache.teacher.prepare_teacher import open_tokenizer
@@ -24,8 +25,6 @@ from kdcache.text.tokenizer import FILES, Tokenizer
 from kdcache.text.vocabulary import from_corpus, trim, words
 
 LINES = [line for lines in SENTENCES.values() for line in lines]
-SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]")
-NAMES = dict(zip(("pad_token", "unk_token", "mask_token", "cls_token", "sep_token"), SPECIAL, strict=True))
 
 
 def checkpoint(lines: Iterable[str], *, lowercase: bool, added: tuple[str, ...] = ()) -> Tokenizer:
@@ -38,26 +37,8 @@ def checkpoint(lines: Iterable[str], *, lowercase: bool, added: tuple[str, ...] 
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     tokens = [*SPECIAL, *added]
     ids = vocabulary | {content: len(vocabulary) + i for i, content in enumerate(added)}
-    definition = {
-        "version": "1.0",
-        "added_tokens": [{"id": ids[one], "content": one, "special": True, **flags} for one in tokens],
-        "normalizer": {"type": "BertNormalizer", **normalizer},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "BertProcessing",
-            "sep": ["[SEP]", vocabulary["[SEP]"]],
-            "cls": ["[CLS]", vocabulary["[CLS]"]],
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": vocabulary,
-        },
-    }
-    return Tokenizer(definition, NAMES)
+    special = [{"id": ids[one], "content": one, "special": True, **flags} for one in tokens]
+    return Tokenizer(bert_tokenizer(vocabulary, special, normalizer, 100), NAMES)
 
 
 def through(tokenizer: Tokenizer, lines: list[str]) -> list[str]:

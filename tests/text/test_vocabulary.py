@@ -16,14 +16,12 @@ import pytest
 from conftest import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from texts import NAMES, SPECIAL, bert_tokenizer
 from tokenizers import ByteLevelBPETokenizer, processors
 
 from kdcache.errors import ModelError
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.text.vocabulary import from_corpus, learn_pieces, trim, words
-
-SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]")
-NAMES = dict(zip(("pad_token", "unk_token", "mask_token", "cls_token", "sep_token"), SPECIAL, strict=True))
 
 
 def definition(
@@ -44,31 +42,9 @@ def definition(
         }
         for content, special in added
     ]
-    return {
-        "version": "1.0",
-        "added_tokens": sorted([*specials, *more], key=lambda token: int(token["id"])),
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "lowercase": lowercase,
-        }
-        | {"strip_accents": None},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "BertProcessing",
-            "sep": ["[SEP]", vocabulary["[SEP]"]],
-            "cls": ["[CLS]", vocabulary["[CLS]"]],
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": longest,
-            "vocab": vocabulary,
-        },
-    }
+    tokens = sorted([*specials, *more], key=lambda token: int(token["id"]))
+    normalizer = {"clean_text": True, "handle_chinese_chars": True, "lowercase": lowercase, "strip_accents": None}
+    return bert_tokenizer(vocabulary, tokens, normalizer, longest)
 
 
 def template(bare: dict[str, Any]) -> dict[str, Any]:
