@@ -12,11 +12,12 @@ from kdcache.dump.dump_shards import dump
 from kdcache.errors import TrainingError, UsageError
 from kdcache.experiments.run_sweep import run_sweep
 from kdcache.experiments.sweep_file import ReadOptions, read_sweep
-from kdcache.experiments.sweep_report import PAGE_FILE
+from kdcache.experiments.sweep_report import PAGE_FILE, RESULTS_FILE
 from kdcache.experiments.whole_run_config import WholeRunConfig
 from kdcache.files.atomic import replace_file
 from kdcache.files.locations import printable
-from kdcache.files.run_records import earlier_result, folder_run, log
+from kdcache.files.run_records import folder_run, log
+from kdcache.files.strict_json import read_json
 from kdcache.labels.verdict import UNKNOWN
 from kdcache.teacher.open_checkpoint import checkpoint_fingerprint
 from kdcache.teacher.teacher_config import TeacherConfig, teacher_defaults
@@ -66,18 +67,14 @@ def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], r
     if failures:
         raise TrainingError(f"{failures[0]}. Correct it and run the same command again: it continues.")
     run.finish({"page": f"{STUDENTS}/{PAGE_FILE}"})
-    return "\n\n".join(
-        [table, _verdict(output, config), f"Page with curves and tables: {output / STUDENTS / PAGE_FILE}"]
-    )
+    return "\n\n".join([table, _verdict(output), f"Page with curves and tables: {output / STUDENTS / PAGE_FILE}"])
 
 
-def _verdict(output: Path, config: WholeRunConfig) -> str:
+def _verdict(output: Path) -> str:
     """How far the labels were ahead of the plain students, in words."""
-    folders = [output / STUDENTS / f"{PLAIN},seed={seed}" for seed in range(1, config.seeds + 1)]
-    results = [earlier_result(folder, "student-train") or {} for folder in folders]
-    losses = [one.get("averaged_valid_nll") or one.get("valid_nll") for one in results]
+    runs = read_json(output / STUDENTS / RESULTS_FILE)["runs"]
+    known = [run["valid_nll"] for run in runs if run["row"] == PLAIN and run["valid_nll"] is not None]
     held_out = open_cache(str(output / CACHE)).teacher_figures().held_out
-    known = [loss for loss in losses if loss is not None]
     if held_out is None or not known:
         return UNKNOWN
     return held_out.comparison(sum(known) / len(known), same_text=True)
