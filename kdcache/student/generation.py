@@ -1,10 +1,11 @@
-"""Writing target texts with a trained student: the library's beam search over batches of similar length."""
+"""Writing target texts with a trained student: beam search over batches of similar length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from kdcache.errors import DataError
 from kdcache.files.atomic import replace_file
 from kdcache.files.run_records import file_run, log
 from kdcache.process.signals import StopRequest, stop_on_signals
+from kdcache.student import transformer
+from kdcache.student.beam_search import beam_search
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.seq2seq import Student
@@ -148,7 +151,12 @@ def _search(
 
 
 def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[list[int]]:
-    chosen = {"no_repeat_ngram_size": config.no_repeat_ngram_size, "repetition_penalty": config.repetition_penalty}
+    chosen: dict[str, Any] = {
+        "no_repeat_ngram_size": config.no_repeat_ngram_size,
+        "repetition_penalty": config.repetition_penalty,
+    }
+    if config.beam_size > 1 and student.model.config.model_type == transformer.MODEL_TYPE:
+        chosen["custom_generate"] = beam_search
     hypotheses: list[list[int]] = student.model.generate(
         input_ids=input_ids,
         attention_mask=(input_ids != student.tokenizer.special.pad).long(),

@@ -14,12 +14,14 @@ import pytest
 import torch
 from conftest import run_here
 from models import terminated_when, toy_lines
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kdcache.cache.reader import CacheReader
 from kdcache.errors import DataError, ModelError, StoppedError, UsageError
 from kdcache.scoring.run_score import measure, prepare
 from kdcache.scoring.score_config import ScoreConfig
+from kdcache.student.beam_search import beam_search
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, generate_file
 from kdcache.student.seq2seq import Student, build_student
@@ -198,6 +200,35 @@ def test_fault_60_neighbours_change_no_text(
     assert generate(student, [lines[-1]], ours) == expected[-1:]
     assert f"of 8 texts do not end within {settings.get('max_length', 19)} tokens" in caplog.text
     assert len(set(expected)) > 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_beams": 7, "length_penalty": 0.6},
+        {"early_stopping": True},
+        {"early_stopping": "never", "length_penalty": 2.0},
+        {"min_length": 12, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+    ],
+)
+def test_our_beam_search_is_the_librarys(settings: dict[str, Any], student: Student) -> None:
+    """Whatever the settings, a padded batch gets the library's own hypotheses, and fewer rows are computed for them."""
+    sources = [torch.tensor(ids) for ids in student.tokenizer.encode_sources([*toy_lines("src", 40), "ka " * 30])]
+    pad, end = student.tokenizer.special.pad, student.tokenizer.special.end
+    ids = pad_sequence(sources, batch_first=True, padding_value=pad)
+    rows: list[int] = []
+    hook = student.model.lm_head.register_forward_hook(lambda _layer, _inputs, out: rows.append(out[..., 0].numel()))
+    found, computed = [], []
+    for search in (None, beam_search):
+        rows.clear()
+        inputs = {"input_ids": ids, "attention_mask": (ids != pad).long(), "custom_generate": search}
+        texts = student.model.generate(**inputs, **{"num_beams": 4, "max_length": 40, **settings})
+        found.append([row[: row.index(end, 1)] if end in row[1:] else row for row in texts.tolist()])
+        computed.append(sum(rows))
+    hook.remove()
+    assert found[0] == found[1]
+    assert computed[1] < computed[0]
 
 
 def test_a_limit_that_is_given_cuts_and_counts(small_student: Path, tmp_path: Path) -> None:
