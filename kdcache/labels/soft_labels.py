@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -73,6 +73,22 @@ class SoftLabels(Generic[A]):
         """
         hit: npt.NDArray[np.bool_] = (self.token_ids == token_ids[:, None]) & (self.log_probs > -np.inf)
         return np.where(hit.any(axis=1), hit.argmax(axis=1), self.k).astype(np.int64)
+
+    def draw(
+        self: SoftArrays, points: npt.NDArray[np.float64], never: Sequence[int]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """One word of each position, and whether there is one to draw: int64 [n], bool [n].
+
+        The words of `never` are left out, and the probabilities of those that remain renormalised over them. Their
+        cumulative distribution, by falling probability, is inverted at `points`, float64 [n] in [0, 1).
+        """
+        left = np.exp(self.log_probs.astype(np.float64))
+        left[np.isin(self.token_ids, never)] = 0
+        cumulative = np.cumsum(left, axis=1)
+        total = cumulative[:, -1:]
+        column = np.argmax(cumulative > points[:, None] * total, axis=1)
+        words = np.take_along_axis(self.token_ids, column[:, None], axis=1)
+        return words[:, 0].astype(np.int64), total[:, 0] > 0
 
 
 # As a shard holds them: ids uint16 or uint32, log-probabilities float16 or float32, normalizers float32.

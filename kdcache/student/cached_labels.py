@@ -37,8 +37,8 @@ class CacheSections:
     def read(self, order: Sequence[int], give_up: Callable[[], None]) -> Generator[Section, None, None]:
         """Read and check one shard after the other; those of a remote cache are fetched ahead."""
         with closing(self._reader.read(order, give_up)) as shards:
-            for _ in order:
-                yield self._section(next(shards))
+            for index in order:
+                yield self._section(next(shards), index)
 
     def longest_target(self) -> int:
         """Tokens of the longest target, its end included, in all shards or 16 from everywhere."""
@@ -46,24 +46,25 @@ class CacheSections:
         chosen = np.linspace(0, len(self.sizes) - 1, min(len(self.sizes), 16), dtype=int).tolist()
         return max(int(section.pairs.target_lengths.max()) for section in self.read(chosen, lambda: None))
 
-    def _section(self, arrays: ShardArrays) -> Section:
+    def _section(self, arrays: ShardArrays, index: int) -> Section:
         if not self._soft:
             return Section(arrays.pairs)
         stored = arrays.soft.log_normalizers
         # A copy: a view of one column would keep the others in memory.
         kept = None if stored is None or self._column is None else stored[:, [self._column]]
-        return Section(arrays.pairs, replace(arrays.soft, log_normalizers=kept))
+        soft = replace(arrays.soft, log_normalizers=kept)
+        return Section(arrays.pairs, soft, np.arange(*self._reader.plan.bounds(index)))
 
 
-def cache_sections(reader: CacheReader, objective: ObjectiveConfig) -> CacheSections:
-    """The shards with what `objective` needs.
+def cache_sections(reader: CacheReader, objective: ObjectiveConfig, resample: float | None = None) -> CacheSections:
+    """The shards with what `objective` needs, and what words of the decoder's input are resampled from.
 
     Raises:
         UsageError: the cache does not hold it.
     """
     check_objective(objective, reader.plan)
     temperature = _tail_temperature(objective)
-    return CacheSections(reader, soft=objective.needs_soft_labels, temperature=temperature)
+    return CacheSections(reader, soft=objective.needs_soft_labels or bool(resample), temperature=temperature)
 
 
 def _tail_temperature(objective: ObjectiveConfig) -> float | None:

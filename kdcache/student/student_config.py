@@ -88,6 +88,15 @@ class StudentConfig:
     dropout: float = Option(
         "Dropout of embeddings, residual branches and attention.", TRAINING, within=BELOW_1
     ).default(0.2)
+    # None, and not 0, keeps the records of earlier runs valid.
+    resample: float | None = Option(
+        "Probability that a word of the decoder's input gives way to one that is drawn from the teacher's stored words "
+        "there, special tokens left out; the labels stay.",
+        TRAINING,
+        metavar="P",
+        within=BELOW_1,
+        default_words="0",
+    ).default(None)
     start_from: str | None = Option(
         "Folder of a student of the same tokenizer, --arch and --size, whose weights are the first ones.",
         EXPERT,

@@ -24,7 +24,7 @@ from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
 from kdcache.text.likeness import text_warnings
-from kdcache.training.batches import Batch, Selection, collate, micro_bounds, some_pairs, valid_selections
+from kdcache.training.batches import Batch, Resampling, Selection, collate, micro_bounds, some_pairs, valid_selections
 from kdcache.training.checkpoint import copy_parameters
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
@@ -37,6 +37,7 @@ class StudentTask:
     student: Student
     objective: ObjectiveConfig
     valid: list[Batch] | None
+    resampling: Resampling | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -50,7 +51,7 @@ class StudentTask:
 
     def collate(self, selection: Selection, bounds: Sequence[tuple[int, int]]) -> list[Batch]:
         """Pad each part of the selection."""
-        return _collate_parts(selection, bounds, self.student, self.objective.topk)
+        return _collate_parts(selection, bounds, self.student, self.objective.topk, self.resampling)
 
     def move(self, batch: Batch, device: torch.device) -> Batch:
         """The batch on the device."""
@@ -87,7 +88,7 @@ def train_student(config: StudentConfig, output: Path | str) -> None:
 
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
     reader, valid, inputs = open_inputs(config)
-    sections = cache_sections(reader, config.objective)
+    sections = cache_sections(reader, config.objective, config.resample)
     run = group.begin(lambda: folder_run(output, "student-train", config, inputs))
     if config.compared is not None:
         check_text(reader, Corpus(config.compared, skip_bad=True))
@@ -184,7 +185,8 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: EncodedPairs | 
                 selection, micro_bounds(selection, config.training.most_tokens, 1), student, None
             )
         ]
-    return StudentTask(student, config.objective, batches)
+    resampling = Resampling(config.resample, seed, tokenizer.special) if config.resample else None
+    return StudentTask(student, config.objective, batches, resampling)
 
 
 def _positions(reader: CacheReader) -> int:
@@ -193,7 +195,11 @@ def _positions(reader: CacheReader) -> int:
 
 
 def _collate_parts(
-    selection: Selection, bounds: Sequence[tuple[int, int]], student: Student, topk: int | None
+    selection: Selection,
+    bounds: Sequence[tuple[int, int]],
+    student: Student,
+    topk: int | None,
+    resampling: Resampling | None = None,
 ) -> list[Batch]:
     parts = (replace(selection, rows=selection.rows[start:stop]) for start, stop in bounds)
-    return [collate(part, student.tokenizer.special, topk) for part in parts]
+    return [collate(part, student.tokenizer.special, topk, resampling) for part in parts]

@@ -46,7 +46,7 @@ def forecast(config: StudentConfig) -> Forecast:
     """Take some real steps and write nothing. Errors as in `kdcache.student.train_student.train_student`."""
     config.check()
     reader = open_cache(config.cache, config.store)
-    sections = cache_sections(reader, config.objective)
+    sections = cache_sections(reader, config.objective, config.resample)
     task = make_task(config, reader)
     training = config.training
     device = resolve_device(training.device)

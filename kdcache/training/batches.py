@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kdcache.compute.device import moved
 from kdcache.labels import soft_labels
+from kdcache.labels.counter_random import INPUTS, keys, uniforms
 from kdcache.labels.soft_labels import SoftArrays, SoftLabels
 from kdcache.text import encoded_pairs, ragged
 from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
@@ -31,10 +32,14 @@ _VALID_TOKENS = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Some pairs and, if they come from a cache, their soft labels: one row for each target position."""
+    """Some pairs and, if they come from a cache, their soft labels: one row for each target position.
+
+    With soft labels, `numbers` int64 [n] are the places of the pairs in the text, from 0.
+    """
 
     pairs: EncodedPairs
     soft: SoftArrays | None = None
+    numbers: ragged.Ints | None = None
 
 
 class Sections(Protocol):
@@ -132,8 +137,10 @@ def _join(parts: list[Section]) -> Section:
         return parts[0]
     pairs = encoded_pairs.concatenate([part.pairs for part in parts])
     labels = [part.soft for part in parts if part.soft is not None]
+    numbers = [part.numbers for part in parts if part.numbers is not None]
     parts.clear()
-    return Section(pairs, soft_labels.concatenate(labels) if labels else None)
+    joined = soft_labels.concatenate(labels) if labels else None
+    return Section(pairs, joined, np.concatenate(numbers) if numbers else None)
 
 
 def window_batches(pairs: EncodedPairs, max_tokens: int, generator: np.random.Generator) -> list[ragged.Ints]:
@@ -177,13 +184,51 @@ def valid_selections(pairs: EncodedPairs, generator: np.random.Generator) -> lis
 
 
 @dataclass(frozen=True, slots=True)
+class Resampling:
+    """Which words of a decoder's input give way to words that the teacher draws in their place.
+
+    The draws are a function of seed, epoch, pair and position, whatever the batches are.
+
+    Attributes:
+        share: probability that a word gives way.
+        seed: that of the training.
+        special: what is never drawn.
+    """
+
+    share: float
+    seed: int
+    special: SpecialIds
+
+    def words(self, selection: Selection, written: ragged.Ints, soft: SoftArrays) -> ragged.Ints:
+        """The `written` words int64 [targets] of a selection with some replaced; `soft` are their labels.
+
+        Each draw inverts the distribution of the stored words, at temperature 1 and without the special ones.
+        """
+        pairs, rows, numbers = selection.window.pairs, selection.rows, selection.window.numbers
+        if numbers is None:
+            return written
+        lengths = ragged.lengths_at(pairs.target_offsets, rows)
+        places = ragged.positions(ragged.offsets_of(lengths), np.arange(len(rows)))
+        places -= np.repeat(ragged.offsets_of(lengths)[:-1], lengths)
+        key = keys(INPUTS, self.seed, selection.epoch, np.repeat(numbers[rows], lengths), places)
+        chance, points = uniforms(key, 2).T
+        chosen = np.flatnonzero(chance < self.share)
+        special = self.special
+        never = (special.pad, special.unk, special.mask, special.start, special.end, *special.joint)
+        drawn, known = soft.take(chosen).draw(points[chosen], never)
+        words = written.copy()
+        words[chosen[known]] = drawn[known]
+        return words
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One batch for a student. Source and decoder input are padded; labels and soft labels are flat.
 
     Attributes:
         source_ids: int64 [pairs, S].
         source_mask: int64 [pairs, S], 1 on tokens, 0 on padding.
-        decoder_ids: int64 [pairs, N]: start token, then the target without its end token.
+        decoder_ids: int64 [pairs, N]: start token, then the target without its end token, some words resampled.
         positions: int64 [targets], the places of the target positions in the flattened [pairs · N].
         labels: int64 [targets], the words to predict.
         soft: soft labels of the target positions with ids int32 and all else as stored, or None.
@@ -208,7 +253,7 @@ class Batch:
         )
 
 
-def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batch:
+def collate(selection: Selection, special: SpecialIds, topk: int | None, resampling: Resampling | None = None) -> Batch:
     """Pad one selection; `topk` is how many of the stored words to take (None: all)."""
     pairs, rows = selection.window.pairs, selection.rows
     target_rows = ragged.positions(pairs.target_offsets, rows)
@@ -216,13 +261,16 @@ def collate(selection: Selection, special: SpecialIds, topk: int | None) -> Batc
     source_ids[source_mask] = pairs.source_ids[ragged.positions(pairs.source_offsets, rows)]
     decoder_ids, target_mask = _pad(ragged.lengths_at(pairs.target_offsets, rows), special.pad)
     labels = pairs.target_ids[target_rows].astype(np.int64)
-    decoder_ids[target_mask] = labels
-    # The decoder's input is the target shifted right by one; what is lost at the end is an end token or padding.
-    decoder_ids[:, 1:] = np.where(target_mask[:, 1:], decoder_ids[:, :-1], special.pad)
-    decoder_ids[:, 0] = special.start
     soft = selection.window.soft
     if soft is not None:
         soft = (soft if topk is None else soft.select(topk)).take(target_rows)
+    decoder_ids[target_mask] = (
+        labels if resampling is None or soft is None else resampling.words(selection, labels, soft)
+    )
+    # The decoder's input is the target shifted right by one; what is lost at the end is an end token or padding.
+    decoder_ids[:, 1:] = np.where(target_mask[:, 1:], decoder_ids[:, :-1], special.pad)
+    decoder_ids[:, 0] = special.start
+    if soft is not None:
         # PyTorch computes with few kinds of unsigned numbers.
         soft = replace(soft, token_ids=soft.token_ids.astype(np.int32))
     return Batch(

@@ -24,6 +24,20 @@ def test_mass_by_hand() -> None:
     assert two_positions().mass() == pytest.approx([7 / 8, 9 / 16], abs=1e-7)
 
 
+def test_draws_by_hand() -> None:
+    """A point of [0, 1) draws the word below which that share of the mass lies, without the words that are left out.
+
+    The first position has 7, 3 and 9 with 4/7, 2/7 and 1/7; without 3 it has 7 and 9 with 4/5 and 1/5.
+    """
+    points = np.array([0, 0.57, 0.58, 0.857, 0.858, 0.999])
+    first = two_positions().take(np.zeros(len(points), int))
+    assert first.draw(points, [])[0].tolist() == [7, 7, 3, 3, 9, 9]
+    assert first.draw(np.array([0, 0.57, 0.79, 0.81, 0.9, 0.999]), [3])[0].tolist() == [7, 7, 7, 9, 9, 9]
+    words, known = two_positions().draw(np.array([0.5, 1 - 2.0**-53]), [7, 3, 9])
+    assert known.tolist() == [False, True]
+    assert words[1] == 5
+
+
 def test_mass_is_summed_in_float64() -> None:
     """Ten thousand words of float16 lose nothing in the sum: 10,000 times exp(-9.5) of float16's exact -9.5."""
     topk = SoftLabels(np.arange(10_000, dtype=np.uint16)[None], np.full((1, 10_000), -9.5, np.float16))
