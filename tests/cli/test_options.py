@@ -139,6 +139,7 @@ def test_a_record_has_the_names_that_it_always_had() -> None:
         "arch": "transformer",
         "size": "tiny",
         "dropout": 0.2,
+        "resample": None,
         "start_from": None,
         "skip_bad": False,
         "store": {"folder": None, "limit": 50_000_000_000},
