@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig
 
 from benchmarks import pinned
-from benchmarks.job import PASSES, SHARD_PAIRS, TOKENS, forward, make_job, save_teacher
+from benchmarks.job import PASSES, SHAPES, SHARD_PAIRS, TOKENS, forward, make_job, save_teacher
 from benchmarks.peak import forward_operations, operations_per_second
 from benchmarks.report import alternate, publish, ratio, seconds, spread
 from benchmarks.text import first_pairs, training_text
@@ -35,6 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     pairs = _PAIRS_GPU if torch.cuda.is_available() else _PAIRS
     parser.add_argument("--pairs", type=int, default=pairs, help="pairs dumped in one run")
+    shapes = [*SHAPES] if torch.cuda.is_available() else ["minilm"]
+    parser.add_argument("--shapes", nargs="+", choices=[*SHAPES], default=shapes, help="of the teacher")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each arm")
 
 
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         folder = Path(name)
         text = first_pairs(folder, options.pairs)
         on_gpu = torch.cuda.is_available()
-        for shape in ("base", "minilm") if on_gpu else ("minilm",):
+        for shape in options.shapes:
             save_teacher(folder / "teacher", text, shape)
             for precision, suffix in (("float32", ""), ("bfloat16", "_bf16")):
                 arms = f"{shape}, {precision}"

@@ -52,9 +52,9 @@ def make_job(folder: Path, text: TextFiles, precision: str) -> Job:
 @torch.inference_mode()
 def forward(job: Job, batches: list[MaskedViews]) -> None:
     """Encoder, and the product with the vocabulary matrix at the masked positions; nothing is done with the logits."""
-    teacher = job.teacher
-    if not isinstance(teacher, Teacher):
+    if not isinstance(job.teacher, Teacher):
         raise TypeError("this arm needs the real teacher")
+    teacher = job.teacher.whole()
     for views in batches:
         with autocast(job.device, job.plan.precision):
             functional.linear(teacher.hidden(views, job.device), teacher.output_layer.weight, teacher.output_layer.bias)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kdcache.cache.shard import encode_shard
 from kdcache.dump.dump_config import DumpConfig
-from kdcache.dump.dump_job import Job, prepare, with_shards_of
+from kdcache.dump.dump_job import Job, prepare
 from kdcache.teacher.masking import view_counts, view_lengths
 
 _PILOT_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Forecast:
 
 def forecast(config: DumpConfig, output: Path | None = None) -> Forecast:
     """Encode the whole corpus, run the teacher over some pairs, write nothing. Errors as in `dump_shards.dump`."""
-    job = prepare(with_shards_of(output, config))
+    job = prepare(config, output)
     skipped = targets = views = tokens = 0
     for index in range(job.plan.n_shards):
         pairs = job.encode(index)

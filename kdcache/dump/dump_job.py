@@ -137,8 +137,10 @@ class _Collector:
         return ShardArrays(self._pairs, topk, self._written)
 
 
-def prepare(config: DumpConfig) -> Job:
+def prepare(config: DumpConfig, output: Path | None = None) -> Job:
     """Open the teacher and the corpus and make the plan; writes nothing.
+
+    A cache that was begun in `output` keeps its size of shards and the way in which its teacher is run.
 
     Raises:
         UsageError: a setting is outside its range.
@@ -152,6 +154,10 @@ def prepare(config: DumpConfig) -> Job:
     use(device)
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
     teacher = Teacher.load(Path(config.teacher))
+    if output is not None and (output / PLAN_FILE).exists():
+        begun = read_plan(output)
+        config = replace(config, shard_pairs=config.shard_pairs or begun.shard_pairs)
+        teacher = teacher.as_in(begun.teacher)
     if config.words > teacher.vocabulary:
         raise UsageError(f"--topk {config.words}: the teacher's vocabulary has only {teacher.vocabulary} words.")
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
@@ -186,13 +192,6 @@ def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: to
         seed=distributions.seed if distributions.sample or distributions.maskings > 1 else 0,
         temperatures=distributions.normalizers,
     )
-
-
-def with_shards_of(output: Path | None, config: DumpConfig) -> DumpConfig:
-    """The settings with the size of shards that a cache in `output` was begun with, where they give none."""
-    if config.shard_pairs is not None or output is None or not (output / PLAN_FILE).exists():
-        return config
-    return replace(config, shard_pairs=read_plan(output).shard_pairs)
 
 
 def shard_pairs_by_work(config: DumpConfig, teacher: Predictor, corpus: Corpus) -> int:

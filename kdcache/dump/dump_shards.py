@@ -7,7 +7,7 @@ from kdcache.cache.fill_cache import Report, ShardMaker, commit_cache
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
 from kdcache.dump.dump_config import DumpConfig
-from kdcache.dump.dump_job import Job, prepare, with_shards_of
+from kdcache.dump.dump_job import Job, prepare
 from kdcache.dump.held_out import gap_of_sample, measure, own_figures
 from kdcache.errors import UsageError
 from kdcache.files.run_records import log
@@ -27,7 +27,7 @@ def dump(config: DumpConfig, output: Path | str) -> None:
         StoppedError: a signal asked to stop; committed shards are kept.
     """
     output, process = Path(output), this_process()
-    dump_job(prepare(with_shards_of(output, config)), output, process)
+    dump_job(prepare(config, output), output, process)
 
 
 def dump_job(job: Job, output: Path, process: Process) -> None:

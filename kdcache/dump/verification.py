@@ -87,7 +87,7 @@ def verify(config: VerifyConfig) -> Finding:
     check_origin(reader)
     if config.teacher is None:
         raise UsageError("Missing option --teacher: its predictions are what the cache is compared with.")
-    teacher = Teacher.load(Path(config.teacher))
+    teacher = Teacher.load(Path(config.teacher)).as_in(reader.plan.teacher)
     check_teacher(reader, teacher)
     device = resolve_device(config.device)
     teacher.model.to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -54,6 +54,7 @@ class Teacher:
         self.tokenizer = tokenizer
         self.segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
         self._decoder = model.get_output_embeddings()
+        self._cut: nn.Module | None = None
         if getattr(model.config, "is_encoder_decoder", False):
             raise self._refusal("is an encoder with a decoder, and a teacher is an encoder alone")
         if not isinstance(self._decoder, nn.Linear):
@@ -108,6 +109,17 @@ class Teacher:
         other._by_library = True
         return other
 
+    def whole(self) -> Self:
+        """The same teacher, but one whose last layer works on all tokens, as in kdcache 0.1.0."""
+        other = copy.copy(self)
+        other._cut = None
+        return other
+
+    def as_in(self, fingerprint: str) -> Self:
+        """The same teacher, `whole` where only that has this fingerprint; labels differ by rounding."""
+        whole = self.whole()
+        return whole if whole.fingerprint() == fingerprint else self
+
     @property
     def weights(self) -> int:
         """Number of weights that work on every token: all but those of the embeddings."""
@@ -119,7 +131,8 @@ class Teacher:
         if self._padding is Padding.NONE and int(views.lengths.min()) < views.input_ids.shape[1]:
             return torch.cat([self.hidden(part, device) for part in views.of_one_length()])
         inputs = self._inputs(views, device) | {"attention_mask": self.attention(views, device)}
-        with _head_on_masked(self.model.base_model, self._decoder, to_device(views.masked, device)):
+        masked = to_device(views.masked, device)
+        with _on_masked(self.model.base_model, self._cut, views.shape, masked), _computing(self._decoder, _unchanged):
             output = self.model(**inputs)
         hidden: Tensor = output.logits[0]
         return hidden
@@ -169,6 +182,8 @@ class Teacher:
         # Caches of version 0.1.0 hold what the first way gave; where that was wrong, they must not be continued.
         if self._padding is not (Padding.WIDE_MASK if self._fused else Padding.MASK):
             digest.update(self._padding.name.encode())
+        if self._cut is not None:
+            digest.update(b"LAST_LAYER_ON_MASKED")
         return digest.hexdigest()
 
     @torch.inference_mode()
@@ -216,6 +231,7 @@ class Teacher:
             raise self._refusal(f"cannot be run as other models are ({first_line(error)})") from error
         expected = torch.cat([answers[length] for length in lengths])
         views = trials.trial_views(self.tokenizer, lengths)
+        self._cut = self._cut_that_gives_the_same(trials.trial_views(self.tokenizer, 2 * (min(positions, trials.ODD),)))
         return positions, self._padding_that_gives(expected, views, device)
 
     @torch.inference_mode()
@@ -225,6 +241,21 @@ class Teacher:
         expected = self.model(**self._inputs(views, device)).logits[0].float()[to_device(views.masked, device)]
         if not trials.same_answers(expected, self._logits(views, device)):
             raise self._refusal("does more after its last linear layer than that layer")
+
+    @torch.inference_mode()
+    def _cut_that_gives_the_same(self, views: MaskedViews) -> nn.Module | None:
+        """The first module of the last layer that may get the masked positions alone, if there is one."""
+        device = next(self.model.parameters()).device
+        expected = self._logits(views, device)
+        for cut in trials.last_layer(self.model.base_model):
+            self._cut = cut
+            try:
+                if trials.same_answers(expected, self._logits(views, device)):
+                    return cut
+            except _FAILURES as error:
+                if is_out_of_memory(error):
+                    raise self._too_large(views) from error
+        return None
 
     @torch.inference_mode()
     def _padding_that_gives(self, expected: Tensor, views: MaskedViews, device: torch.device) -> Padding:
@@ -306,26 +337,39 @@ def _computing(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterat
         del module.forward
 
 
-@contextmanager
-def _head_on_masked(encoder: nn.Module, decoder: nn.Module, masked: Tensor) -> Iterator[None]:
-    """While active, the encoder returns the states at `masked` positions only, and the last layer returns its input.
+def _unchanged(hidden: Tensor) -> Tensor:
+    return hidden
 
-    So the head's own transformation runs on few positions, and the product with the vocabulary matrix is left to
-    us: in float32, or inside the loss. Any masked language model of the library whose head ends in a linear layer
-    can be used without knowing how its modules are called.
+
+@contextmanager
+def _on_masked(encoder: nn.Module, cut: nn.Module | None, shape: tuple[int, int], masked: Tensor) -> Iterator[None]:
+    """While active, the encoder returns the states at `masked` positions only; of views of this shape.
+
+    So the head's own transformation runs on few positions. The last layer does, too, from the module `cut` on, which
+    gets these states alone. Any masked language model of the library whose head ends in a linear layer can be used
+    without knowing how its modules are called.
     """
 
-    def select(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        states = output.last_hidden_state
-        output.last_hidden_state = states.reshape(-1, states.shape[-1])[masked][None]
+    def chosen(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() != 3 or value.shape[:2] != shape:
+            return value
+        return value.flatten(0, 1).index_select(0, masked)[None]
+
+    def before(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        return tuple(map(chosen, inputs)), {name: chosen(value) for name, value in named.items()}
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if cut is None:
+            output.last_hidden_state = chosen(output.last_hidden_state)
+        if output.last_hidden_state.shape[:2] != (1, len(masked)):
+            raise RuntimeError("the encoder's states are not those of the masked positions")
         return output
 
-    hook = encoder.register_forward_hook(select)
-    try:
-        with _computing(decoder, lambda hidden: hidden):
-            yield
-    finally:
-        hook.remove()
+    with ExitStack() as hooks:
+        hooks.callback(encoder.register_forward_hook(after).remove)
+        if cut is not None:
+            hooks.callback(cut.register_forward_pre_hook(before, with_kwargs=True).remove)
+        yield
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.compute.device import is_out_of_memory
 from kdcache.teacher.masking import MaskedViews
@@ -13,6 +13,8 @@ from kdcache.text.tokenizer import Tokenizer
 # Longer than the windows, blocks and convolutions of the library's models reach; a longer view is only run once.
 LONG = 1_024
 SHORT = 16
+# Prime, so that a model which works in blocks has to pad it.
+ODD = 61
 _SEED = 0
 # Positions whose answers are compared at each end of a view and, evenly spread, between them.
 _COMPARED = 16
@@ -71,6 +73,12 @@ def _succeeds(run: Callable[[int], object], length: int) -> bool:
             raise
         return False
     return True
+
+
+def last_layer(encoder: nn.Module) -> list[nn.Module]:
+    """The parts of the last module of the last list of modules, each before those inside it."""
+    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    return list(lists[-1][-1].modules())[1:] if lists else []
 
 
 def same_answers(expected: Tensor, found: Tensor, share: float = EXACT) -> bool:

@@ -15,13 +15,15 @@ from models import all_lines, save_bert, slow_distributions, toy_lines, toy_pair
 
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard import ShardArrays
-from kdcache.dump import dump_job
-from kdcache.dump.dump_config import ENCODINGS, DumpConfig
+from kdcache.dump import dump_job, dump_shards
+from kdcache.dump.dump_config import ENCODINGS, DumpConfig, VerifyConfig
 from kdcache.dump.dump_forecast import forecast
 from kdcache.dump.dump_job import shard_pairs_by_work
 from kdcache.dump.dump_shards import dump
+from kdcache.dump.verification import verify
 from kdcache.errors import DataError, MismatchError, UsageError
 from kdcache.inspection.cache_summary import summarize
+from kdcache.process.ranks import Process
 from kdcache.teacher.masked_lm import Teacher
 from kdcache.teacher.prepare_teacher import prepare_teacher
 from kdcache.text.corpus import Corpus, Pair, TextFiles
@@ -294,3 +296,20 @@ def test_a_cache_that_was_begun_keeps_the_size_of_its_shards(
     assert CacheReader(tmp_path / "cache").plan.shard_pairs == 40
     with pytest.raises(MismatchError, match="shard_pairs"):
         dump(replace(config, shard_pairs=41), tmp_path / "cache")
+
+
+def test_a_cache_of_version_0_1_0_is_finished_in_its_own_way(
+    small_teacher: Path, small_text: TextFiles, tmp_path: Path
+) -> None:
+    """What was begun with the last layer on all tokens goes on so: every byte is as if that had never changed."""
+    config = DumpConfig(str(small_teacher), small_text, shard_pairs=40, device="cpu")
+    job = dump_job.prepare(config)
+    teacher = job.teacher.whole()
+    old = replace(job, teacher=teacher, plan=replace(job.plan, teacher=teacher.fingerprint()))
+    dump_shards.dump_job(old, tmp_path / "whole", Process())
+    dump_shards.dump_job(replace(old, config=replace(config, shards=(0, 1))), tmp_path / "begun", Process())
+    dump(config, tmp_path / "begun")
+    roots = [CacheReader(tmp_path / name).manifest.root for name in ("whole", "begun")]
+    assert roots[0] == roots[1]
+    assert verify(VerifyConfig(str(tmp_path / "begun"), str(small_teacher), device="cpu")).sound
+    assert job.plan.teacher != old.plan.teacher

@@ -130,7 +130,8 @@ def test_teacher_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
         assert tensor.dtype == torch.float32
         stream += canonical([name, "torch.float32", list(tensor.shape)])
         stream += tensor.detach().numpy().astype("<f4").tobytes()
-    assert teacher.fingerprint() == hashlib.sha256(stream).hexdigest()
+    assert teacher.whole().fingerprint() == hashlib.sha256(stream).hexdigest()
+    assert teacher.fingerprint() == hashlib.sha256(stream + b"LAST_LAYER_ON_MASKED").hexdigest()
 
 
 def test_format_page_names_every_field(cache: Path) -> None:

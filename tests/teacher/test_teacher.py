@@ -82,6 +82,28 @@ def test_segment_ids_only_where_the_model_has_them(folders: dict[str, Path], sma
     assert np.abs(one - other).max() > 0.01
 
 
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
+def test_the_last_layer_works_on_masked_positions_alone(
+    kind: str, folders: dict[str, Path], small_text: TextFiles
+) -> None:
+    """No other position reaches its feed-forward part, and states and gradients are those of the whole layer."""
+    teacher = prepare_teacher(str(folders[kind]), Corpus(small_text), trim_vocab=False, seed=1)
+    views = next(partition_batches(teacher.tokenizer.encode_pairs(toy_pairs(6)), 4, 600, teacher.tokenizer.special))
+    rows: list[int] = []
+    for module in teacher.model.base_model.modules():
+        if getattr(module, "in_features", 0) == 64:
+            module.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].numel() // 64))
+    found = []
+    for one in (teacher, teacher.whole()):
+        teacher.model.zero_grad()
+        hidden = one.hidden(views, CPU)
+        (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+        found.append([hidden, *(p.grad.clone() for p in teacher.model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+    assert len(found[0]) > 30
+    assert rows == [views.input_ids.size, len(views.masked), *2 * [views.input_ids.size]]
+
+
 HEADLESS = {"bert": BertModel, "distilbert": DistilBertModel}
 
 
