@@ -26,7 +26,9 @@ PLAN_FILE = "plan.json"
 GENERATIONS_MAX = 16
 # So many draws are counted in 16 bits.
 DRAWS_MAX = 65_535
-PRECISIONS = ("float32", "bfloat16")
+# The precision of labels that another program has made.
+IMPORTED = "imported"
+PRECISIONS = ("float32", "bfloat16", IMPORTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Plan:
         positions: how many positions the teacher has for source and target together.
         topk: words stored at each target position.
         passes: P; pass p masks target positions p, p+P, p+2P, ….
-        precision: the precision of the matrix products in the forward pass, "float32" or "bfloat16".
+        precision: the precision of the matrix products in the forward pass, "float32" or "bfloat16"; "imported" where
+            another program made the labels.
         shard_pairs: pairs in a shard; the last may hold fewer.
         encoding: how numbers are stored.
         maskings: how many partitions of the target positions into passes were averaged, in probability.
@@ -75,7 +78,8 @@ class Plan:
     @property
     def made_by(self) -> str:
         """The command that made it."""
-        return ("dump-logits", "transcode", "merge")[min(len(self.sources), 2)]
+        first = "import" if self.precision == IMPORTED else "dump-logits"
+        return (first, "transcode", "merge")[min(len(self.sources), 2)]
 
     @property
     def generations(self) -> int:

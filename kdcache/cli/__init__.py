@@ -11,6 +11,7 @@ from kdcache.cli.demo import demo
 from kdcache.cli.dump_logits import dump_logits
 from kdcache.cli.export import export
 from kdcache.cli.generate import generate
+from kdcache.cli.import_labels import import_labels
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
 from kdcache.cli.run import run
@@ -33,5 +34,5 @@ main.add("All at once", run)
 main.add("The way from text to score", teacher_train, dump_logits, student_train, generate, score)
 main.add("Look and compare", inspect, verify, curves, sweep)
 main.add("Make caches from caches", transcode, merge)
-main.add("Go elsewhere", export)
+main.add("From and to other programs", import_labels, export)
 main.add("Try it first", demo)

@@ -1,4 +1,4 @@
-"""Students and caches in the formats of other programs: CTranslate2 and Parquet.
+"""Students and caches in the formats of other programs, and labels that come from these.
 
 This room may import the student, the cache and what is below them. Its settings load no torch.
 """

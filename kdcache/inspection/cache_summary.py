@@ -25,7 +25,7 @@ class Summary:
         verdict: whether its labels are worth having, in sentences.
         held_out: how the teacher does on text that it did not learn from, or None.
         plan: every field of the plan.
-        made_by: the command that made it: "dump-logits", "transcode" or "merge".
+        made_by: the command that made it, such as "dump-logits".
         root: hash over all records; the identity of the content.
         pairs, skipped: line pairs, and those among them that were left out.
         source_tokens, targets: tokens of both sides, special tokens included.

@@ -103,9 +103,7 @@ class Corpus:
                 self.unusable.append(index)
                 if len(self._problems) < _SHOWN:
                     self._problems.append(str(error))
-            digest.update(struct.pack("<QQ", len(sides[0]), len(sides[1])))
-            digest.update(sides[0])
-            digest.update(sides[1])
+            hash_pair(digest, *sides)
             self.n_pairs += 1
         self.fingerprint = digest.hexdigest()
         self._refuse(skip_bad)
@@ -187,6 +185,13 @@ class Corpus:
     def _refuse_changed(self) -> None:
         if any(_stamp(path) != stamp for path, stamp in zip(self._paths, self._stamps, strict=True)):
             raise DataError(f"{self.name}: changed while being read. Run the command again on files that stay.")
+
+
+def hash_pair(digest: "hashlib._Hash", source: bytes, target: bytes) -> None:
+    """Take one pair into a corpus's fingerprint."""
+    digest.update(struct.pack("<QQ", len(source), len(target)))
+    digest.update(source)
+    digest.update(target)
 
 
 def fingerprints(**corpora: Corpus | None) -> dict[str, str]:
