@@ -28,7 +28,11 @@ _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
 @click.argument("results", nargs=-1, metavar="[RESULT...]")
 @Settings(ScoreConfig, unless=("table", "results"))
 @click.option(
-    "--json", "json_file", metavar="FILE", type=LOCAL, help="Write all results into this file; --table reads it."
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=LOCAL,
+    help="Write all results into this file, or - to standard output; --table reads it.",
 )
 @click.option(
     "--sentences",
@@ -104,21 +108,24 @@ def _print_table(results: list[Path], notation: str) -> None:
 
 
 def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | None) -> None:
-    from kdcache.files.atomic import replace_file
+    from kdcache.files.atomic import write_output
+    from kdcache.files.locations import STANDARD
     from kdcache.files.run_records import file_run
     from kdcache.scoring.run_score import measure, prepare
     from kdcache.scoring.sentence_scores import as_jsonl, as_tsv, sentence_scores
 
     task = prepare(config)
-    runs = [file_run(file, "score", config, task.inputs()) for file in (json_file, sentence_file) if file is not None]
+    files = [file for file in (json_file, sentence_file) if file is not None]
+    runs = [file_run(file, "score", config, task.inputs()) for file in files if file != STANDARD]
     found, hypotheses = measure(task)
-    _print(found)
+    if STANDARD not in (json_file, sentence_file):
+        _print(found)
     if json_file is not None:
-        replace_file(json_file, found.content())
+        write_output(json_file, found.content())
     if sentence_file is not None:
         scores = sentence_scores(hypotheses, task.reference_sentences, config.metric, config.settings)
         write = as_jsonl if sentence_file.suffix == ".jsonl" else as_tsv
-        replace_file(sentence_file, write(hypotheses, scores))
+        write_output(sentence_file, write(hypotheses, scores))
     for run in runs:
         run.finish({"scores": {one.name: one.value for one in found.scores}, "lineage": found.lineage.prints()})
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from kdcache.errors import OutputError
 from kdcache.files.failpoints import reach
+from kdcache.files.locations import STANDARD
 
 STALE_SECONDS = 24 * 3600.0
 # Between two looks whether a lock is free.
@@ -177,6 +179,25 @@ def check_replaceable(output: Path, mark: str, kind: str) -> None:
         raise OutputError(f"{output}: its folder does not exist. Create it first.")
     if output.exists() and not (output.is_file() and mark.encode() in output.read_bytes()):
         raise OutputError(f"{output}: exists, and is no {kind} that kdcache drew. Move it away first.")
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write `data` into a file as `replace_file` does, or at once to standard output.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: nobody reads standard output any more.
+    """
+    if path != STANDARD:
+        replace_file(path, data)
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"Standard output cannot be written: {error.strerror}.") from error
 
 
 def publish_file(path: Path, data: bytes | memoryview) -> bool:

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 from kdcache.errors import UsageError
 from kdcache.settings import EXPERT, Option, check_fields
 
+# The path of standard input where a text is read, and of standard output where one is written.
+STANDARD = Path("-")
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 # Whatever stands before the last @ of the authority is a name and a password; a query can be a signature.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)([^\s/]*@)?([^\s?#'\"]*)([?#][^\s'\"]*)?")

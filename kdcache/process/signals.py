@@ -42,6 +42,18 @@ def stop_asked() -> bool:
 
 
 @contextmanager
+def default_signals() -> Iterator[None]:
+    """Let Ctrl-C and a closed pipe end the process inside the block at once and silently, as they end other filters."""
+    taken = (signal.SIGINT, signal.SIGPIPE) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_on_signals(*, repeated: bool = False, grace_seconds: float = 0.0, kept: bool = True) -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM inside the block; a second signal of either kind stops at once.
 

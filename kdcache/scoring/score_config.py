@@ -69,7 +69,9 @@ class ScoreConfig:
     reference: tuple[str, ...] = Option(
         "Reference text; give the option again for each further one.", metavar="F"
     ).default(())
-    hypothesis: str | None = Option("Text to score, one hypothesis a line.", metavar="F").default(None)
+    hypothesis: str | None = Option(
+        "Text to score, one hypothesis a line; - is standard input, as for every text.", metavar="F"
+    ).default(None)
     student: GenerateConfig | None = Nested(
         changes={
             "student": {"help": "Folder of a student that is scored instead of --hypothesis; needs --source."},
@@ -114,6 +116,9 @@ class ScoreConfig:
         if not self.reference or (self.hypothesis is None) == (self.student is None):
             raise UsageError("Give --reference F, and either --hypothesis F, or --student DIR with --source F.")
         check_fields(self)
+        source = None if self.student is None else self.student.source
+        if (*self.reference, self.hypothesis, self.baseline, source).count("-") > 1:
+            raise UsageError("Only one text can come from standard input (-).")
         if self.student is None and self.baseline is not None and Path(self.baseline).is_dir():
             raise UsageError(
                 f"--baseline {self.baseline}: a student writes from the --source of another --student. Beside "

@@ -12,7 +12,7 @@ class GenerateConfig:
 
     student: str = Option("Folder of a student, as student-train wrote it.", metavar="DIR").required()
     source: str = Option(
-        "Source text, one sentence a line; compressed by gzip, bzip2 or xz too.", metavar="F"
+        "Source text, one sentence a line; compressed by gzip, bzip2 or xz too; - is standard input.", metavar="F"
     ).required()
     beam_size: int = Option(
         "Number of hypotheses that beam search keeps; 1 is greedy search.", within=between(1, 1_000)

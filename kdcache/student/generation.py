@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,19 +15,27 @@ from kdcache.compute.device import resolve_device
 from kdcache.compute.halving import HalvingRunner
 from kdcache.console.progress import Progress
 from kdcache.errors import DataError
-from kdcache.files.atomic import replace_file
+from kdcache.files.atomic import replace_file, write_output
+from kdcache.files.locations import STANDARD
 from kdcache.files.run_records import file_run, log
-from kdcache.process.signals import StopRequest, stop_on_signals
+from kdcache.process.prefetch import Prefetch
+from kdcache.process.signals import StopRequest, default_signals, stop_on_signals
 from kdcache.student import transformer
 from kdcache.student.beam_search import beam_search
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.seq2seq import Student
-from kdcache.text.lines import read_sentences
+from kdcache.text.lines import iterate_sentences, read_sentences
+
+# Lines that are sorted by length together, at first and at most, and the seconds without a further one after which
+# fewer are taken.
+_FIRST_LINES, _MOST_LINES, _PAUSE_SECONDS = 256, 8_192, 0.05
 
 
 def generate_file(config: GenerateConfig, output: Path) -> None:
     """Write one hypothesis a line for every line of the source; run again, it does nothing when the file is there.
+
+    The output `-` is standard output, where hypotheses come soon after their lines and no record is kept.
 
     Raises:
         ModelError: the student cannot be opened, or the memory does not suffice for one line.
@@ -34,6 +43,9 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
         MismatchError: `output` was made with other settings.
     """
     config.check()
+    if output == STANDARD:
+        _generate_stream(config)
+        return
     sentences = read_sentences(Path(config.source))
     student = Student.load(Path(config.student))
     inputs = {"source": text_sha256(sentences), **student_fingerprints(Path(config.student))}
@@ -49,7 +61,44 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
     log.info("%s: %s lines, each of at most %s tokens.", output, f"{len(hypotheses):,}", f"{limit:,}")
 
 
-@torch.inference_mode()
+def _generate_stream(config: GenerateConfig) -> None:
+    """Write a hypothesis on standard output for each line of the source, as soon as no further line waits."""
+    student = Student.load(Path(config.student))
+    done = cut = 0
+    with default_signals():
+        for sentences in _arriving(iterate_sentences(Path(config.source))):
+            hypotheses, more = _write(student, sentences, config, first=done + 1)
+            write_output(STANDARD, "".join(f"{line}\n" for line in hypotheses).encode())
+            done, cut = done + len(hypotheses), cut + more
+    _warn_of_cut(cut, done, config.max_length or student.max_length)
+
+
+def _arriving(sentences: Iterator[str]) -> Iterator[list[str]]:
+    """Sentences in lists: those that came before a pause, or as many as fill batches of similar length."""
+
+    def following(_item: None, _pause: object) -> str | Exception | None:
+        try:
+            return next(sentences, None)
+        except DataError as error:
+            return error
+
+    with Prefetch(following, itertools.repeat(None), _MOST_LINES, leave_seconds=0.0) as ahead:
+        last: str | Exception | None = ""
+        most = _FIRST_LINES
+        while isinstance(last, str):
+            came: list[str] = []
+            while len(came) < most and (not came or ahead.ready(_PAUSE_SECONDS)):
+                last = ahead.take()
+                if not isinstance(last, str):
+                    break
+                came.append(last)
+            if came:
+                yield came
+            most = min(2 * most, _MOST_LINES)
+        if last is not None:
+            raise last
+
+
 def generate(
     student: Student, sentences: Sequence[str], config: GenerateConfig, stop: StopRequest | None = None
 ) -> list[str]:
@@ -63,10 +112,31 @@ def generate(
         ModelError: the memory does not suffice for one sentence.
         StoppedError: a signal asked to stop.
     """
-    device = resolve_device(config.device)
-    student.model.to(device).eval()
+    with Progress("generating", sum(bool(text.strip()) for text in sentences), "sentences") as progress:
+        hypotheses, cut = _write(student, sentences, config, stop, progress)
+    _warn_of_cut(cut, len(sentences), config.max_length or student.max_length)
+    return hypotheses
+
+
+def _warn_of_cut(cut: int, sentences: int, max_length: int) -> None:
+    if cut:
+        counts = (f"{count:,}" for count in (cut, sentences, max_length))
+        log.warning("%s of %s texts do not end within %s tokens and are cut; --max-length sets another limit.", *counts)
+
+
+@torch.inference_mode()
+def _write(
+    student: Student,
+    sentences: Sequence[str],
+    config: GenerateConfig,
+    stop: StopRequest | None = None,
+    progress: Progress | None = None,
+    first: int = 1,
+) -> tuple[list[str], int]:
+    """One hypothesis for each sentence, the `first` of which is the line of that number, and how many are cut."""
+    student.model.to(resolve_device(config.device)).eval()
     sources = student.tokenizer.encode_sources(sentences)
-    for number, ids in enumerate(sources, 1):
+    for number, ids in enumerate(sources, first):
         if len(ids) > student.positions:
             raise DataError(
                 f"{config.source}:{number}: {len(ids):,} tokens; the student has {student.positions:,} positions."
@@ -75,19 +145,16 @@ def generate(
     written = [row for row, text in enumerate(sentences) if text.strip()]
     hypotheses, cut = [""] * len(sentences), 0
     halving = HalvingRunner("a beam search over one source", "Lower --beam-size, free memory")
-    with Progress("generating", len(written), "sentences") as progress:
-        for rows in _batches(written, sources, config.max_tokens):
-            if stop is not None:
-                stop.check()
-            for row, ids in zip(rows, _search(student, [sources[row] for row in rows], config, halving), strict=True):
-                # A line feed inside a hypothesis would shift every line after it.
-                hypotheses[row] = " ".join(student.tokenizer.decode(ids).split())
-                cut += student.tokenizer.special.end not in ids[1:]
+    for rows in _batches(written, sources, config.max_tokens):
+        if stop is not None:
+            stop.check()
+        for row, ids in zip(rows, _search(student, [sources[row] for row in rows], config, halving), strict=True):
+            # A line feed inside a hypothesis would shift every line after it.
+            hypotheses[row] = " ".join(student.tokenizer.decode(ids).split())
+            cut += student.tokenizer.special.end not in ids[1:]
+        if progress is not None:
             progress.advance(len(rows))
-    if cut:
-        counts = (f"{count:,}" for count in (cut, len(sentences), config.max_length))
-        log.warning("%s of %s texts do not end within %s tokens and are cut; --max-length sets another limit.", *counts)
-    return hypotheses
+    return hypotheses, cut
 
 
 class WritingStudent(Student):

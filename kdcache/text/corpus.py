@@ -16,7 +16,16 @@ from typing import cast
 
 from kdcache.errors import DataError, UsageError
 from kdcache.settings import Nested, Option
-from kdcache.text.lines import INDEX_EVERY, Handles, close_all, decode_line, open_lines, read_lines, strip_line
+from kdcache.text.lines import (
+    INDEX_EVERY,
+    Handles,
+    check_lasting,
+    close_all,
+    decode_line,
+    open_lines,
+    read_lines,
+    strip_line,
+)
 
 _SHOWN = 3
 
@@ -85,6 +94,8 @@ class Corpus:
 
     def __init__(self, files: TextFiles, *, skip_bad: bool = False) -> None:
         self._paths = files.paths()
+        for path in self._paths:
+            check_lasting(path)
         self.name = " + ".join(str(path) for path in self._paths)
         self._jsonl = len(self._paths) == 1 and ".jsonl" in self._paths[0].suffixes
         self._starts = tuple(array("q") for _ in self._paths)

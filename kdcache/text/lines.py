@@ -2,7 +2,7 @@
 
 Only a line feed ends a line, so that U+2028, form feeds and the like are text. A carriage return before it and a
 byte-order mark at the start of a file are stripped. Text is UTF-8. What gzip, bzip2 or xz compressed is known by its
-first bytes, and decompressed as it is read.
+first bytes, and decompressed as it is read. The path `-` is standard input.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdcache.errors import DataError
+from kdcache.files.locations import STANDARD
 
 INDEX_EVERY = 1024
 _BOM = b"\xef\xbb\xbf"
@@ -33,14 +34,14 @@ _JUDGED_BYTES = 4096
 _ZEROS_MIN, _ZEROS_MAX = 16, 0.8
 
 
-def open_lines(path: Path, *, once: bool = False) -> IO[bytes]:
-    """Open a text file for reading bytes from its start, decompressed if it is compressed; a pipe only if read `once`.
+def open_lines(path: Path) -> IO[bytes]:
+    """Open a text file or pipe for reading bytes from its start, decompressed if it is compressed.
 
     Raises:
         DataError: there is no such file, it cannot be read, or it is no text in UTF-8 from its first bytes on.
     """
     try:
-        handle = _open(path, once=once)
+        handle = _open(path)
         try:
             _check_encoding(handle.peek(_JUDGED_BYTES)[:_JUDGED_BYTES], path)
         except BaseException:
@@ -52,14 +53,22 @@ def open_lines(path: Path, *, once: bool = False) -> IO[bytes]:
     return opened
 
 
-def _open(path: Path, *, once: bool) -> Any:
+def check_lasting(path: Path) -> None:
+    """Raise DataError if a text that is read more than once comes from a pipe."""
+    if path == STANDARD or path.is_fifo():
+        raise DataError(f"{path}: a pipe gives its text once, and this text is read again. Write it into a file.")
+
+
+def _open(path: Path) -> Any:
     longest = max(map(len, _OPENERS))
-    if path.is_fifo():
-        if not once:
-            raise DataError(f"{path}: a pipe gives its text once, and this text is read again. Write it into a file.")
+    source: Any
+    if path == STANDARD:
+        source = io.BufferedReader(io.FileIO(0, closefd=False))
+        start = source.peek(longest)[:longest]
+    elif path.is_fifo():
         # Some kilobytes at a time would not show what is in it.
         content = path.read_bytes()
-        start, source = content[:longest], io.BytesIO(content)
+        start, source = content[:longest], io.BufferedReader(io.BytesIO(content))
     elif path.is_file():
         with path.open("rb") as file:
             start, source = file.read(longest), None
@@ -70,7 +79,7 @@ def _open(path: Path, *, once: bool) -> Any:
         opener = gzip.open
     if opener is not None:
         return opener(source or path)
-    return path.open("rb") if source is None else io.BufferedReader(source)
+    return source or path.open("rb")
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -131,20 +140,23 @@ def decode_line(line: bytes, place: str) -> str:
     return text
 
 
-def read_sentences(path: Path) -> list[str]:
-    """Read a whole file of one sentence a line; lines may be empty.
+def iterate_sentences(path: Path) -> Iterator[str]:
+    """Yield the lines of a file of one sentence a line, as they come; they may be empty.
 
     Raises:
         DataError: the file is missing, holds JSON lines, or a line is not UTF-8.
     """
     if ".jsonl" in path.suffixes:
         raise DataError(f"{path}: JSON lines, but one plain sentence a line is read here. Write one side into a file.")
-    with open_lines(path, once=True) as handle:
-        sentences = []
+    with open_lines(path) as handle:
         for number, line in enumerate(read_lines(handle, path), 1):
             stripped = strip_line(line, number == 1)
-            sentences.append(decode_line(stripped, f"{path}:{number}") if stripped.strip() else "")
-    return sentences
+            yield decode_line(stripped, f"{path}:{number}") if stripped.strip() else ""
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The whole file; errors as of `iterate_sentences`."""
+    return list(iterate_sentences(path))
 
 
 class Handles:
