@@ -65,6 +65,22 @@ def test_reader_in_the_docs_reads_a_shard(cache: Path, tmp_path: Path) -> None:
     assert [check_reading(*one, tmp_path) for one in shards] == [0, 4]
 
 
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("h5dump") is None, reason="needs h5dump of the package hdf5-tools")
+@pytest.mark.parametrize("name", ["topk_ids", "topk_log_probs"])
+def test_h5dump_reads_a_shard(cache: Path, name: str) -> None:
+    """A program that stands on the C library of HDF5 alone prints the values that kdcache reads."""
+    shard = cache / "shards" / "00001.h5"
+    done = subprocess.run(
+        ["h5dump", "-y", "-m", "%.9g", "-d", f"/{name}", shard], capture_output=True, text=True, check=True
+    )
+    values = done.stdout.partition("DATA {")[2].partition("}")[0].replace(",", " ").split()
+    soft = CacheReader(cache).shard(1).soft
+    wanted = soft.token_ids if name == "topk_ids" else soft.log_probs
+    assert [float(value) for value in values] == wanted.reshape(-1).astype(np.float64).tolist()
+    assert len(values) > 40
+
+
 def test_reader_in_the_docs_reads_drawn_words(tmp_path: Path) -> None:
     """Of a shard of drawn words it prints the shares, zero in columns that are left over."""
     plan = drawn_plan(50)
