@@ -72,7 +72,7 @@ def test_h5dump_reads_a_shard(cache: Path, name: str) -> None:
     """A program that stands on the C library of HDF5 alone prints the values that kdcache reads."""
     shard = cache / "shards" / "00001.h5"
     done = subprocess.run(
-        ["h5dump", "-y", "-m", "%.9g", "-d", f"/{name}", shard], capture_output=True, text=True, check=True
+        ["h5dump", "-y", "-m", "%.17g", "-d", f"/{name}", shard], capture_output=True, text=True, check=True
     )
     values = done.stdout.partition("DATA {")[2].partition("}")[0].replace(",", " ").split()
     soft = CacheReader(cache).shard(1).soft
