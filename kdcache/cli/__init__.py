@@ -7,6 +7,7 @@ import click
 
 import kdcache
 from kdcache.cli.curves import curves
+from kdcache.cli.dataset import dataset
 from kdcache.cli.demo import demo
 from kdcache.cli.dump_logits import dump_logits
 from kdcache.cli.export import export
@@ -34,5 +35,5 @@ main.add("All at once", run)
 main.add("The way from text to score", teacher_train, dump_logits, student_train, generate, score)
 main.add("Look and compare", inspect, verify, curves, sweep)
 main.add("Make caches from caches", transcode, merge)
-main.add("From and to other programs", import_labels, export)
+main.add("From and to other programs", dataset, import_labels, export)
 main.add("Try it first", demo)

@@ -39,7 +39,7 @@ class ExportConfig:
 
 
 def needed(package: str, extra: str) -> Any:
-    """Import a package that only one format needs.
+    """Import a package that only one command or format needs.
 
     Raises:
         UsageError: it is not installed.
@@ -47,4 +47,4 @@ def needed(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UsageError(f"--format {extra} needs the package {package}: pip install 'kdcache[{extra}]'.") from error
+        raise UsageError(f"The package {package} is needed: pip install 'kdcache[{extra}]'.") from error
