@@ -145,7 +145,7 @@ def _write(
     written = [row for row, text in enumerate(sentences) if text.strip()]
     hypotheses, cut = [""] * len(sentences), 0
     halving = HalvingRunner("a beam search over one source", "Lower --beam-size, free memory")
-    for rows in _batches(written, sources, config.max_tokens):
+    for rows in length_batches(written, sources, config.max_tokens):
         if stop is not None:
             stop.check()
         for row, ids in zip(rows, _search(student, [sources[row] for row in rows], config, halving), strict=True):
@@ -180,7 +180,7 @@ class WritingStudent(Student):
         return generate(self, sentences, config)
 
 
-def _batches(rows: list[int], sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
+def length_batches(rows: list[int], sources: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
     """Those of `rows` with sources of similar length, longest first, at most `max_tokens` padded tokens together."""
     order = sorted(rows, key=lambda row: -len(sources[row]))
     start = 0
