@@ -15,6 +15,7 @@ NAMES = {
     "size": "bytes per target in each encoding, and what rounding costs",
     "train": "soft labels, chunks and the loader in a training step; a cache against a live teacher",
     "generation": "beam search beside the library's own, CTranslate2 and eole",
+    "gpu": "all that needs a GPU, in one command and one table that can be sent",
     "scale": "growth of memory from 100 thousand pairs to more",
     "left_to_right": "a cache of a teacher that sees the left side only, as a negative control",
     "outside": "another toolkit's plain student on the same pieces, by the same score",
