@@ -9,8 +9,11 @@ states:
 - P(w) = softmax(E h̃_t), E the embeddings, which encoder, decoder and output share; x_t = √width · E_{y_t-1}
 
 after Luong, Pham and Manning, *Effective Approaches to Attention-based Neural Machine Translation*, EMNLP 2015. The
-decoder starts from the mean of the encoder's states. The library has no such model, so a saved folder opens with
-`AutoModelForSeq2SeqLM` once `kdcache.student.rnn` was imported.
+decoder starts from the mean of the encoder's states.
+
+The library has no such model. So it copies this file, which therefore imports nothing of kdcache, into the folder of
+each student that is saved, and runs the copy with `trust_remote_code=True`. Once `kdcache.student.rnn` was imported,
+`AutoModelForSeq2SeqLM` opens the folder with the classes here, and never with the copy.
 """
 
 import math
@@ -24,10 +27,6 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
-
-from kdcache.student.student_config import RnnSize
-from kdcache.text.encoded_pairs import SpecialIds
-from kdcache.training.batches import Batch
 
 
 class RnnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
@@ -305,29 +304,9 @@ class RnnForConditionalGeneration(PreTrainedModel, GenerationMixin):
                         nn.init.ones_(parameter.chunk(4)[1])
 
 
-def inputs(batch: Batch) -> dict[str, Any]:
-    """The arguments of the model's encoder and decoder in training."""
-    return {
-        "input_ids": batch.source_ids,
-        "attention_mask": batch.source_mask,
-        "decoder_input_ids": batch.decoder_ids,
-    }
-
-
-def build_rnn(shape: RnnSize, special: SpecialIds, vocabulary: int, dropout: float) -> RnnForConditionalGeneration:
-    """A fresh model; the state of the random number generator decides its parameters."""
-    config = RnnConfig(
-        vocab_size=vocabulary,
-        d_model=shape.width,
-        num_hidden_layers=shape.layers,
-        dropout=dropout,
-        pad_token_id=special.pad,
-        bos_token_id=special.start,
-        eos_token_id=special.end,
-        decoder_start_token_id=special.start,
-    )
-    return RnnForConditionalGeneration(config)
-
-
-AutoConfig.register(RnnConfig.model_type, RnnConfig)
-AutoModelForSeq2SeqLM.register(RnnConfig, RnnForConditionalGeneration)
+RnnConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+RnnForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")  # type: ignore[no-untyped-call]
+# The copy in a student's folder is no part of this package, and must not take its place.
+if __name__ == "kdcache.student.rnn":
+    AutoConfig.register(RnnConfig.model_type, RnnConfig)
+    AutoModelForSeq2SeqLM.register(RnnConfig, RnnForConditionalGeneration)

@@ -12,26 +12,26 @@ from kdcache.files.atomic import replace_file
 from kdcache.files.locations import utf8_folder
 from kdcache.files.strict_json import read_json
 from kdcache.losses.projection import OutputLayer
-from kdcache.student import rnn, transformer
-from kdcache.student.rnn import RnnConfig
-from kdcache.student.student_config import POSITIONS, RNN_SIZES, SIZES
+from kdcache.student import transformer
+from kdcache.student.rnn import RnnConfig, RnnForConditionalGeneration
+from kdcache.student.student_config import POSITIONS, RNN_SIZES, SIZES, RnnSize
+from kdcache.text.encoded_pairs import SpecialIds
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.batches import Batch
 from kdcache.training.checkpoint import save_model
 
 _TYPES = (transformer.MODEL_TYPE, RnnConfig.model_type)
 _CARD = """---
-library_name: kdcache
+library_name: transformers
 ---
 
-A sequence-to-sequence model of kdcache, an RNN with attention. The transformers library has no such class; it opens
-with kdcache installed:
+A sequence-to-sequence model of kdcache, an RNN with attention, whose classes are in `rnn.py`:
 
 ```python
-import kdcache.student.rnn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForSeq2SeqLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=True)
+model = AutoModelForSeq2SeqLM.from_pretrained(".", trust_remote_code=True)
 ```
 """
 
@@ -101,7 +101,7 @@ class Student:
     def hidden(self, batch: Batch) -> Tensor:
         """Decoder states at the target positions: `[targets, width]`."""
         transformer_like = self.model.config.model_type == transformer.MODEL_TYPE
-        inputs = transformer.inputs(batch) if transformer_like else rnn.inputs(batch)
+        inputs = transformer.inputs(batch) if transformer_like else _rnn_inputs(batch)
         states: Tensor = self.model.model(**inputs).last_hidden_state
         return states.reshape(-1, states.shape[-1])[batch.positions]
 
@@ -119,7 +119,7 @@ def build_student(
     """A fresh student: deterministic, given its arguments. `vocabulary` is the teacher's output size."""
     torch.manual_seed(seed)
     if arch == "rnn":
-        model: Any = rnn.build_rnn(RNN_SIZES[size], tokenizer.special, vocabulary, dropout)
+        model: Any = _build_rnn(RNN_SIZES[size], tokenizer.special, vocabulary, dropout)
     else:
         model = transformer.build_transformer(SIZES[size], tokenizer.special, vocabulary, dropout)
     if positions > POSITIONS:
@@ -136,3 +136,25 @@ def build_student(
         decoder_start_token_id=special.start,
     )
     return Student(model, tokenizer)
+
+
+def _build_rnn(shape: RnnSize, special: SpecialIds, vocabulary: int, dropout: float) -> RnnForConditionalGeneration:
+    config = RnnConfig(
+        vocab_size=vocabulary,
+        d_model=shape.width,
+        num_hidden_layers=shape.layers,
+        dropout=dropout,
+        pad_token_id=special.pad,
+        bos_token_id=special.start,
+        eos_token_id=special.end,
+        decoder_start_token_id=special.start,
+    )
+    return RnnForConditionalGeneration(config)
+
+
+def _rnn_inputs(batch: Batch) -> dict[str, Any]:
+    return {
+        "input_ids": batch.source_ids,
+        "attention_mask": batch.source_mask,
+        "decoder_input_ids": batch.decoder_ids,
+    }

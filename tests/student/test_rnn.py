@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -263,7 +264,7 @@ def test_the_encoder_stays_in_float32_under_autocast(rnn: Student, small_cache: 
 
 
 def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_text: TextFiles, tmp_path: Path) -> None:
-    """A trained RNN lies in an ordinary folder: its card says how it opens, and another process gets the same words."""
+    """A trained RNN opens in processes that cannot import kdcache, as its card says, and in ones that can."""
     training = steps(60, max_tokens=1_500, learning_rate=1e-2)
     config = StudentConfig(str(small_cache), ObjectiveConfig(alpha=1.0), training, arch="rnn", size="nano")
     before = float(_mean_loss(config, rnn))
@@ -271,14 +272,35 @@ def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_tex
     student = Student.load(tmp_path / "s")
     assert float(_mean_loss(config, student)) < before - 0.5
     card = (tmp_path / "s" / "README.md").read_text()
-    program = card.split("```python\n")[1].split("```")[0].replace('"."', f'"{tmp_path / "s"}"')
+    program = card.split("```python\n")[1].split("```")[0]
     line = Path(small_text.paths()[0]).read_text().splitlines()[0]
     program += f"\nprint(model.generate(**tokenizer({line!r}, return_tensors='pt'), max_length=9).tolist()[0])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    )
+    program += "\nprint(type(model).__module__)"
     ids = torch.tensor([student.tokenizer.encode_sources([line])[0]])
-    assert done.stdout.strip() == str(student.model.eval().generate(input_ids=ids, max_length=9).tolist()[0])
+    words = str(student.model.eval().generate(input_ids=ids, max_length=9).tolist()[0])
+    known = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport kdcache.student.rnn\n{program}"
+    alone = f"import sys\nsys.modules['kdcache'] = None\n{program}"
+    for run, home in (
+        (alone, "transformers_modules.s"),
+        (known, "kdcache."),
+        (known.replace("True", "False"), "kdcache."),
+    ):
+        command = [sys.executable, "-I", "-c", run.replace('"."', f'"{tmp_path / "s"}"')]
+        environment = {**os.environ, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        found, module = done.stdout.splitlines()
+        assert found == words
+        assert module.startswith(home)
+
+
+def test_a_program_in_a_folder_is_never_run(rnn: Student, tmp_path: Path) -> None:
+    """The folder holds exactly our file, and whatever stands there instead, kdcache opens the student with its own."""
+    rnn.save(tmp_path)
+    copy = tmp_path / "rnn.py"
+    assert copy.read_bytes() == (ROOT / "kdcache" / "student" / "rnn.py").read_bytes()
+    copy.write_text("raise SystemExit('run')")
+    assert same_parameters(parameters(Student.load(tmp_path).model), parameters(rnn.model))
 
 
 @torch.no_grad()
