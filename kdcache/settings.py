@@ -107,11 +107,13 @@ class Nested(_Field):
     Attributes:
         prefix: what stands before their names.
         only: the fields that are options here; empty: all.
+        alone: the one of them that takes the place of all others.
         changes: by field, what is different about its option here, or about all of them by "".
     """
 
     prefix: str = ""
     only: tuple[str, ...] = ()
+    alone: str = ""
     changes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def option(self, field: str, option: Option) -> Option:

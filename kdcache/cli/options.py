@@ -176,9 +176,12 @@ def _build(config: type[Any], values: Values, place: Nested, *, optional: bool) 
         option = place.option(field.name, field.kind)
         if (value := values.get(str(option.name))) is not None:
             made[field.name] = not value if option.inverted else value
-        if field.default is dataclasses.MISSING or field.name in place.only:
+        if field.default is dataclasses.MISSING or (field.name in place.only and field.name != place.alone):
             needed.append(option)
-    if optional:
+    if place.alone in made and len(made) > 1:
+        others = " and ".join(spell(place.prefix + name) for name in made if name != place.alone)
+        raise UsageError(f"{spell(place.prefix + place.alone)} is the whole text; leave {others} out.")
+    if optional and place.alone not in made:
         missing = [one for one in needed if values.get(str(one.name)) is None]
         if not made or (needed and len(missing) == len(needed)):
             return None

@@ -11,9 +11,10 @@ from click.core import ParameterSource
 
 from kdcache.cli.options import LOCAL, GroupedOption, Settings
 from kdcache.cli.screen import Command, quiet_transformers
+from kdcache.cli.stored_settings import use
 from kdcache.console import tables
 from kdcache.errors import UsageError
-from kdcache.scoring.score_config import ScoreConfig
+from kdcache.scoring.score_config import ScoreConfig, score_defaults
 from kdcache.settings import EXPERT
 
 if TYPE_CHECKING:
@@ -21,12 +22,24 @@ if TYPE_CHECKING:
     from kdcache.scoring.score_file import Comparison, ScoreFile
 
 _OF_BASELINE = frozenset({"hypothesis", "student", "cache"})
-_OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
+# The options of texts that are given by their place.
+_TEXTS = ("reference", "hypothesis")
+_OF_TABLE = frozenset({"table", "given", "notation", "verbose", "quiet"})
+
+
+def _take_texts(context: click.Context, _: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Let what is given by its place, if it is not for --table, be the values of options."""
+    if given and not context.params.get("table"):
+        if len(given) > len(_TEXTS) or any(text.endswith(".json") for text in given):
+            raise UsageError("Only REF and HYP go without an option. RESULTs belong to --table, which prints them.")
+        reference, *hypothesis = given
+        use(context, {"reference": [reference], **({"hypothesis": hypothesis[0]} if hypothesis else {})})
+    return given
 
 
 @click.command("score", cls=Command)
-@click.argument("results", nargs=-1, metavar="[RESULT...]")
-@Settings(ScoreConfig, unless=("table", "results"))
+@click.argument("given", nargs=-1, metavar="[REF HYP | RESULT...]", is_eager=True, callback=_take_texts)
+@Settings(ScoreConfig, score_defaults, unless=("table",))
 @click.option(
     "--json",
     "json_file",
@@ -44,7 +57,10 @@ _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
     help="Write the scores of each sentence into this file: JSON lines if it ends in .jsonl, else tab-separated.",
 )
 @click.option(
-    "--table", is_flag=True, help="Print a table of RESULTs instead: files of --json, or folders with such files."
+    "--table",
+    is_flag=True,
+    is_eager=True,
+    help="Print a table of RESULTs instead: files of --json, or folders with such files.",
 )
 @click.option(
     "--format",
@@ -57,7 +73,7 @@ _OF_TABLE = frozenset({"table", "results", "notation", "verbose", "quiet"})
 @click.pass_context
 def score(
     context: click.Context,
-    results: tuple[str, ...],
+    given: tuple[str, ...],
     config: ScoreConfig,
     json_file: Path | None,
     sentence_file: Path | None,
@@ -66,27 +82,32 @@ def score(
 ) -> None:
     """Score a text or a student by BLEU, chrF, TER, ROUGE.
 
-    Every number comes with its 95 % interval. With --baseline the difference between two systems is tested.
+    Every number comes with its 95 % interval. With --baseline the difference between two systems is tested. -v and
+    --json add precision and recall of ROUGE, and fingerprints of all that a score depends on.
 
     \b
     Example:
+      kdcache score test.en test.hyp
       kdcache score --reference test.en --student student --source test.de --metric bleu
       kdcache score --reference test.en --hypothesis a.hyp --baseline b.hyp --json a.json
       kdcache score --table a.json b.json --format latex
     """
     if table:
         _refuse_others(context)
-        if not results:
+        if not given:
             raise UsageError("--table needs results of kdcache score --json: files, or folders with them.")
-        _print_table([Path(result) for result in results], notation)
+        _print_table([Path(result) for result in given], notation)
         return
-    if results or _given(context, "notation"):
+    if _given(context, "notation"):
         raise UsageError("RESULT and --format belong to --table, which prints what was scored before.")
+    for name in _TEXTS[: len(given)]:
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} was given twice: by its name and by its place.")
     if json_file is not None and json_file == sentence_file:
         raise UsageError(f"--json and --sentences are both {json_file}; give each a file of its own.")
     if config.student is not None:
         quiet_transformers()
-    _score(config, json_file, sentence_file)
+    _score(config, json_file, sentence_file, verbose=context.meta["verbose"])
 
 
 def _given(context: click.Context, name: str) -> bool:
@@ -107,7 +128,7 @@ def _print_table(results: list[Path], notation: str) -> None:
     click.echo(latex(rows) if notation == "latex" else markdown(rows))
 
 
-def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | None) -> None:
+def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | None, *, verbose: bool) -> None:
     from kdcache.files.atomic import write_output
     from kdcache.files.locations import STANDARD
     from kdcache.files.run_records import file_run
@@ -119,7 +140,7 @@ def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | No
     runs = [file_run(file, "score", config, task.inputs()) for file in files if file != STANDARD]
     found, hypotheses = measure(task)
     if STANDARD not in (json_file, sentence_file):
-        _print(found)
+        _print(found, verbose)
     if json_file is not None:
         write_output(json_file, found.content())
     if sentence_file is not None:
@@ -130,15 +151,15 @@ def _score(config: ScoreConfig, json_file: Path | None, sentence_file: Path | No
         run.finish({"scores": {one.name: one.value for one in found.scores}, "lineage": found.lineage.prints()})
 
 
-def _print(found: ScoreFile) -> None:
+def _print(found: ScoreFile, verbose: bool) -> None:
     comparison, bootstrap = found.comparison, found.bootstrap
     head = ["metric", "value", "95 % interval"]
-    rows, ceilings = list(_rows(found.scores)), list(_rows(found.ceilings))
+    rows, ceilings = list(_rows(found.scores, verbose)), list(_rows(found.ceilings, verbose))
     if ceilings:
         head += ["ceiling", "95 % interval"]
         rows = [[*row, *ceiling[1:]] for row, ceiling in zip(rows, ceilings, strict=True)]
     click.echo(tables.table([head, *rows]))
-    facts = [("system", found.system), *found.lineage.prints().items()]
+    facts = [("system", found.system), *(found.lineage.prints().items() if verbose else ())]
     notes = [f"{score.name}: {score.signature}, n = {score.n:,}" for score in found.scores]
     drawn = f"{bootstrap.resamples:,} resamples, seed {bootstrap.seed}"
     notes.append(f"intervals: 95 %, bootstrap over sentences, {drawn}.")
@@ -148,17 +169,17 @@ def _print(found: ScoreFile) -> None:
         # References and source are the system's.
         prints = comparison.lineage.prints().items()
         facts.append(("baseline", comparison.baseline))
-        facts += [(f"baseline {name}", value) for name, value in prints if name in _OF_BASELINE]
+        facts += [(f"baseline {name}", value) for name, value in prints if verbose and name in _OF_BASELINE]
     if ceilings:
         notes.append("ceiling: what the references score after the student's tokenizer has encoded and decoded them.")
     click.echo("\n".join(["", *notes, "", tables.facts(facts)]))
 
 
-def _rows(scores: Iterable[Score]) -> Iterable[list[str]]:
-    """The numbers of scores and of their parts, each with its name and interval."""
+def _rows(scores: Iterable[Score], verbose: bool) -> Iterable[list[str]]:
+    """The numbers of scores, and of their parts if all are asked for, each with its name and interval."""
     for score in scores:
         for name, one in (("", score), (" precision", score.precision), (" recall", score.recall)):
-            if one is not None:
+            if one is not None and (verbose or not name):
                 yield [score.name + name, *_cells(one.value, one.low, one.high)]
 
 

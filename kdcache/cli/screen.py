@@ -103,6 +103,7 @@ class Command(click.Command):
         if ctx.parent is not None:
             chosen = {name: value or ctx.parent.params.get(name, False) for name, value in chosen.items()}
         set_up(**chosen)
+        ctx.meta.update(chosen)
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -23,7 +23,7 @@ def config_option(settings: Settings) -> click.Option:
         if file is not None:
             values = settings.stored(_read(file, str(context.command.name)))
             # A record leaves the secrets of a URL out; such an option must be given again.
-            _use(context, {name: value for name, value in values.items() if not re.match(r"\w+://.*…", str(value))})
+            use(context, {name: value for name, value in values.items() if not re.match(r"\w+://.*…", str(value))})
 
     return GroupedOption(
         ["--config", "config_file"],
@@ -42,7 +42,7 @@ def preset_option(presets: Mapping[str, Mapping[str, Any]]) -> Callable[[Any], A
 
     def take(context: click.Context, _: click.Parameter, name: str | None) -> None:
         if name is not None:
-            _use(context, presets[name])
+            use(context, presets[name])
 
     return click.option(
         "--preset",
@@ -64,7 +64,8 @@ def give_way(context: click.Context) -> None:
             context.params[other] = None
 
 
-def _use(context: click.Context, values: Mapping[str, Any]) -> None:
+def use(context: click.Context, values: Mapping[str, Any]) -> None:
+    """Let these be the values of options that are not given."""
     context.default_map = {**(context.default_map or {}), **values}
 
 

@@ -131,10 +131,12 @@ class DumpConfig:
     distributions: Distributions = Nested().default(Distributions())
     valid: TextFiles | None = Nested(
         "valid_",
-        ("source", "target"),
+        ("source", "target", "pairs"),
+        "pairs",
         changes={
             "source": {"help": "Source text on which the teacher is measured; by default it is its validation text."},
             "target": {"help": "Target text on which the teacher is measured."},
+            "pairs": {"help": "Both sides of that text in one file, instead of the two."},
         },
     ).default(None)
 

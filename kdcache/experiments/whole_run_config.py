@@ -22,10 +22,13 @@ class WholeRunConfig:
 
     text: TextFiles = Nested().required()
     bert: str = BERT.required()
-    valid: TextFiles = VALID_TEXT.required()
+    # What the students translate is two files for the sweep, which is made of these settings.
+    valid: TextFiles = replace(VALID_TEXT, only=("source", "target"), alone="").required()
     test: TextFiles | None = replace(
         VALID_TEXT,
         prefix="test_",
+        only=("source", "target"),
+        alone="",
         changes={
             "source": {"help": "Source text on which the students are compared.", "default_words": "--valid-source"},
             "target": {"help": "Target text on which the students are compared.", "default_words": "--valid-target"},

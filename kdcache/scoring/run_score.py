@@ -15,6 +15,7 @@ from kdcache.scoring.score_corpus import Score, differences_of, scores_of
 from kdcache.scoring.score_file import VERSION, Bootstrap, Comparison, ScoreFile
 from kdcache.scoring.scorers import Scorer, check_counts, make_scorers
 from kdcache.student.generate_config import GenerateConfig
+from kdcache.text.corpus import Corpus, TextFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,11 @@ def prepare(config: ScoreConfig) -> ScoreTask:
         CorruptError: a record that says where a text comes from is damaged.
     """
     config.check()
-    references = [Text.read(path) for path in config.reference]
+    sources, references = _texts(config)
     if config.student is None:
         system = _written(str(config.hypothesis), references)
     else:
-        system = _student(config.student, Text.read(config.student.source), references)
+        system = _student(config.student, sources or Text.read(config.student.source), references)
     baseline = None
     if config.baseline is not None:
         if config.student is not None and Path(config.baseline).is_dir():
@@ -83,6 +84,14 @@ def prepare(config: ScoreConfig) -> ScoreTask:
             )
     scorers = make_scorers(config.metric, [text.sentences for text in references], config.settings)
     return ScoreTask(config, references, system, baseline, scorers)
+
+
+def _texts(config: ScoreConfig) -> tuple[Text | None, list[Text]]:
+    """The source as far as it stands beside the reference, and the references."""
+    if config.pairs is None:
+        return None, [Text.read(path) for path in config.reference]
+    pairs = [pair for pair in Corpus(TextFiles(pairs=config.pairs)).read() if pair is not None]
+    return Text.of([pair.source for pair in pairs]), [Text.of([pair.target for pair in pairs])]
 
 
 def _student(search: GenerateConfig, source: Text, references: Sequence[Text]) -> System:

@@ -1,8 +1,10 @@
 """What is scored and how."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdcache.errors import UsageError
 from kdcache.settings import EXPERT, Nested, Option, between, check_fields
@@ -62,6 +64,11 @@ def bootstrap_seed() -> int:
     return int(given)
 
 
+def score_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A student writes from the source in --pairs where they are given."""
+    return {"source": given["pairs"] if given["student"] is not None else None}
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreConfig:
     """What is scored and how."""
@@ -82,6 +89,11 @@ class ScoreConfig:
     baseline: str | None = Option(
         "Text to compare with by a paired test; or, beside --student, the folder of another student, which gets "
         "the same source.",
+        metavar="F",
+    ).default(None)
+    pairs: str | None = Option(
+        "Source and reference in one file, instead of --source and --reference: tab-separated, or .jsonl with source "
+        "and target.",
         metavar="F",
     ).default(None)
     metric: tuple[str, ...] = Option(
@@ -113,10 +125,15 @@ class ScoreConfig:
 
     def check(self) -> None:
         """Raise UsageError if a value is not allowed, or contradicts another."""
-        if not self.reference or (self.hypothesis is None) == (self.student is None):
-            raise UsageError("Give --reference F, and either --hypothesis F, or --student DIR with --source F.")
+        if bool(self.reference) == bool(self.pairs) or (self.hypothesis is None) == (self.student is None):
+            raise UsageError(
+                "Give --reference F, and either --hypothesis F, or --student DIR with --source F; --pairs F is both "
+                "--source and --reference."
+            )
         check_fields(self)
         source = None if self.student is None else self.student.source
+        if self.pairs is not None and source not in (None, self.pairs):
+            raise UsageError("--pairs holds the source; leave --source out.")
         if (*self.reference, self.hypothesis, self.baseline, source).count("-") > 1:
             raise UsageError("Only one text can come from standard input (-).")
         if self.student is None and self.baseline is not None and Path(self.baseline).is_dir():

@@ -151,5 +151,5 @@ def student_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "learning_rate": rate,
         "epochs": DEFAULT_EPOCHS if given["max_steps"] is None else None,
-        "average": DEFAULT_AVERAGE if given["valid_source"] is not None else None,
+        "average": DEFAULT_AVERAGE if {given["valid_source"], given["valid_pairs"]} != {None} else None,
     }

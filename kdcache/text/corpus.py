@@ -70,10 +70,12 @@ class TextFiles:
 # Metadata of a field with validation text.
 VALID_TEXT = Nested(
     "valid_",
-    ("source", "target"),
+    ("source", "target", "pairs"),
+    "pairs",
     changes={
         "source": {"help": "Source text for validation, one sentence a line."},
         "target": {"help": "Target text for validation."},
+        "pairs": {"help": "Both sides of the text for validation in one file, instead of the two."},
     },
 )
 

@@ -105,7 +105,7 @@ def fit(
     """
     for option, value in (("--patience", config.patience), ("--average", config.average)):
         if value and task.valid is None:
-            raise UsageError(f"{option} needs a validation text (--valid-source, --valid-target).")
+            raise UsageError(f"{option} needs a validation text (--valid-source and --valid-target, or --valid-pairs).")
     with stop_on_signals(repeated=group.count > 1) as stop:
         loop = _Loop(task, sections, config, output, run, group, stop, validated)
         with loop.metrics:

@@ -70,6 +70,13 @@ def test_fields_become_options_and_values_become_fields() -> None:
     assert outer("p", "--in-near", "x", "--in-far", "y").inner == Inner("x", "y")
 
 
+def test_one_file_of_pairs_stands_for_two() -> None:
+    """A field that stands alone needs no other one, and is refused beside one, by the names of this command."""
+    assert read_student(("--cache", "c", "--valid-pairs", "v")).valid == TextFiles(pairs="v")
+    with pytest.raises(UsageError, match=r"--valid-pairs is the whole text; leave --valid-source out\."):
+        read_student(("--cache", "c", "--valid-pairs", "v", "--valid-source", "s"))
+
+
 def test_half_of_optional_settings_is_refused() -> None:
     """Settings that may be missing are given whole or not at all."""
     with pytest.raises(UsageError, match=r"--in-near F and --in-far F belong together; give both or neither\."):

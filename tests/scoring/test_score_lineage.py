@@ -7,12 +7,14 @@ import gzip
 import hashlib
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import sacrebleu
 from click.testing import CliRunner
+from conftest import run_here
 from models import toy_lines
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -82,6 +84,27 @@ def test_a_student_is_scored_like_what_it_writes(
     assert hypotheses == read_sentences(Path(output))
     assert [one.name for one in of_student.ceilings] == ["bleu", "chrf"]
     assert of_file.ceilings == ()
+
+
+def test_pairs_are_source_and_reference(texts: tuple[str, str, str], small_student: Path, tmp_path: Path) -> None:
+    """One file of pairs gives the result that the two files give, with the same fingerprints."""
+    source, reference, _ = texts
+    rows = zip(read_sentences(Path(source)), read_sentences(Path(reference)), strict=True)
+    pairs = str(write(tmp_path / "pairs.tsv", ["\t".join(row) for row in rows]))
+    of_pairs = measure(prepare(ScoreConfig((), None, search(small_student, pairs), pairs=pairs)))
+    assert of_pairs == measure(prepare(ScoreConfig((reference,), None, search(small_student, source))))
+
+
+def test_the_screen_shows_what_people_read(tmp_path: Path) -> None:
+    """The short form prints F1 of ROUGE and how it was made; -v adds precision, recall and fingerprints."""
+    for name, line in (("ref", "a b c d"), ("hyp", "a b")):
+        write(tmp_path / name, [line])
+    short, long = (run_here("score", "ref", "hyp", "--metric", "rouge", *v, cwd=tmp_path).stdout for v in ((), ("-v",)))
+    assert re.search(r"^rouge1 +66\.67 ", short, re.MULTILINE)
+    assert "|rouge-score:" in short
+    for found in ("rouge1 precision", "rouge1 recall", digest(tmp_path / "hyp")):
+        assert found in long
+        assert found not in short
 
 
 def test_an_edited_text_loses_its_student(texts: tuple[str, str, str], caplog: pytest.LogCaptureFixture) -> None:
@@ -219,7 +242,7 @@ def test_the_record_binds_a_result_to_its_texts(tmp_path: Path, monkeypatch: pyt
     write(Path("b"), ["a b c d", "e f x h"])
     write(Path("r"), ["a b c d", "e f g i"])
     write(Path("r2"), ["a b c e", "e f g h"])
-    command = "score --reference r --reference r2 --hypothesis h --baseline b --resamples 150 --json found.json"
+    command = "score --reference r --reference r2 --hypothesis h --baseline b --resamples 150 --json found.json -v"
     arguments = [*command.split(), "--sentences", "each.tsv"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
