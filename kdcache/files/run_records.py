@@ -21,7 +21,7 @@ LOG_FILE = "kdcache.log"
 METRICS_FILE = "metrics.jsonl"
 
 # What may differ when a run is continued: where it runs, who is told of it, what is only looked at; not what it makes.
-_FREE = frozenset({"device", "micro_tokens", "report_to", "compared", "store"})
+_FREE = frozenset({"device", "micro_tokens", "report_to", "keep_checkpoints", "compared", "store"})
 # Last parts of the names of settings that say where something lies, whose content is compared by the fingerprints among
 # the inputs.
 _PLACES = frozenset(

@@ -25,7 +25,7 @@ from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
 from kdcache.text.likeness import text_warnings
 from kdcache.training.batches import Batch, Resampling, Selection, collate, micro_bounds, some_pairs, valid_selections
-from kdcache.training.checkpoint import copy_parameters
+from kdcache.training.checkpoint import copy_parameters, remove_all
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import fit
 
@@ -121,6 +121,8 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
             labels = None if watch is None else watch.conclusion(result.loss)
             run.finish({**asdict(result), "labels": labels})
     log.info("%s: the student of step %s is saved.", output, result.exported)
+    if group.leads and not config.training.keep_checkpoints:
+        remove_all(output)
 
 
 def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:

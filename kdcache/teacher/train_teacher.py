@@ -26,6 +26,7 @@ from kdcache.text.encoded_pairs import EncodedPairs, concatenate
 from kdcache.text.likeness import text_warnings
 from kdcache.text.text_checks import examine, tokenizer_warnings
 from kdcache.training.batches import Selection, TextSections, micro_bounds, some_pairs, valid_selections
+from kdcache.training.checkpoint import remove_all
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import FitResult, fit
 
@@ -129,6 +130,8 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
             if held_out is not None and (poor := held_out.poor()) is not None:
                 log.warning("%s", poor)
     log.info("%s: the teacher of step %s is saved.", output, result.exported)
+    if group.leads and not config.training.keep_checkpoints:
+        remove_all(output)
 
 
 def _held_out(result: FitResult, valid: Corpus | None, task: TeacherTask) -> HeldOut | None:

@@ -11,6 +11,7 @@ There is no state of random number generators: each step seeds all random stream
 
 import contextlib
 import dataclasses
+import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from kdcache.console import tables
 from kdcache.errors import CorruptError, TrainingError
 from kdcache.files.atomic import replace_file, sha256, storage_errors, sync_folder
 from kdcache.files.run_records import log
@@ -197,6 +199,18 @@ def load_mean(folder: Path, steps: Sequence[int], model: nn.Module) -> None:
     copy_parameters(model, {name: total / len(steps) for name, total in sums.items()}, folder)
 
 
+def remove_all(output: Path) -> None:
+    """Remove the checkpoints of a training that has finished, and say how much room that makes."""
+    folder = output / FOLDER
+    try:
+        freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder)
+    except OSError as error:
+        log.warning("%s: cannot be removed (%s). Delete it; it is not needed any more.", folder, error.strerror)
+        return
+    log.info("Its checkpoints are removed, which frees %s; --keep-checkpoints keeps them.", tables.size(freed))
+
+
 def _read(path: Path) -> tuple[_State, dict[str, Tensor], dict[str, Tensor]]:
     state = _read_state(path)
     contents = []
@@ -244,10 +258,20 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write a `PreTrainedModel` as an ordinary Hugging Face folder.
+    """Write a `PreTrainedModel` as an ordinary Hugging Face folder, and wait until it is on the disk.
 
     The weights get the permissions of the configuration; safetensors 0.8 writes them for their owner alone.
+
+    Raises:
+        OutputError: the disk refused.
     """
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", weights)
+    # The checkpoints, which could replace it after a power cut, are removed next.
+    with storage_errors(folder):
+        for path in folder.iterdir():
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(folder)

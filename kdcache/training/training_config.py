@@ -4,7 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from kdcache.errors import UsageError
-from kdcache.settings import DEVICE, HARDWARE, POSITIVE, PRECISION, TRAINING, Option, at_least, check_fields
+from kdcache.settings import DEVICE, EXPERT, HARDWARE, POSITIVE, PRECISION, TRAINING, Option, at_least, check_fields
 
 SCHEDULES = ("noam", "linear")
 # Trackers that training can report to; each is the name of its package.
@@ -87,6 +87,9 @@ class TrainingConfig:
         parts=tuple,
         test=_check_trackers,
     ).default(())
+    keep_checkpoints: bool = Option(
+        "Keep the checkpoints when training has finished, instead of removing them.", EXPERT
+    ).default(False)
 
     @property
     def most_tokens(self) -> int:

@@ -134,7 +134,7 @@ def test_a_record_has_the_names_that_it_always_had() -> None:
     config = recorded(read_student([*CACHE, "--alpha", "1:0.5:20"]))
     training = config.pop("training")
     names = "learning_rate schedule max_tokens micro_tokens warmup max_steps epochs seed device precision clip beta2"
-    more = "weight_decay valid_every save_seconds patience average report_to"
+    more = "weight_decay valid_every save_seconds patience average report_to keep_checkpoints"
     assert [*training] == [*names.split(), *more.split()]
     objective = {"alpha": {"start": 1.0, "stop": 0.5, "steps": 20}, "temperature": 1.0, "topk": None}
     gate = {"label_smoothing": 0.1, "name": "bucket", "gate": "none", "gate_threshold": 0.5}
@@ -158,7 +158,7 @@ def test_a_sweep_knows_the_flags() -> None:
     options = student_options()
     params = {str(one.name) for one in main.commands["student-train"].params}
     assert options.keys() == params - {"output", "dry_run", "verbose", "quiet", "config_file", "preset"}
-    assert [name for name, flag in options.items() if flag] == ["skip_bad"]
+    assert [name for name, flag in options.items() if flag] == ["keep_checkpoints", "skip_bad"]
 
 
 def test_the_first_screen_shows_what_one_needs() -> None:

@@ -169,6 +169,7 @@ def test_fault_45_sigterm_saves_and_exits_143(small_bert: Path, small_text: Text
     again = run_here(*command)
     assert again.returncode == 0, again.stderr
     assert "Continuing after step" in again.stderr
+    assert not (output / "checkpoints").exists()
     training = TrainingConfig(1e-4, "linear", 300, max_steps=150, beta2=0.999, valid_every=145, device="cpu")
     train_teacher(TeacherConfig(small_text, str(small_bert), training=training), tmp_path / "here")
     assert (output / "model.safetensors").read_bytes() == (tmp_path / "here" / "model.safetensors").read_bytes()
