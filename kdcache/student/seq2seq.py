@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from kdcache.errors import ModelError
-from kdcache.files.atomic import replace_file
 from kdcache.files.locations import utf8_folder
 from kdcache.files.strict_json import read_json
 from kdcache.losses.projection import OutputLayer
@@ -21,19 +20,6 @@ from kdcache.training.batches import Batch
 from kdcache.training.checkpoint import save_model
 
 _TYPES = (transformer.MODEL_TYPE, RnnConfig.model_type)
-_CARD = """---
-library_name: transformers
----
-
-A sequence-to-sequence model of kdcache, an RNN with attention, whose classes are in `rnn.py`:
-
-```python
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=True)
-model = AutoModelForSeq2SeqLM.from_pretrained(".", trust_remote_code=True)
-```
-"""
 
 
 class Student:
@@ -109,8 +95,6 @@ class Student:
         """Write an ordinary Hugging Face folder: `AutoModelForSeq2SeqLM` and `AutoTokenizer` open it."""
         save_model(self.model, folder)
         self.tokenizer.save(folder, max_length=self.positions, segments=False)
-        if self.model.config.model_type == RnnConfig.model_type:
-            replace_file(folder / "README.md", _CARD.encode())
 
 
 def build_student(

@@ -27,7 +27,20 @@ from kdcache.text.likeness import text_warnings
 from kdcache.training.batches import Batch, Resampling, Selection, collate, micro_bounds, some_pairs, valid_selections
 from kdcache.training.checkpoint import copy_parameters, remove_all
 from kdcache.training.group import Group, training_group
-from kdcache.training.loop import fit
+from kdcache.training.loop import FitResult, fit
+from kdcache.training.model_card import text_fact, training_facts, write_card
+
+_PROGRAM = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSeq2SeqLM.from_pretrained(".")
+output = model.generate(**tokenizer("A sentence.", return_tensors="pt"))
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+"""
+_SCORES = """## Scores
+
+Not measured yet. `kdcache score --student . --source F --reference F --json scores.json` writes them with their
+signatures, intervals and fingerprints, to be put here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +131,34 @@ def _train(config: StudentConfig, output: Path, group: Group) -> None:
         if group.leads:
             task.student.model.cpu()
             task.student.save(output)
+            _write_card(output, config, reader, result, inputs, parameters)
             labels = None if watch is None else watch.conclusion(result.loss)
             run.finish({**asdict(result), "labels": labels})
     log.info("%s: the student of step %s is saved.", output, result.exported)
     if group.leads and not config.training.keep_checkpoints:
         remove_all(output)
+
+
+def _write_card(
+    output: Path, config: StudentConfig, reader: CacheReader, result: FitResult, inputs: dict[str, str], parameters: int
+) -> None:
+    plan, objective, is_rnn = reader.plan, config.objective, config.arch == "rnn"
+    lead = f"{'An RNN' if is_rnn else 'A Transformer'} of {parameters:,} parameters that writes a target for a source."
+    if is_rnn:
+        lead += " transformers has no such model; it runs `rnn.py` of this folder."
+    words = f"{plan.draws} drawn" if plan.draws else f"the {plan.topk} best"
+    soft = f"{objective.name}, temperature {objective.temperature}" if objective.needs_soft_labels else "not used"
+    facts = {
+        "Text": text_fact(plan.n_pairs, reader.n_targets, plan.corpus),
+        "Teacher": f"SHA-256 `{plan.teacher}`",
+        "Cache": f"{words} words at each position, made by `{plan.made_by}`; SHA-256 `{inputs['cache']}`",
+        "Soft labels": soft,
+        "Hard labels": f"weight (alpha) {objective.alpha}, label smoothing {objective.label_smoothing:g}",
+        **({"First weights": f"SHA-256 `{inputs['start']}`"} if "start" in inputs else {}),
+        **training_facts(config.training, result, inputs.get("valid")),
+    }
+    trusted = ", trust_remote_code=True" if is_rnn else ""
+    write_card(output, lead, _PROGRAM.replace('"."', f'"."{trusted}'), facts, _SCORES)
 
 
 def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict[str, str]]:

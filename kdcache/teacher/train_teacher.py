@@ -19,7 +19,7 @@ from kdcache.teacher.masked_lm import Teacher, to_device
 from kdcache.teacher.masking import MaskedViews, random_views
 from kdcache.teacher.open_checkpoint import checkpoint_fingerprint
 from kdcache.teacher.prepare_teacher import prepare_teacher
-from kdcache.teacher.teacher_config import TeacherConfig
+from kdcache.teacher.teacher_config import SCRATCH, TeacherConfig
 from kdcache.text.corpus import Corpus, fingerprints
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
@@ -29,9 +29,14 @@ from kdcache.training.batches import Selection, TextSections, micro_bounds, some
 from kdcache.training.checkpoint import remove_all
 from kdcache.training.group import Group, training_group
 from kdcache.training.loop import FitResult, fit
+from kdcache.training.model_card import text_fact, training_facts, write_card
 
 # Validation always masks the same positions, so that its numbers compare.
 _VALID_SEED = 20_201
+_PROGRAM = """from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForMaskedLM.from_pretrained(".")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
         if group.leads:
             teacher.model.cpu()
             teacher.save(output)
+            _write_card(output, teacher, sections, config, result, run.content["inputs"])
             held_out = _held_out(result, valid, task)
             run.finish({**asdict(result), "held_out": None if held_out is None else asdict(held_out)})
             if held_out is not None and (poor := held_out.poor()) is not None:
@@ -132,6 +138,29 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     log.info("%s: the teacher of step %s is saved.", output, result.exported)
     if group.leads and not config.training.keep_checkpoints:
         remove_all(output)
+
+
+def _write_card(
+    output: Path,
+    teacher: Teacher,
+    sections: TextSections,
+    config: TeacherConfig,
+    result: FitResult,
+    inputs: dict[str, str],
+) -> None:
+    parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
+    lead = (
+        f"A masked language model of {parameters:,} parameters that reads a source and its target together and fills "
+        "in masked words of the target; `kdcache dump-logits` asks it for every one."
+    )
+    facts = {
+        "Text": text_fact(sum(sections.sizes), sum(part.n_targets for part in sections.parts), inputs["text"]),
+        "First weights": f"SHA-256 `{inputs['bert']}`" if "bert" in inputs else config.bert,
+        **training_facts(config.training, result, inputs.get("valid")),
+    }
+    # A name on the hub; a folder has a fingerprint.
+    base = {} if "bert" in inputs or config.bert == SCRATCH else {"base_model": config.bert}
+    write_card(output, lead, _PROGRAM, facts, **base)
 
 
 def _held_out(result: FitResult, valid: Corpus | None, task: TeacherTask) -> HeldOut | None:

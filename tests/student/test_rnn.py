@@ -289,7 +289,7 @@ def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_tex
         environment = {**os.environ, "HF_HOME": str(tmp_path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
-        found, module = done.stdout.splitlines()
+        _, found, module = done.stdout.splitlines()
         assert found == words
         assert module.startswith(home)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_here
+from huggingface_hub import ModelCard
 from loops import EPOCHS, RUN, CrashError, Disturbed, Trainer, crash, metrics, terminate
 from models import parameters, same_parameters, start_cli, steps, wait_until
 
@@ -174,6 +175,10 @@ def test_fault_45_sigterm_saves_and_exits_143(small_bert: Path, small_text: Text
     train_teacher(TeacherConfig(small_text, str(small_bert), training=training), tmp_path / "here")
     assert (output / "model.safetensors").read_bytes() == (tmp_path / "here" / "model.safetensors").read_bytes()
     assert metrics(output) == metrics(tmp_path / "here")
+    card = ModelCard.load(output / "README.md")
+    assert card.data.to_dict() == {"library_name": "transformers", "tags": ["kdcache", "knowledge-distillation"]}
+    assert f"`{Corpus(small_text).fingerprint}`" in card.text
+    assert card.content == ModelCard.load(tmp_path / "here" / "README.md").content
 
 
 def test_timed_checkpoints_need_no_validation(trainer: Trainer, tmp_path: Path) -> None:
