@@ -15,6 +15,7 @@ from kdcache.cli.generate import generate
 from kdcache.cli.import_labels import import_labels
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
+from kdcache.cli.push import push
 from kdcache.cli.run import run
 from kdcache.cli.score import score
 from kdcache.cli.screen import HELP_NAMES, Group, verbosity
@@ -35,5 +36,5 @@ main.add("All at once", run)
 main.add("The way from text to score", teacher_train, dump_logits, student_train, generate, score)
 main.add("Look and compare", inspect, verify, curves, sweep)
 main.add("Make caches from caches", transcode, merge)
-main.add("From and to other programs", dataset, import_labels, export)
+main.add("From and to other programs", dataset, import_labels, export, push)
 main.add("Try it first", demo)

@@ -20,6 +20,7 @@ from kdcache.console.tables import count
 from kdcache.errors import ModelError
 from kdcache.export.export_config import ExportConfig, needed
 from kdcache.files.atomic import storage_errors
+from kdcache.files.hub import local_folder
 from kdcache.files.locations import utf8_folder
 from kdcache.files.run_records import folder_run, log
 from kdcache.student import transformer
@@ -67,7 +68,7 @@ def export_ctranslate2(config: ExportConfig, output: Path) -> None:
     """
     config.check()
     needed("ctranslate2", "ctranslate2")
-    folder = Path(config.source)
+    folder = local_folder(config.source)
     student = Student.load(folder)
     if student.model.config.model_type != transformer.MODEL_TYPE:
         raise ModelError(f"{folder}: an RNN, which CTranslate2 does not know. Train a student with --arch transformer.")

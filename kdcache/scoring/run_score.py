@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import DataError
+from kdcache.files.hub import local_folder, on_hub
 from kdcache.files.locations import printable
 from kdcache.files.run_records import log
 from kdcache.process.signals import stop_on_signals
@@ -72,7 +73,7 @@ def prepare(config: ScoreConfig) -> ScoreTask:
         system = _student(config.student, sources or Text.read(config.student.source), references)
     baseline = None
     if config.baseline is not None:
-        if config.student is not None and Path(config.baseline).is_dir():
+        if config.student is not None and (on_hub(config.baseline) or Path(config.baseline).is_dir()):
             search = dataclasses.replace(config.student, student=config.baseline)
             baseline = _student(search, system.text, references)
         else:
@@ -96,7 +97,9 @@ def _texts(config: ScoreConfig) -> tuple[Text | None, list[Text]]:
 
 def _student(search: GenerateConfig, source: Text, references: Sequence[Text]) -> System:
     check_counts(source.sentences, [text.sentences for text in references])
-    return System(printable(search.student), student_lineage(Path(search.student), source, references), source, search)
+    return System(
+        printable(search.student), student_lineage(local_folder(search.student), source, references), source, search
+    )
 
 
 def _written(path: str, references: Sequence[Text]) -> System:
@@ -140,7 +143,7 @@ def _hypotheses(system: System, task: ScoreTask) -> tuple[list[str], Lineage, li
     from kdcache.student.generation import generate
     from kdcache.student.seq2seq import Student
 
-    student = Student.load(Path(system.search.student))
+    student = Student.load(system.search.student)
     ceilings = []
     if system is task.system:
         restored = [student.tokenizer.decode(ids) for ids in student.tokenizer.encode(task.references[0].sentences)]

@@ -16,6 +16,7 @@ from kdcache.compute.halving import HalvingRunner
 from kdcache.console.progress import Progress
 from kdcache.errors import DataError
 from kdcache.files.atomic import replace_file, write_output
+from kdcache.files.hub import local_folder
 from kdcache.files.locations import STANDARD
 from kdcache.files.run_records import file_run, log
 from kdcache.process.prefetch import Prefetch
@@ -47,8 +48,8 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
         _generate_stream(config)
         return
     sentences = read_sentences(Path(config.source))
-    student = Student.load(Path(config.student))
-    inputs = {"source": text_sha256(sentences), **student_fingerprints(Path(config.student))}
+    student = Student.load(config.student)
+    inputs = {"source": text_sha256(sentences), **student_fingerprints(local_folder(config.student))}
     run = file_run(output, "generate", config, inputs)
     if run.finished and output.exists():
         log.info("%s: was made by the same command; nothing to do.", output)
@@ -63,7 +64,7 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
 
 def _generate_stream(config: GenerateConfig) -> None:
     """Write a hypothesis on standard output for each line of the source, as soon as no further line waits."""
-    student = Student.load(Path(config.student))
+    student = Student.load(config.student)
     done = cut = 0
     with default_signals():
         for sentences in _arriving(iterate_sentences(Path(config.source))):

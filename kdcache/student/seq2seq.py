@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from kdcache.errors import ModelError
+from kdcache.files.hub import local_folder
 from kdcache.files.locations import utf8_folder
 from kdcache.files.strict_json import read_json
 from kdcache.losses.projection import OutputLayer
@@ -36,12 +37,12 @@ class Student:
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Open a trained student.
+        """Open a trained student: a folder, or `hf://OWNER/NAME` on the Hugging Face hub.
 
         Raises:
             ModelError: the folder does not hold one.
         """
-        folder = Path(folder)
+        folder = local_folder(str(folder))
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no student here (no config.json). Make one with kdcache student-train.")
         if (kind := read_json(folder / "config.json").get("model_type")) not in _TYPES:

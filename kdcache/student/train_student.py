@@ -11,6 +11,7 @@ from torch import nn
 from kdcache.cache.reader import CacheReader, open_cache
 from kdcache.errors import ModelError, TrainingError
 from kdcache.files.atomic import sha256
+from kdcache.files.hub import local_folder
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
 from kdcache.losses.objective_config import PLAIN, ObjectiveConfig
@@ -173,7 +174,7 @@ def open_inputs(config: StudentConfig) -> tuple[CacheReader, Corpus | None, dict
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
     inputs = {"cache": reader.manifest.root, **fingerprints(valid=valid)}
     if config.start_from is not None:
-        weights = weights_fingerprint(Path(config.start_from))
+        weights = weights_fingerprint(local_folder(config.start_from))
         if weights is None:
             missing = f"no student here (no {WEIGHTS_FILE}). Make one with kdcache student-train."
             raise ModelError(f"{config.start_from}: {missing}")
@@ -213,7 +214,7 @@ def make_task(config: StudentConfig, reader: CacheReader, valid: EncodedPairs | 
     sizes = reader.plan.vocabulary, config.dropout, seed, _positions(reader)
     student = build_student(config.arch, config.size, tokenizer, *sizes)
     if config.start_from is not None:
-        start_from(student, Path(config.start_from))
+        start_from(student, local_folder(config.start_from))
     batches = None
     if valid is not None:
         batches = [

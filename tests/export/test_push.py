@@ -1,0 +1,108 @@
+"""Teachers, students and caches go to the hub and come back: the client is the real one, the hub a stand-in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import run_cli
+from hub import TOKEN, Hub, hub
+from huggingface_hub import DatasetCard
+from models import toy_lines
+
+from kdcache.cache.reader import open_cache
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[Hub]:
+    """A hub that knows one user."""
+    with hub() as server:
+        yield server
+
+
+def run(server: Hub, tmp_path: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `kdcache` with the stand-in for the hub, and with a cache of its own for what comes from there."""
+    return run_cli(*arguments, **{**server.environment, "HF_HOME": str(tmp_path / "hf"), **environment})
+
+
+def test_a_student_goes_to_the_hub_and_translates_from_there(
+    stand_in: Hub, small_student: Path, tmp_path: Path
+) -> None:
+    """The repository holds the student's files, is private, and says nothing of this machine; `hf://` opens it."""
+    done = run(stand_in, tmp_path, "push", small_student, "me/student", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "model me/student, private where it is new" in " ".join(done.stderr.split())
+    repo = stand_in.repos["models/me/student"]
+    assert stand_in.private["models/me/student"]
+    assert repo["model.safetensors"] == (small_student / "model.safetensors").read_bytes()
+    assert {"config.json", "tokenizer.json", "generation_config.json", "run.json"} <= repo.keys()
+    assert not [name for name in repo if name.startswith(("checkpoints", "kdcache.log", "."))]
+    assert not {"argv", "config"} & json.loads(repo["run.json"]).keys()
+    assert str(small_student).encode() not in repo["run.json"]
+
+    (tmp_path / "source").write_text("".join(f"{line}\n" for line in toy_lines("src", 3)))
+    written = []
+    for student in (str(small_student), "hf://me/student"):
+        output = tmp_path / f"{len(written)}.txt"
+        done = run(
+            stand_in, tmp_path, "generate", "--student", student, "--source", tmp_path / "source", "--output", output
+        )
+        assert done.returncode == 0, done.stderr
+        written.append(output.read_text())
+    assert written[0] == written[1]
+    assert any("/resolve/" in one for one in stand_in.requests)
+
+
+def test_a_cache_goes_to_the_hub_and_is_verified_there(stand_in: Hub, small_cache: Path, tmp_path: Path) -> None:
+    """A cache is a data set with a card that says what is inside; `hf://datasets/…` is read as a folder is."""
+    done = run(stand_in, tmp_path, "push", small_cache, "me/labels", "--yes", "--public")
+    assert done.returncode == 0, done.stderr
+    assert "A cache holds its whole text" in done.stderr
+    repo = stand_in.repos["datasets/me/labels"]
+    assert not stand_in.private["datasets/me/labels"]
+    card = DatasetCard(repo["README.md"].decode())
+    assert "kdcache" in (card.data.tags or [])
+    assert open_cache(str(small_cache)).manifest.root in card.text
+    assert "Both texts of the corpus are inside" in card.text
+    for path in (small_cache / "shards").glob("*.h5"):
+        assert repo[f"shards/{path.name}"] == path.read_bytes()
+    checked = run(stand_in, tmp_path, "verify", "hf://datasets/me/labels")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_sent(
+    stand_in: Hub, small_student: Path, tmp_path: Path
+) -> None:
+    """No repository is made for a folder of something else, an incomplete cache, an odd name, or without a yes."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "plan.json").write_text("{}")
+    for arguments, message in (
+        ((tmp_path / "text", "me/x", "--yes"), "neither a teacher, a student nor a cache"),
+        ((tmp_path / "cache", "me/x", "--yes"), "not the plan of a kdcache cache"),
+        ((small_student, "student", "--yes"), "OWNER/NAME"),
+        ((small_student, "me/student"), "Give --yes"),
+    ):
+        done = run(stand_in, tmp_path, "push", *arguments)
+        assert done.returncode in (1, 2)
+        assert message in " ".join(done.stderr.split())
+    assert stand_in.repos == {}
+
+
+def test_a_hub_that_refuses_is_one_line(stand_in: Hub, small_student: Path, tmp_path: Path) -> None:
+    """A wrong token, and a repository that is not there, end in a message with the remedy and without the token."""
+    wrong = {"HF_TOKEN": TOKEN + "_not"}
+    done = run(stand_in, tmp_path, "push", small_student, "me/student", "--yes", **wrong)
+    assert done.returncode == 1
+    assert "me/student: not uploaded: " in done.stderr
+    assert "hf auth login" in done.stderr
+    assert "_not" not in done.stderr
+    (tmp_path / "source").write_text("a\n")
+    missing = ("--student", "hf://me/none", "--source", tmp_path / "source", "--output", tmp_path / "out")
+    done = run(stand_in, tmp_path, "generate", *missing)
+    assert done.returncode == 1
+    assert "hf://me/none: cannot be fetched from the Hugging Face hub" in done.stderr
+    assert "Traceback" not in done.stderr
