@@ -107,9 +107,8 @@ def run(options: argparse.Namespace) -> None:
     corpus, device = Corpus(text), resolve_device("auto")
     config = DumpConfig(str(output / "teacher"), text, topk=options.topk, passes=1, precision="bfloat16")
     teacher.model.to(device).eval()
-    dump_job(
-        Job(config, teacher, corpus, make_plan(config, teacher, corpus, device), device), output / "cache", Process()
-    )
+    job = Job(config, (teacher,), corpus, make_plan(config, [teacher], corpus, device), device)
+    dump_job(job, output / "cache", Process())
 
 
 def _train(config: TeacherConfig, output: Path) -> LeftToRightTeacher:

@@ -99,7 +99,8 @@ def label_text(cache: Path, text: TextFiles, tokenizer: Tokenizer) -> None:
     """Dump the text with a teacher that costs nothing and whose distributions mean nothing."""
     corpus, teacher = Corpus(text), InstantTeacher(tokenizer)
     config, device = DumpConfig("instant", text, device="cpu", max_unknown=1.0), torch.device("cpu")
-    dump_job(Job(config, teacher, corpus, make_plan(config, teacher, corpus, device), device), cache, Process())
+    job = Job(config, (teacher,), corpus, make_plan(config, [teacher], corpus, device), device)
+    dump_job(job, cache, Process())
 
 
 def write_cache(folder: Path, n_pairs: int, shard_pairs: int = 4_096, seed: int = 1) -> None:

@@ -41,7 +41,8 @@ class Plan:
         n_pairs: number of line pairs.
         tokenizer: fingerprint of the tokenizer.
         vocabulary: size of the output vocabulary; every id is below it.
-        teacher: fingerprint of the teacher's tensors and configuration.
+        teacher: fingerprint of the teacher's tensors and configuration; of K teachers all of them, joined by "+", where
+            the i-th did not see, and labelled, the pairs of fold i of K.
         positions: how many positions the teacher has for source and target together.
         topk: words stored at each target position.
         passes: P; pass p masks target positions p, p+P, p+2P, ….
@@ -74,6 +75,11 @@ class Plan:
     seed: int = 0
     temperatures: tuple[float, ...] = ()
     sources: tuple[SourceCache, ...] = ()
+
+    @property
+    def teachers(self) -> list[str]:
+        """The fingerprint of each teacher."""
+        return self.teacher.split("+")
 
     @property
     def made_by(self) -> str:
@@ -177,7 +183,8 @@ def check_plan(plan: Plan, place: str) -> None:
 def _check_names(plan: Plan, place: str) -> None:
     if (plan.format, plan.version) != (FORMAT, VERSION):
         raise CorruptError(f"{place}: made from a cache of format {plan.format!r}, version {plan.version}.")
-    hashes = [(name, getattr(plan, name)) for name in ("corpus", "tokenizer", "teacher")]
+    hashes = [(name, getattr(plan, name)) for name in ("corpus", "tokenizer")]
+    hashes += [("teacher", one) for one in plan.teachers]
     for name, value in [*hashes, *(("root", source.root) for source in plan.sources)]:
         if not is_sha256(value):
             raise CorruptError(f"{place}: {name} {value!r}: a SHA-256 is 64 hexadecimal digits, in lower case.")

@@ -16,7 +16,7 @@ from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.shard import ShardArrays, decode_shard
 from kdcache.errors import CorruptError
 from kdcache.files.locations import StoreConfig, is_remote
-from kdcache.labels.verdict import TeacherFigures
+from kdcache.labels.verdict import HeldOut, TeacherFigures
 from kdcache.text.tokenizer import Tokenizer
 
 
@@ -49,11 +49,17 @@ class CacheReader:
         return sum(record.n_targets for record in self.records)
 
     def teacher_figures(self) -> TeacherFigures:
-        """How well the teacher does on the pairs that it labelled, from the records, and on held-out text."""
+        """How well the teacher does on the pairs that it labelled, from the records, and on held-out text.
+
+        Where each of several teachers labelled what it did not see, this is held-out text, unless other was measured.
+        """
         targets, sums = max(1, self.n_targets), [record.sums for record in self.records]
         loss = math.fsum(one.surprise for one in sums) / targets
         accuracy = None if self.plan.draws else sum(one.best for one in sums) / targets
-        return TeacherFigures(loss, accuracy, self.files.held_out())
+        held_out, unseen = self.files.held_out(), len(self.plan.teachers) > 1
+        if held_out is None and unseen and accuracy is not None:
+            held_out = HeldOut(loss, accuracy, targets, self.plan.corpus)
+        return TeacherFigures(loss, accuracy, held_out, unseen)
 
     def shard(self, index: int) -> ShardArrays:
         """Read and check shard `index`.

@@ -137,7 +137,7 @@ def _options(config: type[Any], place: Nested, *, optional: bool) -> Iterator[tu
 
 def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter:
     name = str(option.name)
-    several = typing.get_origin(field.type) is tuple and option.parse is None
+    several = _several(field, option)
     if option.positional:
         return click.Argument([name], metavar=option.metavar, nargs=-1 if several else 1, required=True)
     default = None if field.default is dataclasses.MISSING else field.default
@@ -154,6 +154,11 @@ def _parameter(field: _Field, option: Option, required: bool) -> click.Parameter
         # For click a default of None is a value, with which no option would be missing.
         more["default"] = default
     return GroupedOption([spell(name), name], type=kind, metavar=metavar, multiple=several, **more)
+
+
+def _several(field: _Field, option: Option) -> bool:
+    """Whether an option may be given several times."""
+    return typing.get_origin(field.type) is tuple and option.parse is None
 
 
 def _help(field: _Field, option: Option, default: Any) -> str:
@@ -204,6 +209,8 @@ def _stored(config: type[Any], record: Values, place: Nested, above: str) -> Ite
             if option.parse is not None and isinstance(value, Mapping):
                 # A value that moves, written as its option takes it.
                 value = ":".join(map(str, value.values()))
+            if isinstance(value, str) and _several(field, option):
+                value = [value]
             if option.group is not None:
                 yield str(option.name), not value if option.inverted else value
 

@@ -28,7 +28,7 @@ def verify(context: click.Context, config: VerifyConfig) -> None:
       kdcache verify cache
       kdcache verify cache --teacher teacher --sample 500
     """
-    if config.teacher is not None:
+    if config.teacher:
         _compare(config)
         return
     if any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in _OF_TEACHER):

@@ -91,7 +91,10 @@ class Distributions:
 class DumpConfig:
     """How a teacher is run over a corpus."""
 
-    teacher: str = Option("Folder of a teacher, as teacher-train wrote it.", metavar="DIR").required()
+    teacher: tuple[str, ...] | str = Option(
+        "Folder of a teacher, as teacher-train wrote it; give it again for each fold, or the folder of --folds.",
+        metavar="DIR",
+    ).required()
     text: TextFiles = Nested().required()
     topk: int | None = Option(
         "Number of best words that are stored at each target position.",
@@ -141,6 +144,11 @@ class DumpConfig:
     ).default(None)
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """The folders of the teachers."""
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
+
+    @property
     def words(self) -> int:
         """How many of the best words are stored, where none are drawn."""
         return DEFAULT_TOPK if self.topk is None else self.topk
@@ -167,9 +175,9 @@ class VerifyConfig:
     """How a cache is compared with its teacher."""
 
     cache: str = Option("Folder or URL of a cache.", metavar="CACHE", positional=True).required()
-    teacher: str | None = Option(
-        "Compute a sample of the pairs again with this teacher, and compare.", metavar="DIR"
-    ).default(None)
+    teacher: tuple[str, ...] | str = Option(
+        "Compute a sample of the pairs again with this teacher, or these of all folds, and compare.", metavar="DIR"
+    ).default(())
     sample: int = Option(
         "Number of pairs that are computed again; they are the same ones each time.", within=at_least(1)
     ).default(200)

@@ -1,6 +1,6 @@
 """The job of a dump: teacher, corpus and plan, and the soft labels of some pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from kdcache.errors import DataError, UsageError
 from kdcache.files.run_records import log
 from kdcache.labels.soft_labels import SoftLabels, from_counts
 from kdcache.process.ranks import this_process
-from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.folds import FoldPasses, joint_fingerprint, open_teachers
 from kdcache.teacher.masking import view_counts
-from kdcache.teacher.passes import Passes, Predictor
+from kdcache.teacher.passes import Predictor
 from kdcache.teacher.reduction import Predictions
 from kdcache.text.corpus import Corpus
 from kdcache.text.encode_corpus import encode_slice
@@ -40,19 +40,24 @@ _SAMPLE_PAIRS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a dump needs: the teacher on its device, the corpus, the plan, and text to measure the teacher on."""
+    """All that a dump needs: the teachers on their device, the corpus, the plan, and text to measure them on."""
 
     config: DumpConfig
-    teacher: Predictor
+    teachers: tuple[Predictor, ...]
     corpus: Corpus
     plan: Plan
     device: torch.device
     valid: Corpus | None = None
-    _passes: Passes = field(init=False)
+    _passes: FoldPasses = field(init=False)
 
     def __post_init__(self) -> None:
-        passes = Passes(self.teacher, self.plan, self.config.max_tokens, self.device)
+        passes = FoldPasses(self.teachers, self.plan, self.config.max_tokens, self.device)
         object.__setattr__(self, "_passes", passes)
+
+    @property
+    def teacher(self) -> Predictor:
+        """One of the teachers, for what all have in common."""
+        return self.teachers[0]
 
     def encode(self, index: int) -> EncodedPairs:
         """The pairs of shard `index` as ids.
@@ -138,13 +143,14 @@ class _Collector:
 
 
 def prepare(config: DumpConfig, output: Path | None = None) -> Job:
-    """Open the teacher and the corpus and make the plan; writes nothing.
+    """Open the teachers and the corpus and make the plan; writes nothing.
 
     A cache that was begun in `output` keeps its size of shards and the way in which its teacher is run.
 
     Raises:
-        UsageError: a setting is outside its range.
-        ModelError: the teacher cannot be used.
+        UsageError: a setting is outside its range, or several teachers are not those of all folds.
+        MismatchError: several teachers are of another text, or have different tokenizers.
+        ModelError: a teacher cannot be used.
         DataError: the text breaks a rule.
         OutputError: the HDF5 library here cannot write shards.
     """
@@ -153,26 +159,28 @@ def prepare(config: DumpConfig, output: Path | None = None) -> Job:
     device = resolve_device(config.device, this_process().local)
     use(device)
     corpus = Corpus(config.text, skip_bad=config.skip_bad)
-    teacher = Teacher.load(Path(config.teacher))
+    begun = None
     if output is not None and (output / PLAN_FILE).exists():
         begun = read_plan(output)
         config = replace(config, shard_pairs=config.shard_pairs or begun.shard_pairs)
-        teacher = teacher.as_in(begun.teacher)
+    teachers = open_teachers(config.teachers, corpus.fingerprint, begun)
+    teacher = teachers[0]
     if config.words > teacher.vocabulary:
         raise UsageError(f"--topk {config.words}: the teacher's vocabulary has only {teacher.vocabulary} words.")
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
-    plan = make_plan(config, teacher, corpus, device)
+    plan = make_plan(config, teachers, corpus, device)
     schema.check_shards(plan)
-    teacher.model.to(device)
-    teacher.check_run(device, plan.precision)
+    for one in teachers:
+        one.model.to(device)
+        one.check_run(device, plan.precision)
     valid = None if config.valid is None else Corpus(config.valid, skip_bad=config.skip_bad)
-    return Job(config, teacher, corpus, plan, device, valid)
+    return Job(config, teachers, corpus, plan, device, valid)
 
 
-def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: torch.device) -> Plan:
-    """The plan of the cache that this teacher makes of this corpus."""
-    distributions = config.distributions
+def make_plan(config: DumpConfig, teachers: Sequence[Predictor], corpus: Corpus, device: torch.device) -> Plan:
+    """The plan of the cache that these teachers make of this corpus."""
+    distributions, teacher = config.distributions, teachers[0]
     return Plan(
         format=FORMAT,
         version=VERSION,
@@ -180,7 +188,7 @@ def make_plan(config: DumpConfig, teacher: Predictor, corpus: Corpus, device: to
         n_pairs=corpus.n_pairs,
         tokenizer=teacher.tokenizer.fingerprint,
         vocabulary=teacher.vocabulary,
-        teacher=teacher.fingerprint(),
+        teacher=joint_fingerprint(teachers),
         positions=teacher.positions,
         topk=min(distributions.sample, teacher.vocabulary) if distributions.sample else config.words,
         passes=config.passes,

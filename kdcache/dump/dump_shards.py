@@ -34,8 +34,11 @@ def dump_job(job: Job, output: Path, process: Process) -> None:
     """Write this process's share of a cache, and complete the cache if nothing is missing. Errors as in `dump`."""
     shards = interleaved_shards(job.plan.n_shards, job.config.shards, process)
     if commit_cache(Dumping(job, measures=process.rank == 0), output, "dump-logits", job.config, shards) is not None:
-        for line in CacheReader(output).teacher_figures().sentences():
+        figures = CacheReader(output).teacher_figures()
+        for line in figures.sentences():
             log.info("%s", line)
+        for line in figures.warnings() if figures.unseen else ():
+            log.warning("%s", line)
 
 
 def interleaved_shards(n_shards: int, bounds: tuple[int, int] | None, process: Process) -> range:
@@ -68,13 +71,15 @@ class Dumping(ShardMaker):
     def held_out(self, stored: HeldOut | None) -> HeldOut | None:
         """The teacher on the text that was given, else on its own validation text; warns of a poor teacher.
 
+        For several teachers what they label is held-out text.
+
         Errors as of `measure`.
         """
         found, valid = stored, self._job.valid
         if valid is not None and self._measures and (stored is None or stored.text != valid.fingerprint):
             found = measure(self._job, valid)
-        elif stored is None and valid is None:
-            found = own_figures(Path(self._job.config.teacher))
+        elif stored is None and valid is None and len(self._job.teachers) == 1:
+            found = own_figures(Path(self._job.config.teachers[0]))
         self._held_out = found
         if found is not None and (poor := found.poor()) is not None:
             log.warning("%s", poor)

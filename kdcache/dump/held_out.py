@@ -14,8 +14,8 @@ from kdcache.dump.dump_job import Job
 from kdcache.errors import CorruptError, DataError
 from kdcache.files.run_records import earlier_result
 from kdcache.labels.verdict import HeldOut, TeacherFigures
+from kdcache.teacher.folds import FoldPasses
 from kdcache.teacher.masking import view_counts
-from kdcache.teacher.passes import Passes
 from kdcache.text.corpus import Corpus
 from kdcache.text.encode_corpus import encode_sections
 from kdcache.text.encoded_pairs import EncodedPairs, concatenate
@@ -56,7 +56,8 @@ def gap_of_sample(job: Job, pairs: EncodedPairs, held_out: HeldOut) -> str | Non
 
 def _means(job: Job, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> tuple[float, float]:
     """Mean of -log p of the target positions, and share of them that are the teacher's first word."""
-    passes = Passes(job.teacher, replace(job.plan, topk=1, draws=0, temperatures=()), job.config.max_tokens, job.device)
+    plan = replace(job.plan, topk=1, draws=0, temperatures=())
+    passes = FoldPasses(job.teachers, plan, job.config.max_tokens, job.device)
     surprise, right = 0.0, 0
     for rows, kept in passes.run(pairs, 0, after_batch):
         surprise -= float(kept.target_log_prob.sum(dtype=np.float64))

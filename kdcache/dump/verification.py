@@ -5,9 +5,8 @@ beyond both means that the cache is not what this teacher predicts. docs/guides/
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from kdcache.console.progress import Progress
 from kdcache.dump.difference import Difference, Floats, WordTable, difference, rounding
 from kdcache.dump.dump_config import VerifyConfig
 from kdcache.errors import DataError, MismatchError, UsageError
+from kdcache.teacher.folds import FoldPasses, joint_fingerprint, open_teachers
 from kdcache.teacher.masked_lm import Teacher
-from kdcache.teacher.passes import Passes, Predictor
+from kdcache.teacher.passes import Predictor
 from kdcache.text.encoded_pairs import EncodedPairs
 from kdcache.text.ragged import offsets_of
 
@@ -85,14 +85,16 @@ def verify(config: VerifyConfig) -> Finding:
     config.check()
     reader = open_cache(config.cache)
     check_origin(reader)
-    if config.teacher is None:
+    if not config.teacher:
         raise UsageError("Missing option --teacher: its predictions are what the cache is compared with.")
-    teacher = Teacher.load(Path(config.teacher)).as_in(reader.plan.teacher)
-    check_teacher(reader, teacher)
+    given = (config.teacher,) if isinstance(config.teacher, str) else config.teacher
+    teachers = open_teachers(given, reader.plan.corpus, reader.plan)
+    check_teacher(reader, teachers)
     device = resolve_device(config.device)
-    teacher.model.to(device)
-    teacher.check_run(device, _precision(reader, config))
-    return compare(reader, teacher, device, config)
+    for teacher in teachers:
+        teacher.model.to(device)
+        teacher.check_run(device, _precision(reader, config))
+    return compare(reader, teachers, device, config)
 
 
 def check_origin(reader: CacheReader) -> None:
@@ -109,13 +111,13 @@ def check_origin(reader: CacheReader) -> None:
         )
 
 
-def check_teacher(reader: CacheReader, teacher: Predictor) -> None:
-    """Raise MismatchError unless `teacher` is the one that the plan names."""
-    plan = reader.plan
+def check_teacher(reader: CacheReader, teachers: Sequence[Predictor]) -> None:
+    """Raise MismatchError unless `teachers` are those that the plan names."""
+    plan, teacher = reader.plan, teachers[0]
     for field, stored, given in (
         ("tokenizer", plan.tokenizer, teacher.tokenizer.fingerprint),
         ("vocabulary", plan.vocabulary, teacher.vocabulary),
-        ("teacher", plan.teacher, teacher.fingerprint()),
+        ("teacher", plan.teacher, joint_fingerprint(teachers)),
     ):
         if stored != given:
             raise MismatchError(reader.place, field, stored, given, "Give the teacher that the cache was made with.")
@@ -125,8 +127,8 @@ def _precision(reader: CacheReader, config: VerifyConfig) -> str:
     return reader.plan.precision if config.precision == "plan" else config.precision
 
 
-def compare(reader: CacheReader, teacher: Teacher, device: torch.device, config: VerifyConfig) -> Finding:
-    """Compare a cache with a teacher that is on its device; fingerprints are not compared. Errors as in `verify`."""
+def compare(reader: CacheReader, teachers: Sequence[Teacher], device: torch.device, config: VerifyConfig) -> Finding:
+    """Compare a cache with teachers that are on their device; fingerprints are not compared. Errors as in `verify`."""
     lines, arrays = _sample(reader, config.sample)
     plan, k = reader.plan, reader.plan.topk
     live = dataclasses.replace(
@@ -138,8 +140,8 @@ def compare(reader: CacheReader, teacher: Teacher, device: torch.device, config:
     views = 2 * plan.maskings * int(np.minimum(pairs.target_lengths, plan.passes).sum())
     with Progress("verifying", views, "views") as progress:
         together, alone = (
-            _words(Passes(predictor, live, _MAX_TOKENS, device), pairs, progress.advance)
-            for predictor in (teacher, teacher.by_library())
+            _words(FoldPasses(predictors, live, _MAX_TOKENS, device), pairs, progress.advance)
+            for predictors in (teachers, [teacher.by_library() for teacher in teachers])
         )
     stored = WordTable(
         arrays.soft.token_ids.astype(np.int64),
@@ -198,7 +200,7 @@ def _in_place(pairs: EncodedPairs, lines: npt.NDArray[np.int64], n_pairs: int) -
     return EncodedPairs(pairs.source_ids, source_offsets, pairs.target_ids, target_offsets)
 
 
-def _words(passes: Passes, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> WordTable:
+def _words(passes: FoldPasses, pairs: EncodedPairs, after_batch: Callable[[int], None]) -> WordTable:
     n, k = pairs.n_targets, passes.plan.topk
     ids = np.zeros((n, k), dtype=np.int64)
     log_probs, written = np.full((n, k), np.nan), np.full(n, np.nan)

@@ -55,7 +55,8 @@ def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], r
     given = {"bert": config.bert, "max_steps": None}
     training = TrainingConfig(**{**teacher_defaults(given), "epochs": config.teacher_epochs})
     log.info("1 of 3: the teacher, in %s.", output / TEACHER)
-    train_teacher(TeacherConfig(config.text, config.bert, config.valid, training=training), output / TEACHER)
+    teacher = TeacherConfig(config.text, config.bert, config.valid, folds=config.folds, training=training)
+    train_teacher(teacher, output / TEACHER)
     log.info("2 of 3: the cache of its labels, in %s.", output / CACHE)
     dump(DumpConfig(str(output / TEACHER), config.text), output / CACHE)
     log.info("3 of 3: students with soft labels and without, in %s.", output / STUDENTS)
@@ -67,17 +68,18 @@ def run_all(config: WholeRunConfig, output: Path, options: Mapping[str, bool], r
     if failures:
         raise TrainingError(f"{failures[0]}. Correct it and run the same command again: it continues.")
     run.finish({"page": f"{STUDENTS}/{PAGE_FILE}"})
-    return "\n\n".join([table, _verdict(output), f"Page with curves and tables: {output / STUDENTS / PAGE_FILE}"])
+    verdict = _verdict(output, same_text=config.folds is None)
+    return "\n\n".join([table, verdict, f"Page with curves and tables: {output / STUDENTS / PAGE_FILE}"])
 
 
-def _verdict(output: Path) -> str:
+def _verdict(output: Path, *, same_text: bool) -> str:
     """How far the labels were ahead of the plain students, in words."""
     runs = read_json(output / STUDENTS / RESULTS_FILE)["runs"]
     known = [run["valid_nll"] for run in runs if run["row"] == PLAIN and run["valid_nll"] is not None]
     held_out = open_cache(str(output / CACHE)).teacher_figures().held_out
     if held_out is None or not known:
         return UNKNOWN
-    return held_out.comparison(sum(known) / len(known), same_text=True)
+    return held_out.comparison(sum(known) / len(known), same_text=same_text)
 
 
 def _sweep_text(config: WholeRunConfig) -> str:

@@ -41,6 +41,13 @@ class WholeRunConfig:
     size: str = Option("Size of the students.", TRAINING, choices=SIZES).default("tiny")
     seeds: int = Option("Students of each kind; three make a comparison.", TRAINING, within=at_least(1)).default(1)
     teacher_epochs: int = Option("Epochs of the teacher.", TRAINING, within=at_least(1)).default(DEFAULT_EPOCHS)
+    folds: int | None = Option(
+        "Number of teachers, each of which labels pairs that it did not see.",
+        TRAINING,
+        metavar="K",
+        within=at_least(2),
+        default_words="one teacher of all pairs",
+    ).default(None)
     epochs: int = Option("Epochs of each student.", TRAINING, within=at_least(1)).default(STUDENT_EPOCHS)
 
     def check(self) -> None:

@@ -145,7 +145,8 @@ def view_pair(reader: CacheReader, index: int) -> PairView:
 def made_by(plan: Plan) -> str:
     """The command that made a cache, and from how many others."""
     if not plan.sources:
-        return "dump-logits, with a teacher"
+        several = len(plan.teachers)
+        return f"dump-logits, with {several} teachers" if several > 1 else "dump-logits, with a teacher"
     return f"{plan.made_by}, from {count(len(plan.sources), 'cache')}"
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 UInt64s = npt.NDArray[np.uint64]
 
 # The purposes of keys. A key begins with its purpose, so that two uses with the same seed share no key.
-MASKINGS, DRAWS, INPUTS = 1, 2, 3
+MASKINGS, DRAWS, INPUTS, FOLDS = 1, 2, 3, 4
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 

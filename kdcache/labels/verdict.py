@@ -74,19 +74,24 @@ class TeacherFigures:
     Attributes:
         loss, accuracy: as of `HeldOut`, on the pairs that it labelled; the accuracy of drawn words is None.
         held_out: the same on text that it did not learn from, None where the cache does not say.
+        unseen: whether each of several teachers labelled pairs that it did not learn from.
     """
 
     loss: float
     accuracy: float | None
     held_out: HeldOut | None
+    unseen: bool = False
 
     def sentences(self) -> list[str]:
         """What is known, and for which students the labels pay."""
-        labelled = f"On the pairs that it labels, the teacher has a loss of {_shown(self.loss, self.accuracy)}"
+        who = "they label and did not see, the teachers have" if self.unseen else "it labels, the teacher has"
+        labelled = f"On the pairs that {who} a loss of {_shown(self.loss, self.accuracy)}"
         if self.held_out is None:
             return [f"{labelled}.", UNKNOWN]
         loss = self.held_out.loss
         both = f"{labelled}; on held-out text {_shown(loss, self.held_out.accuracy)}."
+        if (loss, self.held_out.accuracy) == (self.loss, self.accuracy):
+            both = f"{labelled}."
         if self.held_out.poor() is not None:
             return [both]
         return [
@@ -97,7 +102,7 @@ class TeacherFigures:
 
     def gap(self) -> str | None:
         """What a large difference between labelled and held-out text means."""
-        if self.held_out is None or abs(self.held_out.loss - self.loss) <= LARGE_GAP:
+        if self.held_out is None or self.unseen or abs(self.held_out.loss - self.loss) <= LARGE_GAP:
             return None
         both = f"(loss {self.loss:.2f}, on held-out text {self.held_out.loss:.2f})"
         if self.loss < self.held_out.loss:

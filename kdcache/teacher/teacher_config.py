@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.settings import EXPERT, SKIP_BAD, Nested, Option, check_fields
+from kdcache.errors import UsageError
+from kdcache.settings import EXPERT, SKIP_BAD, Nested, Option, at_least, check_fields
 from kdcache.text.corpus import VALID_TEXT, TextFiles
 from kdcache.training.training_config import TrainingConfig
 
@@ -13,6 +14,15 @@ PRETRAINED_RATE = 1e-4
 SCRATCH_RATE = 1e-3
 DEFAULT_EPOCHS = 10
 BETA2 = 0.999
+
+
+def _parse_fold(text: str, option: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise UsageError(f"{option} takes two whole numbers with a slash between them, such as 1/5, not {text}.")
+    return int(number), int(count)
+
+
 # Metadata of a field with the model that a teacher starts from.
 BERT = Option(
     f"BERT to start from: a name on the Hub, a folder, or {SCRATCH} for a small one with random weights.",
@@ -33,6 +43,20 @@ class TeacherConfig:
         name="no_trim_vocab",
         inverted=True,
     ).default(True)
+    fold: tuple[int, int] | None = Option(
+        "Leave the I-th of K folds of the text out, for labels from teachers that did not see the pair.",
+        EXPERT,
+        metavar="I/K",
+        default_words="none is left out",
+        parse=_parse_fold,
+    ).default(None)
+    folds: int | None = Option(
+        "Train K teachers, each of which leaves out another fold, into folders inside the output.",
+        EXPERT,
+        metavar="K",
+        within=at_least(2),
+        default_words="one teacher of all pairs",
+    ).default(None)
     skip_bad: bool = SKIP_BAD.default(False)
     training: TrainingConfig = Nested(
         changes={
@@ -44,6 +68,10 @@ class TeacherConfig:
     def check(self) -> None:
         """Raise UsageError if a value is not allowed, or contradicts another."""
         check_fields(self)
+        if self.fold is not None and self.folds is not None:
+            raise UsageError("--fold and --folds exclude each other: the second trains the teachers of all folds.")
+        if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] > 1:
+            raise UsageError(f"--fold I/K: I from 1 to K, and K at least 2, not {self.fold[0]}/{self.fold[1]}.")
 
 
 def teacher_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

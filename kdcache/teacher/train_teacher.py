@@ -1,8 +1,9 @@
 """Training a teacher: conditional masked language modelling on pairs (Chen et al. 2020, section 3.1)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from kdcache.files.strict_json import canonical_json
 from kdcache.labels.verdict import HeldOut
 from kdcache.losses.objective_config import PLAIN
 from kdcache.losses.projection import LossSums, projected_loss
+from kdcache.teacher.folds import FOLDER, folds_of
 from kdcache.teacher.masked_lm import Teacher, to_device
 from kdcache.teacher.masking import MaskedViews, random_views
 from kdcache.teacher.open_checkpoint import checkpoint_fingerprint
@@ -83,6 +85,8 @@ class TeacherTask:
 def train_teacher(config: TeacherConfig, output: Path | str) -> None:
     """Make a teacher and train it into `output`; run again, it continues, and does nothing when it has finished.
 
+    With `config.folds` it makes as many teachers, one after the other, in folders of `output`.
+
     Raises:
         DataError: the text breaks a rule.
         ModelError: the checkpoint cannot be used.
@@ -91,7 +95,12 @@ def train_teacher(config: TeacherConfig, output: Path | str) -> None:
     """
     config.check()
     with training_group(config.training.device) as group:
-        _train(config, Path(output), group)
+        if config.folds is None:
+            _train(config, Path(output), group)
+            return
+        for number in range(1, config.folds + 1):
+            one = replace(config, folds=None, fold=(number, config.folds))
+            _train(one, Path(output) / FOLDER.format(number), group)
 
 
 def _train(config: TeacherConfig, output: Path, group: Group) -> None:
@@ -116,15 +125,20 @@ def _train(config: TeacherConfig, output: Path, group: Group) -> None:
     teacher.check_run(device, resolve_precision(config.training.precision, device))
     for warning in tokenizer_warnings(teacher.tokenizer, corpus):
         log.warning("%s", warning)
-    sections = TextSections(
-        list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
-    )
+    parts = list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=config.skip_bad))
+    if config.fold is not None:
+        left_out = [folds_of(part, config.fold[1]) == config.fold[0] for part in parts]
+        parts = [part.without(skipped) for part, skipped in zip(parts, left_out, strict=True)]
+        number = sum(int(skipped.sum()) for skipped in left_out)
+        log.info("Fold %s of %s: %s of %s pairs are left out.", *config.fold, f"{number:,}", f"{corpus.n_pairs:,}")
+    sections = TextSections(parts)
     valid_pairs = None if valid is None else _encode(valid, teacher, config)
     for warning in text_warnings(some_pairs(sections), valid_pairs, teacher.vocabulary, config.training.max_tokens):
         log.warning("%s", warning)
     views = None if valid_pairs is None else _valid_views(valid_pairs, teacher, config)
     task = TeacherTask(teacher, config.training.seed, views)
-    identity = [corpus.fingerprint, valid and valid.fingerprint, teacher.tokenizer.fingerprint]
+    identity: list[Any] = [corpus.fingerprint, valid and valid.fingerprint, teacher.tokenizer.fingerprint]
+    identity += [] if config.fold is None else [config.fold]
     result = fit(task, sections, config.training, output, sha256(canonical_json(identity)), group)
     with group.all_or_none():
         if group.leads:

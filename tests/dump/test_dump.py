@@ -305,7 +305,7 @@ def test_a_cache_of_version_0_1_0_is_finished_in_its_own_way(
     config = DumpConfig(str(small_teacher), small_text, shard_pairs=40, device="cpu")
     job = dump_job.prepare(config)
     teacher = job.teacher.whole()
-    old = replace(job, teacher=teacher, plan=replace(job.plan, teacher=teacher.fingerprint()))
+    old = replace(job, teachers=(teacher,), plan=replace(job.plan, teacher=teacher.fingerprint()))
     dump_shards.dump_job(old, tmp_path / "whole", Process())
     dump_shards.dump_job(replace(old, config=replace(config, shards=(0, 1))), tmp_path / "begun", Process())
     dump(config, tmp_path / "begun")

@@ -100,7 +100,7 @@ def moved(small_teacher: Path, noise: float) -> Teacher:
 def test_a_teacher_that_moved_is_noticed(noise: float, sound: bool, small_teacher: Path, small_cache: Path) -> None:
     """Noise of 1e-3 on a single matrix of the weights is beyond rounding and noise; none at all is not."""
     found = compare(
-        CacheReader(small_cache), moved(small_teacher, noise), CPU, VerifyConfig(str(small_cache), "", sample=60)
+        CacheReader(small_cache), [moved(small_teacher, noise)], CPU, VerifyConfig(str(small_cache), "", sample=60)
     )
     assert found.sound is sound
 

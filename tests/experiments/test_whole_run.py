@@ -21,9 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_in(folder: Path) -> subprocess.CompletedProcess[str]:
+def run_in(folder: Path, output: str = "all", *more: object) -> subprocess.CompletedProcess[str]:
     """The command as a user gives it."""
-    command = ["run", "--bert", "scratch:tiny", "--output", "all", "--teacher-epochs", 1, "--epochs", 1]
+    command = ["run", "--bert", "scratch:tiny", "--output", output, "--teacher-epochs", 1, "--epochs", 1, *more]
     for split in ("", "valid-"):
         command += [f"--{split}source", folder / f"{split}text.src", f"--{split}target", folder / f"{split}text.tgt"]
     return run_here(*command, cwd=folder)
@@ -57,6 +57,15 @@ def test_one_command_makes_all_and_says_what_it_was_worth(folder: Path) -> None:
     forecast = run_here("sweep", file, "--dry-run")
     assert forecast.returncode == 0, forecast.stderr
     assert forecast.stdout.count("trained") == 2
+
+
+def test_a_run_with_teachers_that_did_not_see_the_pairs(folder: Path) -> None:
+    """--folds 2 makes two teachers and one cache, whose verdict compares losses on different texts and says so."""
+    done = run_in(folder, "crossed", "--folds", 2)
+    assert done.returncode == 0, done.stderr
+    reader = open_cache(str(folder / "crossed" / "cache"))
+    assert len(reader.plan.teachers) == 2
+    assert f"the teacher's {reader.teacher_figures().loss:.2f} on another text" in done.stdout
 
 
 def test_text_for_validation_is_asked_for(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_fault_55_verify_finds_labels_that_depend_on_padding(precision: str, tmp
     found = verify(dataclasses.replace(asked, cache=str(tmp_path / "wrong")))
     assert (found.steady, found.sound) == (True, False)
     assert found.beyond[0] > 1
-    found = compare(open_cache(str(tmp_path / "wrong")), job.teacher, CPU, asked)
+    found = compare(open_cache(str(tmp_path / "wrong")), [job.teacher], CPU, asked)
     assert (found.steady, found.sound) == (False, False)
     with pytest.raises(ModelError, match="differently beside others in bfloat16"):
         job.teacher.check_run(CPU, "bfloat16")
