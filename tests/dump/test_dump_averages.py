@@ -54,7 +54,7 @@ class Cramped(Teacher):
 def kept(teacher: Teacher, text: TextFiles, encoded: EncodedPairs, wanted: Distributions) -> dict[str, np.ndarray]:
     """What a dump keeps of every row, before it is rounded; each row once, all views counted."""
     config = DumpConfig("t", text, topk=5, passes=PASSES, distributions=wanted, device="cpu")
-    plan = make_plan(config, teacher, Corpus(text), CPU)
+    plan = make_plan(config, [teacher], Corpus(text), CPU)
     ids = np.full((encoded.n_targets, plan.topk), -1)
     values = np.full((encoded.n_targets, plan.topk), np.nan)
     written = np.full(encoded.n_targets, np.nan)
