@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.generation_peers import Eole, PeerError, Written, exported
-from benchmarks.report import alternate, publish, ratio, seconds, spread
+from benchmarks.report import alternate, publish, ratio, spread
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, length_batches
 from kdcache.student.seq2seq import Student
@@ -31,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="*", choices=("ctranslate2", "eole"), default=("ctranslate2", "eole"))
     parser.add_argument("--lines", type=int, default=400, help="first lines of the source")
     parser.add_argument("--beams", type=int, default=4, help="hypotheses of the search")
-    parser.add_argument("--cores", type=int, default=1, help="threads of each program")
+    parser.add_argument("--cores", type=int, default=1, help="threads of each program; with 1, processor time counts")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each arm")
 
 
@@ -72,15 +73,17 @@ def _arms(work: Work, folder: Path, peers: Iterable[str]) -> tuple[dict[str, Cal
     similar = list(length_batches([*range(len(sources))], sources, work.config.max_tokens))
     in_order = [[*range(len(sources))][at : at + _LIBRARY_BATCH] for at in range(0, len(sources), _LIBRARY_BATCH)]
     arms: dict[str, Callable[[], Written]] = {
-        "kdcache": lambda: _timed(lambda: generate(work.student, work.lines, work.config)),
-        "library, same batches": lambda: _timed(lambda: by_library(work, similar)),
-        "library, file order": lambda: _timed(lambda: by_library(work, in_order)),
+        "kdcache": lambda: _timed(work.cores, lambda: generate(work.student, work.lines, work.config)),
+        "library, same batches": lambda: _timed(work.cores, lambda: by_library(work, similar)),
+        "library, file order": lambda: _timed(work.cores, lambda: by_library(work, in_order)),
     }
     failed = {}
     if "ctranslate2" in peers:
         for quantization in _QUANTIZATIONS:
             translate = exported(work.student, work.config, folder, quantization, work.cores)
-            arms[f"ctranslate2, {quantization}"] = lambda translate=translate: _timed(lambda: translate(work.lines))  # type: ignore[misc]
+            arms[f"ctranslate2, {quantization}"] = lambda translate=translate: _timed(
+                work.cores, lambda: translate(work.lines)
+            )  # type: ignore[misc]
     if "eole" in peers:
         try:
             arms["eole"] = Eole(work.student, work.lines, work.config, folder, work.cores).write
@@ -89,10 +92,12 @@ def _arms(work: Work, folder: Path, peers: Iterable[str]) -> tuple[dict[str, Cal
     return arms, failed
 
 
-def _timed(write: Callable[[], list[str]]) -> Written:
-    texts: list[str] = []
-    spent = seconds(lambda: texts.extend(write()))
-    return Written(texts, spent)
+def _timed(cores: int, write: Callable[[], list[str]]) -> Written:
+    # Of one thread, processor time is what it would take alone on its core; other programs disturb it less.
+    clock = time.process_time if cores == 1 else time.perf_counter
+    start = clock()
+    texts = write()
+    return Written(texts, clock() - start)
 
 
 @torch.inference_mode()
