@@ -144,7 +144,7 @@ def _write_logits(job: Job, source: Path, path: Path) -> None:
         for key in states:
             with autocast(job.device, job.plan.precision):
                 logits = layer.exact_logits(states[key].to(job.device).to(layer.weight.dtype))
-            values, ids = logits.topk(_TOPK_2020, dim=-1)
+            values, ids = logits.topk(min(_TOPK_2020, logits.shape[-1]), dim=-1)
             shelf[key] = (ids.cpu(), values.half().cpu())
 
 
