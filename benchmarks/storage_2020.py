@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         job = make_job(folder, text, options.precision)
         idle = StatesAtHand.load(folder / "teacher")
         idle.at_hand = True
-        at_hand = replace(job, teacher=idle)
+        at_hand = replace(job, teachers=(idle,))
         shards = [job.encode(index) for index in range(job.plan.n_shards)]
         special = job.teacher.tokenizer.special
         batches = [batch for pairs in shards for batch in partition_batches(pairs, PASSES, TOKENS, special)]
