@@ -75,17 +75,19 @@ class CacheError(KDCacheError):
 class MismatchError(CacheError):
     """A cache or run is sound but was made from something else.
 
-    `field` names the part of the identity that differs, `stored` and `given` are the two values.
+    `field` names the first part of the identity that differs, `stored` and `given` are the two values. `words` say all
+    that differs, where there may be more.
     """
 
-    def __init__(self, place: str, field: str, stored: object, given: object, remedy: str) -> None:
-        super().__init__(f"{place}: {field} differs: stored {stored!r}, given {given!r}. {remedy}")
+    def __init__(self, place: str, field: str, stored: object, given: object, remedy: str, words: str = "") -> None:
+        words = words or f"{field} differs: stored {stored!r}, given {given!r}"
+        super().__init__(f"{place}: {words}. {remedy}")
         self.field = field
         self.stored = stored
         self.given = given
-        self._parts = (place, field, stored, given, remedy)
+        self._parts = (place, field, stored, given, remedy, words)
 
-    def __reduce__(self) -> tuple[type[MismatchError], tuple[str, str, object, object, str]]:
+    def __reduce__(self) -> tuple[type[MismatchError], tuple[str, str, object, object, str, str]]:
         return type(self), self._parts
 
 

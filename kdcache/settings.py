@@ -6,7 +6,9 @@ whether they come from the command line, from the file of a sweep or from Python
 
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -132,6 +134,18 @@ def kind_of(field: dataclasses.Field[Any]) -> Option | Nested | None:
 def spell(name: str) -> str:
     """An option as it is written."""
     return "--" + name.replace("_", "-")
+
+
+def options_of(config: type[Any], place: Nested | None = None, above: str = "") -> Iterator[tuple[str, Option]]:
+    """The options of a class of settings, each with the dotted name of its field."""
+    place, hints = place or Nested(), typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind, hint = kind_of(field), hints[field.name]
+        if isinstance(kind, Nested):
+            inner = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+            yield from options_of(inner, kind, f"{above}{field.name}.")
+        elif kind is not None and (option := place.option(field.name, kind)).group is not None:
+            yield above + field.name, option
 
 
 def check_fields(config: Any) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 from kdcache.cache.number_encoding import Encoding
 from kdcache.errors import CorruptError, MismatchError
 from kdcache.files.atomic import is_sha256, sha256
+from kdcache.files.run_records import difference_in_words
 from kdcache.files.strict_json import canonical_json, from_json, read_json
+from kdcache.settings import spell
 
 FORMAT = "kdcache"
 VERSION = 3
@@ -29,6 +31,18 @@ DRAWS_MAX = 65_535
 # The precision of labels that another program has made.
 IMPORTED = "imported"
 PRECISIONS = ("float32", "bfloat16", IMPORTED)
+# Parts of a plan that are not called like an option.
+_WORDS = {
+    "corpus": "the text",
+    "n_pairs": "the number of pairs",
+    "tokenizer": "the tokenizer",
+    "vocabulary": "the size of the vocabulary",
+    "teacher": "the teacher",
+    "positions": "the number of the teacher's positions",
+    "draws": "--sample",
+    "temperatures": "--normalizers",
+    "sources": "the caches",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,16 +227,17 @@ def _check_numbers(plan: Plan, place: str) -> None:
 
 
 def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
-    """Raise MismatchError for the first field in which two plans differ."""
-    for field in dataclasses.fields(Plan):
-        old, new = getattr(stored, field.name), getattr(given, field.name)
-        if old != new:
-            if field.name == "sources":
-                old, new = ([source.root for source in sources] for sources in (old, new))
-            raise MismatchError(
-                str(cache),
-                field.name,
-                old,
-                new,
-                "A cache keeps its plan: repeat the first command exactly, or choose another output.",
-            )
+    """Raise MismatchError that says each field in which two plans differ."""
+    names = [field.name for field in dataclasses.fields(Plan)]
+    differences = [(name, *(_shown(getattr(plan, name)) for plan in (stored, given))) for name in names]
+    differences = [(name, old, new) for name, old, new in differences if old != new]
+    if differences:
+        words = [difference_in_words(_WORDS.get(name, spell(name)), old, new) for name, old, new in differences]
+        remedy = "A cache keeps its plan: repeat the first command exactly, or choose another output."
+        raise MismatchError(str(cache), *differences[0], remedy, "; ".join(words))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Encoding):
+        return list(dataclasses.astuple(value))
+    return [one.root if isinstance(one, SourceCache) else one for one in value] if isinstance(value, tuple) else value

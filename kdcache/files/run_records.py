@@ -11,9 +11,10 @@ from typing import Any
 
 import kdcache
 from kdcache.errors import CorruptError, MismatchError, OutputError
-from kdcache.files.atomic import replace_file, storage_errors
+from kdcache.files.atomic import is_sha256, replace_file, storage_errors
 from kdcache.files.locations import printable, redacted
 from kdcache.files.strict_json import read_json, readable_json
+from kdcache.settings import Option, options_of, spell
 
 PACKAGES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "sacrebleu", "rouge-score", "click")
 RUN_FILE = "run.json"
@@ -29,6 +30,8 @@ _PLACES = frozenset(
 )
 # A place, too, where it is a folder; otherwise a name that the hub knows.
 _BERT, _BERT_INPUT = "bert", "inputs.bert"
+# Inputs that are not called what a user would call them.
+_INPUTS = {"valid": "validation text", "start": "student of --start-from", "bert": "BERT"}
 
 log = logging.getLogger("kdcache")
 
@@ -138,7 +141,7 @@ def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixe
         before = read_json(record)
         if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
             raise CorruptError(f"{record}: not the record of a run. Move it away, or choose another output.")
-        _compare(record, before, content)
+        _compare(record, before, content, type(config))
         if "finished" in before:
             return Run(record, before, finished=True)
         content["started"] = before.get("started", content["started"])
@@ -146,7 +149,7 @@ def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixe
     return Run(record, content, finished=False)
 
 
-def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _compare(record: Path, before: dict[str, Any], now: dict[str, Any], config: type[Any]) -> None:
     remedy = (
         f"Repeat the first command exactly to continue it (--config {record} takes its settings), or choose another "
         "output."
@@ -157,9 +160,43 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         fixed_settings(content["config"]) | _flat({"inputs": content.get("inputs", {})}) for content in (before, now)
     )
     by_content = _BERT_INPUT in old and _BERT_INPUT in new
-    for field in sorted((old.keys() | new.keys()) - {_BERT if by_content else _BERT_INPUT}):
-        if old.get(field) != new.get(field):
-            raise MismatchError(str(record), field, old.get(field), new.get(field), remedy)
+    differences = [
+        (field, old.get(field), new.get(field))
+        for field in sorted((old.keys() | new.keys()) - {_BERT if by_content else _BERT_INPUT})
+        if old.get(field) != new.get(field)
+    ]
+    if differences:
+        options = dict(options_of(config))
+        words = [_in_words(field, old_value, new_value, options) for field, old_value, new_value in differences]
+        raise MismatchError(str(record), *differences[0], remedy, "; ".join(words))
+
+
+def _in_words(field: str, old: Any, new: Any, options: dict[str, Option]) -> str:
+    above, _, last = field.rpartition(".")
+    option = options.get(field)
+    if above == "inputs":
+        name = f"the {_INPUTS.get(last, last)}"
+    elif option is not None:
+        name = str(option.metavar) if option.positional else spell(str(option.name))
+    else:
+        # Parts of a value that moves stand below its option.
+        name = f"{spell(str(options[above].name))} ({last})" if above in options else field
+    if option is not None and option.inverted:
+        old, new = not old, not new
+    return difference_in_words(name, old, new)
+
+
+def difference_in_words(name: str, old: Any, new: Any) -> str:
+    """How an option, or what was read, is not what it was the first time; hashes are left out."""
+    old, new = (", ".join(map(str, one)) if isinstance(one, list | tuple) else one for one in (old, new))
+    values = [one for one in (old, new) if one not in (None, "")]
+    plain = any(isinstance(one, bool) or is_sha256(str(one).split(", ")[0]) for one in values)
+    if len(values) == 2 and not isinstance(old, bool):
+        return f"{name} is not that of the first time" if plain else f"{name} was {old} the first time, now {new}"
+    # Of a flag there is no value.
+    given_then = bool(old)
+    shown = "" if plain else f" ({values[0]})"
+    return f"{name} was given then{shown}, not now" if given_then else f"{name} is given now{shown}, not then"
 
 
 def recorded(config: Any) -> dict[str, Any]:

@@ -104,12 +104,16 @@ def test_quiet_says_nothing(tmp_path: Path, small_cache: Path) -> None:
 
 
 def test_another_setting_is_refused(tmp_path: Path, small_cache: Path) -> None:
-    """Re-running into the same folder with another setting is refused, naming the field and both values."""
+    """Re-running into the same folder with other settings is refused, and all that differs is said in words."""
     arguments = ["student-train", "--cache", small_cache, "--output", tmp_path / "s", "--max-steps", "1"]
     assert run_here(*arguments).returncode == 0
-    done = run_here(*arguments, "--alpha", "0.25")
+    (tmp_path / "v").write_text("ein\tone\n" * 9, encoding="utf-8")
+    done = run_here(*arguments, "--alpha", "0.25", "--valid-pairs", tmp_path / "v", "--skip-bad", "--average", 0)
     assert done.returncode == 1
-    assert "objective.alpha differs: stored 0.5, given 0.25" in done.stderr
+    assert (
+        "run.json: the validation text is given now, not then; --alpha was 0.5 the first time, now 0.25; --skip-bad is "
+        "given now, not then; --average is given now (0), not then. Repeat" in done.stderr
+    )
 
 
 PLACES = {"teacher-train": "text", "student-train": "valid", "generate": "source", "score": "baseline hypothesis"}
