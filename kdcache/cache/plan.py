@@ -233,8 +233,12 @@ def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
     differences = [(name, old, new) for name, old, new in differences if old != new]
     if differences:
         words = [difference_in_words(_WORDS.get(name, spell(name)), old, new) for name, old, new in differences]
-        remedy = "A cache keeps its plan: repeat the first command exactly, or choose another output."
-        raise MismatchError(str(cache), *differences[0], remedy, "; ".join(words))
+        remedy = (
+            "A cache keeps its plan: repeat the first command exactly, choose another output, or let --overwrite move "
+            "this one away."
+        )
+        field, old, new = differences[0]
+        raise MismatchError(str(cache), field, old, new, remedy, "; ".join(words))
 
 
 def _shown(value: Any) -> Any:

@@ -7,7 +7,7 @@ that it holds, and receives them as one checked CONFIG.
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import click
 
 from kdcache.errors import UsageError
+from kdcache.files import run_records
 from kdcache.files.locations import check_local
-from kdcache.settings import BASIC, Nested, Option, kind_of, spell
+from kdcache.process.ranks import this_process
+from kdcache.settings import BASIC, EXPERT, Nested, Option, kind_of, spell
 
 Values = Mapping[str, Any]
 
@@ -223,6 +225,32 @@ def output(metavar: str, help_text: str, *, required: bool = True) -> Callable[[
 def dry_run(help_text: str) -> Callable[[Any], Any]:
     """The flag --dry-run, with which --output may be left out."""
     return click.option("--dry-run", is_flag=True, help=help_text)
+
+
+def overwrite_option() -> click.Option:
+    """The flag --overwrite."""
+    help_text = "Give an earlier output a name with the time, and begin anew; nothing is deleted."
+    return GroupedOption(["--overwrite"], is_flag=True, group=EXPERT, help=help_text)
+
+
+def with_overwrite(function: Any) -> Any:
+    """Decorate a command that calls `set_aside` itself, since no parameter of it names its output."""
+    function.__click_params__ = [*getattr(function, "__click_params__", []), overwrite_option()]
+    return function
+
+
+def set_aside(outputs: Iterable[Path | None]) -> None:
+    """Do what --overwrite says.
+
+    Raises:
+        UsageError: several processes run this command, and none can know whose output it moves.
+        OutputError: kdcache did not make what is there, or it cannot be renamed.
+    """
+    if this_process().count > 1:
+        raise UsageError("--overwrite is for one process, not for those of torchrun. Rename the output yourself.")
+    for output in outputs:
+        if output is not None:
+            run_records.set_aside(output)
 
 
 def needs_output(output: Path | None) -> Path:

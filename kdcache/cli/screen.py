@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kdcache.cli.options import Settings
+from kdcache.cli.options import Settings, overwrite_option, set_aside
 from kdcache.cli.stored_settings import config_option, give_way
 from kdcache.console.progress import above_bars
 from kdcache.errors import KDCacheError, StoppedError
@@ -18,6 +18,8 @@ from kdcache.settings import BASIC, GROUPS
 log = logging.getLogger("kdcache")
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 _LAST = "Messages and help"
+# Parameters that say where a command writes what a second run with other settings may not replace.
+_OUTPUTS = ("output", "folder", "json_file", "sentence_file")
 
 
 class _Screen(logging.Handler):
@@ -86,6 +88,8 @@ class Command(click.Command):
         self.context_settings = {**HELP_NAMES, **self.context_settings}
         if self.settings is not None:
             self.params.append(config_option(self.settings))
+        if any(one.name in _OUTPUTS for one in self.params):
+            self.params.append(overwrite_option())
         # In the order of the headings, which other readers of a command (the site) do not know.
         self.params = [*sorted(self.params, key=lambda one: GROUPS.index(_group(one))), *verbosity()]
 
@@ -104,6 +108,9 @@ class Command(click.Command):
             chosen = {name: value or ctx.parent.params.get(name, False) for name, value in chosen.items()}
         set_up(**chosen)
         ctx.meta.update(chosen)
+        # A sweep knows its output only when it has read its file.
+        if any(one.name in _OUTPUTS for one in self.params) and ctx.params.pop("overwrite"):
+            set_aside([ctx.params[name] for name in _OUTPUTS if name in ctx.params and not ctx.params.get("dry_run")])
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kdcache.cli.options import Settings, dry_run
+from kdcache.cli.options import Settings, dry_run, set_aside, with_overwrite
 from kdcache.cli.screen import Command, quiet_transformers
 from kdcache.console import tables
 from kdcache.errors import TrainingError, UsageError
@@ -17,8 +17,9 @@ _STUDENT = Settings(StudentConfig, student_defaults)
 @click.command("sweep", cls=Command)
 @click.argument("file", metavar="FILE.toml")
 @click.option("--jobs", type=int, metavar="N", help="Number of runs at a time.  [default: one a GPU, or one a core]")
+@with_overwrite
 @dry_run("List the runs and how long each would take; write nothing.")
-def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
+def sweep(file: str, jobs: int | None, dry_run: bool, overwrite: bool) -> None:
     """Train, score and compare a grid of students.
 
     FILE.toml holds the settings of student-train and what varies. Several runs are trained at a time, and one table and
@@ -36,6 +37,8 @@ def sweep(file: str, jobs: int | None, dry_run: bool) -> None:
     if dry_run:
         click.echo(tables.table(forecast_sweep(config, jobs)))
         return
+    if overwrite:
+        set_aside([Path(file).parent / config.output])
     table, failures = run_sweep(config, jobs)
     click.echo(table)
     if failures:

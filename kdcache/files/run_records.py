@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import logging
 import platform
 import sys
@@ -122,6 +123,32 @@ def file_run(output: Path, command: str, config: Any, inputs: dict[str, str] | N
     return run
 
 
+def set_aside(output: Path) -> None:
+    """Rename what an earlier run made, file or folder, to a name with the time, and say so; nothing is deleted.
+
+    Raises:
+        OutputError: nothing says that kdcache made it, or it cannot be renamed.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    beside = [] if output.is_dir() else [output.with_name(f"{output.name}.{end}") for end in (RUN_FILE, "log")]
+    marks = [output / name for name in (RUN_FILE, LOG_FILE)] if output.is_dir() else beside[:1]
+    if not any(mark.is_file() for mark in marks):
+        raise OutputError(
+            f"{output}: --overwrite moves away only what kdcache made, and no {marks[0].name} says that it did. Choose "
+            "another output, or move it away yourself."
+        )
+    stamp = datetime.datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
+    names = (f"{output.name}.{stamp}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+    moved = next(path for path in map(output.with_name, names) if not path.exists())
+    with storage_errors(output):
+        output.rename(moved)
+        for path in beside:
+            if path.exists():
+                path.rename(path.with_name(moved.name + path.name.removeprefix(output.name)))
+    log.info("%s: the earlier one was moved to %s.", output, moved)
+
+
 def _made(folder: Path) -> list[str]:
     """What lies in a folder besides what every run leaves behind, sorted."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -151,8 +178,8 @@ def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixe
 
 def _compare(record: Path, before: dict[str, Any], now: dict[str, Any], config: type[Any]) -> None:
     remedy = (
-        f"Repeat the first command exactly to continue it (--config {record} takes its settings), or choose another "
-        "output."
+        f"Repeat the first command exactly to continue it (--config {record} takes its settings), choose another "
+        "output, or let --overwrite move this one away."
     )
     if before.get("command") != now["command"]:
         raise MismatchError(str(record), "command", before.get("command"), now["command"], remedy)

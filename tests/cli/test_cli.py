@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -114,6 +115,12 @@ def test_another_setting_is_refused(tmp_path: Path, small_cache: Path) -> None:
         "run.json: the validation text is given now, not then; --alpha was 0.5 the first time, now 0.25; --skip-bad is "
         "given now, not then; --average is given now (0), not then. Repeat" in done.stderr
     )
+    assert run_here(*arguments, "--alpha", "0.25", "--overwrite").returncode == 0
+    (earlier,) = tmp_path.glob("s.2*")
+    for folder, alpha in ((earlier, 0.5), (tmp_path / "s", 0.25)):
+        assert json.loads((folder / "run.json").read_text())["config"]["objective"]["alpha"] == alpha
+    together = run_here(*arguments, "--overwrite", WORLD_SIZE="2", RANK="1")
+    assert (together.returncode, "--overwrite is for one process" in together.stderr) == (2, True)
 
 
 PLACES = {"teacher-train": "text", "student-train": "valid", "generate": "source", "score": "baseline hypothesis"}

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import pytest
 
 import kdcache
 from kdcache.errors import CorruptError, MismatchError, OutputError
-from kdcache.files.run_records import LOG_FILE, PACKAGES, RUN_FILE, file_run, folder_run, versions
+from kdcache.files.run_records import LOG_FILE, PACKAGES, RUN_FILE, file_run, folder_run, set_aside, versions
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,26 @@ def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> Non
     (tmp_path / "out").touch()
     with pytest.raises(OutputError, match="out: cannot be written"):
         folder_run(tmp_path / "out", "make", Config())
+
+
+def test_what_was_made_is_set_aside_and_nothing_else(tmp_path: Path) -> None:
+    """A folder, or a file with its record and log, gets a name with the time; what kdcache did not make stays."""
+    set_aside(tmp_path / "nothing here")
+    for _ in range(2):
+        folder_run(tmp_path / "run", "make", Config())
+        (tmp_path / "run" / "made").touch()
+        set_aside(tmp_path / "run")
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert len(found) == 2, "the second one took the name of the first"
+    assert all(re.fullmatch(r"run\.\d{4}-\d\d-\d\d-\d{6}(-2)?", name) for name in found)
+    assert all((tmp_path / name / "made").exists() for name in found)
+    (tmp_path / "hyp").write_text("text")
+    with pytest.raises(OutputError, match=r"moves away only what kdcache made, and no hyp\.run\.json says"):
+        set_aside(tmp_path / "hyp")
+    (tmp_path / "hyp.run.json").touch()
+    set_aside(tmp_path / "hyp")
+    moved = sorted(path.name.removeprefix("hyp.") for path in tmp_path.glob("hyp*"))
+    assert moved[1] == f"{moved[0]}.run.json"
 
 
 def test_output_file_has_its_record_beside_it(tmp_path: Path) -> None:
