@@ -228,11 +228,19 @@ def _check_numbers(plan: Plan, place: str) -> None:
 
 def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
     """Raise MismatchError that says each field in which two plans differ."""
-    names = [field.name for field in dataclasses.fields(Plan)]
-    differences = [(name, *(_shown(getattr(plan, name)) for plan in (stored, given))) for name in names]
-    differences = [(name, old, new) for name, old, new in differences if old != new]
+    differences = [
+        (name, old, new)
+        for name in (field.name for field in dataclasses.fields(Plan))
+        if (old := _shown(stored, name)) != (new := _shown(given, name))
+    ]
     if differences:
-        words = [difference_in_words(_WORDS.get(name, spell(name)), old, new) for name, old, new in differences]
+        words = [
+            difference_in_words(
+                _WORDS.get(name, spell(name)),
+                *(dataclasses.astuple(one) if isinstance(one, Encoding) else one for one in (old, new)),
+            )
+            for name, old, new in differences
+        ]
         remedy = (
             "A cache keeps its plan: repeat the first command exactly, choose another output, or let --overwrite move "
             "this one away."
@@ -241,7 +249,6 @@ def compare_plans(cache: Path, stored: Plan, given: Plan) -> None:
         raise MismatchError(str(cache), field, old, new, remedy, "; ".join(words))
 
 
-def _shown(value: Any) -> Any:
-    if isinstance(value, Encoding):
-        return list(dataclasses.astuple(value))
-    return [one.root if isinstance(one, SourceCache) else one for one in value] if isinstance(value, tuple) else value
+def _shown(plan: Plan, name: str) -> Any:
+    """A part of a plan, caches by their root hashes."""
+    return [source.root for source in plan.sources] if name == "sources" else getattr(plan, name)

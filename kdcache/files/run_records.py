@@ -220,9 +220,9 @@ def difference_in_words(name: str, old: Any, new: Any) -> str:
     plain = any(isinstance(one, bool) or is_sha256(str(one).split(", ")[0]) for one in values)
     if len(values) == 2 and not isinstance(old, bool):
         return f"{name} is not that of the first time" if plain else f"{name} was {old} the first time, now {new}"
-    # Of a flag there is no value.
-    given_then = bool(old)
-    shown = "" if plain else f" ({values[0]})"
+    given_then = old is True or not (old is None or old is False or old == "")
+    # A flag has no value.
+    shown = f" ({values[0]})" if values and not plain else ""
     return f"{name} was given then{shown}, not now" if given_then else f"{name} is given now{shown}, not then"
 
 

@@ -123,7 +123,12 @@ def test_another_setting_is_refused(tmp_path: Path, small_cache: Path) -> None:
     assert (together.returncode, "--overwrite is for one process" in together.stderr) == (2, True)
 
 
-PLACES = {"teacher-train": "text", "student-train": "valid", "generate": "source", "score": "baseline hypothesis"}
+PLACES = {
+    "teacher-train": "text",
+    "student-train": "validation text",
+    "generate": "source",
+    "score": "baseline hypothesis",
+}
 
 
 @pytest.mark.parametrize("command", PLACES)
@@ -165,7 +170,7 @@ def test_the_content_decides_and_not_where_it_lies(
         (two / side).write_text((two / side).read_text().replace("a", "o"))
     refused = run(two)
     assert refused.returncode == 1
-    assert f"inputs.{PLACES[command]} differs" in refused.stderr
+    assert f"the {PLACES[command]} is not that of the first time" in refused.stderr
 
 
 def test_dump_dry_run_tells_the_truth_and_writes_nothing(
