@@ -32,6 +32,9 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, list):
+            # What run.json made of a tuple.
+            return tuple(value)
         return self._parse(value, param.opts[0] if param else "") if isinstance(value, str) else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -13,16 +14,20 @@ from kdcache.cli import main
 from kdcache.files.run_records import recorded
 
 
-def parsed(command: str, *arguments: str) -> dict[str, object]:
-    """The settings that a command would run with, as `run.json` has them."""
+def taken(command: str, *arguments: str) -> Any:
+    """The settings that a command would run with."""
     context = click.Context(main)
-    made = main.commands[command].make_context(command, list(arguments), parent=context)
-    return recorded(made.params["config"])
+    return main.commands[command].make_context(command, list(arguments), parent=context).params["config"]
+
+
+def parsed(command: str, *arguments: str) -> dict[str, object]:
+    """The same as `run.json` has them."""
+    return recorded(taken(command, *arguments))
 
 
 RUNS = {
-    "teacher-train": "--source a --target b --bert scratch:tiny --no-trim-vocab --max-steps 9",
-    "dump-logits": "--teacher t --source a --target b --shards 2:5 --normalizers 2,5 --skip-bad",
+    "teacher-train": "--source a --target b --bert scratch:tiny --no-trim-vocab --max-steps 9 --fold 2/3",
+    "dump-logits": "--teacher t --teacher u --source a --target b --shards 2:5 --normalizers 2,5 --skip-bad",
     "student-train": "--cache c --alpha 1:0.5:200 --epochs 3 --report-to tensorboard --objective chen2020",
     "generate": "--student s --source a --beam-size 2",
     "score": "--reference a --reference b --hypothesis h --metric bleu",
@@ -35,10 +40,17 @@ RUNS = {
 def test_the_record_of_a_run_repeats_it(command: str, tmp_path: Path) -> None:
     """--config run.json gives the settings that wrote it, whatever their types, for each command."""
     output = {"teacher-train": "--output o", "student-train": "--output o", "generate": "--output o"}.get(command, "")
-    first = parsed(command, *RUNS[command].split(), *output.split())
-    (tmp_path / "run.json").write_text(json.dumps({"command": command, "config": first}))
+    first = taken(command, *RUNS[command].split(), *output.split())
+    (tmp_path / "run.json").write_text(json.dumps({"command": command, "config": recorded(first)}))
     places = {"transcode": "c out", "merge": "c d out"}.get(command, output).split()
-    assert parsed(command, "--config", str(tmp_path / "run.json"), *places) == first
+    assert taken(command, "--config", str(tmp_path / "run.json"), *places) == first
+
+
+def test_a_record_of_one_teacher_has_its_name(tmp_path: Path) -> None:
+    """Records of runs before there could be several teachers hold a text, which is one name and not its letters."""
+    stored = {"teacher": "some/where", "text": {"source": "a", "target": "b"}}
+    (tmp_path / "run.json").write_text(json.dumps({"command": "dump-logits", "config": stored}))
+    assert taken("dump-logits", "--config", str(tmp_path / "run.json")).teachers == ("some/where",)
 
 
 def test_what_is_given_wins_over_the_file(tmp_path: Path) -> None:
