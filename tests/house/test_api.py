@@ -1,5 +1,6 @@
 """What `import kdcache` offers: the documented examples run, and nothing heavy is loaded before it is used."""
 
+import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,25 @@ def test_the_documented_pipeline_runs(
     printed = capsys.readouterr().out
     assert "Score(name='bleu'" in printed
     assert toy_lines("src", 5)[4] in printed
+
+
+def test_the_tour_runs_from_text_to_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every cell of the notebook runs, with fewer pairs and steps, and its stored outputs hold no error."""
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs/tour.ipynb").read_text())["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    script = "".join("".join(cell["source"]) + "\n" for cell in cells)
+    short = script.replace("1_000, 1_200, 900", "60, 4, 10")
+    assert short != script
+    exec(compile(short, "tour.ipynb", "exec"), {})  # noqa: S102
+    printed = capsys.readouterr().out
+    assert re.search(r"^bleu: .* to .*\)\nchrf: .* to ", printed, re.M)
+    assert printed.count("  reference    ") == 2
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs
+    assert not [output for output in outputs if output["output_type"] == "error"]
 
 
 def test_pairs_are_those_of_the_shards(small_cache: Path) -> None:
