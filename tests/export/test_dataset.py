@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from conftest import run_here
+from conftest import run_cli, run_here
+from hub import hub
 
 from kdcache.text.corpus import Corpus, TextFiles
 
@@ -44,6 +45,22 @@ def test_pairs_come_out_as_they_stand(tmp_path: Path, shape: str) -> None:
     corpus = Corpus(TextFiles(pairs=str(output)))
     assert [(pair.source, pair.target) for pair in corpus.read()] == PAIRS
     assert "nothing to do" in run_here("dataset", file, output, *FIELDS).stderr
+
+
+def test_a_data_set_of_the_hub_is_read(tmp_path: Path) -> None:
+    """The part `de-en` of a data set comes from the hub, by the requests of the datasets library."""
+    save(tmp_path / "train.parquet", {"translation": [{"de": de, "en": en} for de, en in PAIRS]})
+    parts = "configs:\n- config_name: de-en\n  data_files:\n  - split: train\n    path: data/train-*\n"
+    with hub() as server:
+        server.repos["datasets/me/text"] = {
+            "data/train-0.parquet": (tmp_path / "train.parquet").read_bytes(),
+            "README.md": f"---\n{parts}---\n".encode(),
+        }
+        environment = {**server.environment, "HF_HOME": str(tmp_path / "hf")}
+        done = run_cli("dataset", "me/text:de-en", tmp_path / "pairs.jsonl", *FIELDS, **environment)
+    assert done.returncode == 0, done.stderr
+    corpus = Corpus(TextFiles(pairs=str(tmp_path / "pairs.jsonl")))
+    assert [(pair.source, pair.target) for pair in corpus.read()] == PAIRS
 
 
 def test_missing_texts_are_counted(tmp_path: Path) -> None:
