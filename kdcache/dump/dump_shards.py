@@ -10,6 +10,7 @@ from kdcache.dump.dump_config import DumpConfig
 from kdcache.dump.dump_job import Job, prepare
 from kdcache.dump.held_out import gap_of_sample, measure, own_figures
 from kdcache.errors import UsageError
+from kdcache.files.hub import local_folder
 from kdcache.files.run_records import log
 from kdcache.labels.verdict import HeldOut
 from kdcache.process.ranks import Process, this_process
@@ -79,7 +80,7 @@ class Dumping(ShardMaker):
         if valid is not None and self._measures and (stored is None or stored.text != valid.fingerprint):
             found = measure(self._job, valid)
         elif stored is None and valid is None and len(self._job.teachers) == 1:
-            found = own_figures(Path(self._job.config.teachers[0]))
+            found = own_figures(local_folder(self._job.config.teachers[0]))
         self._held_out = found
         if found is not None and (poor := found.poor()) is not None:
             log.warning("%s", poor)

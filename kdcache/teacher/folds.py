@@ -13,6 +13,7 @@ import torch
 
 from kdcache.cache.plan import Plan
 from kdcache.errors import CorruptError, MismatchError, UsageError
+from kdcache.files.hub import local_folder
 from kdcache.files.run_records import RUN_FILE
 from kdcache.files.strict_json import read_json
 from kdcache.labels.counter_random import FOLDS, UInt64s, keys
@@ -50,7 +51,7 @@ def open_teachers(given: Sequence[str], corpus: str, plan: Plan | None) -> tuple
         UsageError: they are not the teachers of all folds, each given once.
         MismatchError: they learned from another text than the one to be labelled, or have different tokenizers.
     """
-    folders = [folder for name in given for folder in _folders(Path(name))]
+    folders = [folder for name in given for folder in _folders(local_folder(name))]
     records = [_record(folder) for folder in folders]
     if len(folders) == 1 and (records[0] is None or records[0][1] != corpus):
         return _as_in([Teacher.load(folders[0])], plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from huggingface_hub import DatasetCard
 from models import toy_lines
 
 from kdcache.cache.reader import open_cache
+from kdcache.text.corpus import TextFiles
 
 
 @pytest.fixture
@@ -71,6 +73,27 @@ def test_a_cache_goes_to_the_hub_and_is_verified_there(stand_in: Hub, small_cach
         assert repo[f"shards/{path.name}"] == path.read_bytes()
     checked = run(stand_in, tmp_path, "verify", "hf://datasets/me/labels")
     assert checked.returncode == 0, checked.stderr
+
+
+def test_a_teacher_of_the_hub_labels_as_the_one_here(
+    stand_in: Hub, small_teacher: Path, small_text: TextFiles, tmp_path: Path
+) -> None:
+    """A dump by a pushed teacher has the content of a dump by the folder, its held-out figures included."""
+    shutil.copytree(small_teacher, here := tmp_path / "teacher")
+    figures = {"loss": 1.5, "accuracy": 0.5, "targets": 9, "text": "0" * 64}
+    record = {"command": "teacher-train", "argv": ["here"], "finished": "now", "result": {"held_out": figures}}
+    (here / "run.json").write_text(json.dumps(record))
+    assert run(stand_in, tmp_path, "push", here, "me/teacher", "--yes").returncode == 0
+    found = []
+    for teacher in (str(here), "hf://me/teacher"):
+        cache = tmp_path / f"cache-{len(found)}"
+        text = ("--source", small_text.source, "--target", small_text.target)
+        done = run(stand_in, tmp_path, "dump-logits", "--teacher", teacher, *text, "--output", cache)
+        assert done.returncode == 0, done.stderr
+        reader = open_cache(str(cache))
+        found.append((reader.manifest.root, reader.teacher_figures()))
+    assert found[0] == found[1]
+    assert found[0][1].held_out is not None
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_sent(
