@@ -16,6 +16,8 @@ from kdcache.cli.screen import Command
 from kdcache.console import tables
 from kdcache.errors import UsageError
 from kdcache.files.locations import StoreConfig
+from kdcache.files.run_records import RUN_FILE
+from kdcache.files.strict_json import read_json
 
 if TYPE_CHECKING:
     from kdcache.inspection.cache_summary import Summary
@@ -58,7 +60,7 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: Path | None, conf
     if html is not None:
         from kdcache.inspection.inspect_page import write_page
 
-        write_page(reader, items, html)
+        write_page(reader, [*_names(reader.place), *items], html)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
@@ -67,6 +69,17 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: Path | None, conf
     click.echo(f"\n{tables.facts(items)}")
     for line in source_lines(reader.plan):
         click.echo(f"  {line}")
+
+
+def _names(cache: str) -> list[tuple[str, str]]:
+    """What the cache, its teacher and its text are called, as far as the record in its folder says."""
+    record = read_json(Path(cache) / RUN_FILE) if (Path(cache) / RUN_FILE).is_file() else None
+    config = record.get("config") if isinstance(record, dict) else None
+    config = config if isinstance(config, dict) else {}
+    text = config.get("text")
+    files = [str(file) for file in text.values() if file] if isinstance(text, dict) else []
+    found = {"name of the cache": cache, "name of the teacher": config.get("teacher"), "text": " + ".join(files)}
+    return [(name, str(value)) for name, value in found.items() if value]
 
 
 def _facts(found: Summary) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from kdcache.pictures import svg
 from kdcache.pictures.axes import ticks
 from kdcache.pictures.curves import read_curves
 from kdcache.pictures.html_page import render_page
+from kdcache.scoring.score_config import LESS_IS_BETTER
 
 RESULTS_FILE, TABLE_FILE, PAGE_FILE = "results.json", "table.md", "index.html"
 EMPTY = "–"
@@ -66,6 +67,23 @@ def make_tables(sweep: Sweep, results: Json) -> list[tuple[str | None, Rows]]:
         numbers = _spread(one["spread"], one["column"], "+"), f"{one['spread']['n']}", p_value
         differences.append((one["row"], _heading(one["column"]), *numbers))
     return [(None, means), *([(f"Against {sweep.baseline}", differences)] if differences[1:] else [])]
+
+
+def _in_words(rows: Rows, sweep: Sweep, results: Json) -> Rows:
+    """The means with words for what stands out: the best of each column, and the baseline."""
+    by_row = {row["row"]: row["values"] for row in results["rows"]}
+    names = {_heading(column): column for values in by_row.values() for column in values}
+    best = {}
+    for heading, column in names.items():
+        means = {row: values[column]["mean"] for row, values in by_row.items() if column in values}
+        less = column == VALIDATION or column.split()[-1] in LESS_IS_BETTER
+        best[heading] = (min if less else max)(means, key=lambda row: means[row]) if len(means) > 1 else None
+    marked = [rows[0]]
+    for row in rows[1:]:
+        name = f"{row[0]} (baseline)" if row[0] == sweep.baseline else row[0]
+        cells = zip(rows[0][1:], row[1:], strict=True)
+        marked.append((name, *(f"{cell} (best)" if best.get(column) == row[0] else cell for column, cell in cells)))
+    return marked
 
 
 def _heading(column: str) -> str:
@@ -115,10 +133,12 @@ def page(sweep: Sweep, results: Json) -> str:
         with contextlib.suppress(DataError, UsageError):
             curves.append((student.row, dict(read_curves([student.folder], VALIDATION)[0].finite)))
     lines = mean_curves(curves)
+    (_, means), *differences = make_tables(sweep, results)
     shown = {
         **results,
         "title": printable(sweep.file.name),
-        "tables": make_tables(sweep, results),
+        "tables": [(None, _in_words(means, sweep, results)), *differences],
+        "marked": f"{sweep.baseline} (baseline)",
         "notes": notes(results),
         "curves": picture(lines) if lines else None,
         "legend": [(svg.key(kind(number)), row) for number, row in enumerate(lines)],

@@ -61,6 +61,9 @@ def test_the_page_has_everything(students: list[Student], outcomes: list[dict[st
     assert "of the mean over these seeds, each scored by itself" in text
     assert len(found.all("polyline")) == 2
     assert [one["class"] for one in found.all("tr") if one] == ["marked"]
+    assert [name for name in found.texts["th"] if "(baseline)" in name] == [f"{students[0].row} (baseline)"]
+    best = [float(cell.split()[0]) for cell in found.texts["td"] if cell.endswith(" (best)")]
+    assert best == [41.0, 1.5], "the highest BLEU and the lowest loss"
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<script>\x1b[31m</script>\x00"])
