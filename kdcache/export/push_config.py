@@ -17,7 +17,7 @@ def _check_repo(name: str) -> None:
 class PushConfig:
     """What goes to the Hugging Face hub, and under which name."""
 
-    folder: str = Option("Folder of a teacher, student or cache.", metavar="DIR", positional=True).required()
+    source: str = Option("Folder of a teacher, student or cache.", metavar="DIR", positional=True).required()
     repo: str = Option("Name of the repository.", metavar="OWNER/NAME", positional=True, test=_check_repo).required()
     public: bool = Option("Make the repository public where it is new.").default(False)
 

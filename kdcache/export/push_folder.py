@@ -50,7 +50,7 @@ def gather(config: PushConfig) -> Upload:
         CorruptError: the cache is incomplete or damaged.
     """
     config.check()
-    folder = Path(config.folder)
+    folder = Path(config.source)
     cache = (folder / PLAN_FILE).is_file()
     if not cache and not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: neither a teacher, a student nor a cache.")

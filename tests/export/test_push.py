@@ -108,6 +108,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_sent(
         ((tmp_path / "cache", "me/x", "--yes"), "not the plan of a kdcache cache"),
         ((small_student, "student", "--yes"), "OWNER/NAME"),
         ((small_student, "me/student"), "Give --yes"),
+        # What it would move away is an output, and push has none.
+        ((small_student, "me/student", "--yes", "--overwrite"), "No such option"),
     ):
         done = run(stand_in, tmp_path, "push", *arguments)
         assert done.returncode in (1, 2)
