@@ -7,6 +7,7 @@ import itertools
 import logging
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ _PLACES = frozenset(
 )
 # A place, too, where it is a folder; otherwise a name that the hub knows.
 _BERT, _BERT_INPUT = "bert", "inputs.bert"
-# Inputs that are not called what a user would call them.
+# The number of steps of a training, and inputs that are not called what a user would call them.
+_STEPS = "training.max_steps"
 _INPUTS = {"valid": "validation text", "start": "student of --start-from", "bert": "BERT"}
 
 log = logging.getLogger("kdcache")
@@ -71,12 +73,19 @@ def _now() -> str:
 
 
 def folder_run(
-    folder: Path, command: str, config: Any, inputs: dict[str, str] | None = None, *, fixed: bool = True
+    folder: Path,
+    command: str,
+    config: Any,
+    inputs: dict[str, str] | None = None,
+    *,
+    fixed: bool = True,
+    why_not_longer: Callable[[], str | None] | None = None,
 ) -> Run:
     """Begin or continue a run whose results go into `folder`; `config` is a dataclass.
 
     `inputs` are fingerprints of the content that the run reads. With `fixed`, a folder that was begun with another
-    configuration or other inputs is refused, unless nothing was made there yet.
+    configuration or other inputs is refused, unless nothing was made there yet, or a training has just more steps than
+    before and `why_not_longer` knows no reason against that.
 
     Raises:
         MismatchError: the folder belongs to a run with another configuration or other inputs.
@@ -89,7 +98,7 @@ def folder_run(
     made = _made(folder)
     if fixed and made and not record.exists():
         raise OutputError(f"{folder}: holds other files ({made[0]}) and no {RUN_FILE}. Choose another output.")
-    run = _begin(record, command, config, inputs or {}, fixed=fixed and bool(made))
+    run = _begin(record, command, config, inputs or {}, fixed and bool(made), why_not_longer)
     write_log_to(folder / LOG_FILE)
     return run
 
@@ -155,7 +164,14 @@ def _made(folder: Path) -> list[str]:
     return [name for name in names if name not in (LOG_FILE, RUN_FILE)]
 
 
-def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixed: bool) -> Run:
+def _begin(
+    record: Path,
+    command: str,
+    config: Any,
+    inputs: dict[str, str],
+    fixed: bool,
+    why_not_longer: Callable[[], str | None] | None = None,
+) -> Run:
     content = {
         "command": command,
         "config": recorded(config),
@@ -168,15 +184,22 @@ def _begin(record: Path, command: str, config: Any, inputs: dict[str, str], fixe
         before = read_json(record)
         if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
             raise CorruptError(f"{record}: not the record of a run. Move it away, or choose another output.")
-        _compare(record, before, content, type(config))
-        if "finished" in before:
+        longer = _compare(record, before, content, type(config), why_not_longer)
+        if "finished" in before and not longer:
             return Run(record, before, finished=True)
         content["started"] = before.get("started", content["started"])
     replace_file(record, readable_json(content))
     return Run(record, content, finished=False)
 
 
-def _compare(record: Path, before: dict[str, Any], now: dict[str, Any], config: type[Any]) -> None:
+def _compare(
+    record: Path,
+    before: dict[str, Any],
+    now: dict[str, Any],
+    config: type[Any],
+    why_not_longer: Callable[[], str | None] | None,
+) -> bool:
+    """Refuse a run that differs from the one before; return whether it is the same training with more steps."""
     remedy = (
         f"Repeat the first command exactly to continue it (--config {record} takes its settings), choose another "
         "output, or let --overwrite move this one away."
@@ -192,10 +215,19 @@ def _compare(record: Path, before: dict[str, Any], now: dict[str, Any], config: 
         for field in sorted((old.keys() | new.keys()) - {_BERT if by_content else _BERT_INPUT})
         if old.get(field) != new.get(field)
     ]
+    if why_not_longer is not None and [field for field, *_ in differences] == [_STEPS]:
+        _, most, more = differences[0]
+        if most is not None and more is not None and more > most:
+            reason = why_not_longer()
+            if reason is None:
+                log.info("The training goes on, to %s steps instead of %s.", f"{more:,}", f"{most:,}")
+                return True
+            remedy = f"It cannot be lengthened: {reason}. {remedy}"
     if differences:
         options = dict(options_of(config))
         words = [_in_words(field, old_value, new_value, options) for field, old_value, new_value in differences]
         raise MismatchError(str(record), *differences[0], remedy, "; ".join(words))
+    return False
 
 
 def _in_words(field: str, old: Any, new: Any, options: dict[str, Option]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from kdcache.text.likeness import text_warnings
 from kdcache.training.batches import Batch, Resampling, Selection, collate, micro_bounds, some_pairs, valid_selections
 from kdcache.training.checkpoint import copy_parameters, remove_all
 from kdcache.training.group import Group, training_group
-from kdcache.training.loop import FitResult, fit
+from kdcache.training.loop import FitResult, fit, why_not_longer
 from kdcache.training.model_card import text_fact, training_facts, write_card
 
 _PROGRAM = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -103,7 +104,8 @@ def train_student(config: StudentConfig, output: Path | str) -> None:
 def _train(config: StudentConfig, output: Path, group: Group) -> None:
     reader, valid, inputs = open_inputs(config)
     sections = cache_sections(reader, config.objective, config.resample)
-    run = group.begin(lambda: folder_run(output, "student-train", config, inputs))
+    longer = partial(why_not_longer, config.training, output)
+    run = group.begin(lambda: folder_run(output, "student-train", config, inputs, why_not_longer=longer))
     if config.compared is not None:
         check_text(reader, Corpus(config.compared, skip_bad=True))
         log.info("The text is the one in the cache.")

@@ -80,6 +80,17 @@ def count_steps(sections: Sections, config: TrainingConfig, give_up: Callable[[]
     return first * (config.epochs or 0)
 
 
+def why_not_longer(config: TrainingConfig, output: Path) -> str | None:
+    """Why the training in `output` cannot go on to more steps as if it had been meant to take them; None if it can."""
+    if config.schedule != "noam":
+        return "with --schedule linear the learning rate came down to 0; --start-from goes on from the weights"
+    if config.warmup is None:
+        return "without --warmup the learning rate would have risen for longer"
+    if not checkpoint.saved(output / checkpoint.FOLDER):
+        return "no checkpoint is left, since --keep-checkpoints was not given"
+    return None
+
+
 def fit(
     task: Task[B],
     sections: Sections,

@@ -66,6 +66,27 @@ def test_stopped_after_any_step_it_ends_the_same(config: StudentConfig, tmp_path
         assert same_parameters(trainer.interrupted(tmp_path / str(moment), moment)[1], expected)
 
 
+def test_a_finished_training_is_lengthened(config: StudentConfig, tmp_path: Path) -> None:
+    """With noam, a warm-up and its checkpoints it ends as one long training does; otherwise the reason is said."""
+    noam = {"schedule": "noam", "learning_rate": 1.0, "keep_checkpoints": True}
+    for output, counts in (("grown", (2, 4)), ("long", (4,))):
+        for count in counts:
+            train_student(replace(config, training=steps(count, **noam)), tmp_path / output)
+    grown, long = (Student.load(tmp_path / name) for name in ("grown", "long"))
+    assert same_parameters(parameters(grown.model), parameters(long.model))
+    assert json.loads((tmp_path / "grown" / "run.json").read_text())["config"]["training"]["max_steps"] == 4
+    for reason, settings, checkpoints in (
+        ("came down to 0", {}, True),
+        ("risen for longer", {**noam, "warmup": None}, True),
+        ("no checkpoint is left", noam, False),
+    ):
+        train_student(replace(config, training=steps(1, **settings)), output := tmp_path / reason)
+        if not checkpoints:
+            shutil.rmtree(output / "checkpoints")
+        with pytest.raises(MismatchError, match=f"max-steps was 1 .* now 2. It cannot be lengthened: .*{reason}"):
+            train_student(replace(config, training=steps(2, **settings)), output)
+
+
 def test_another_student_under_the_same_name_is_noticed(config: StudentConfig, tmp_path: Path) -> None:
     """A folder goes on from the weights it began with, wherever they lie, and refuses others under the old name."""
     start, moved, output = tmp_path / "start", tmp_path / "moved", tmp_path / "output"
