@@ -190,6 +190,8 @@ def _judged(error: Exception, missing: str) -> tuple[type[CacheError], str, bool
         return CorruptError, missing, False
     if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError" or status in (401, 403):
         return CacheError, f"access is refused. {_CREDENTIALS}", False
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return CacheError, "HF_HUB_OFFLINE keeps kdcache from the hub. Unset it, or give a folder.", False
     # After these three another attempt may do better: timeout, too early, too many requests.
     if 400 <= status < 500 and status not in (408, 425, 429):
         return CacheError, f"the server refuses with HTTP status {status}. Check the URL.", False

@@ -17,8 +17,8 @@ from kdcache.export.push_config import PushConfig
 def push(config: PushConfig, yes: bool) -> None:
     """Upload a teacher, student or cache to the Hugging Face hub.
 
-    The repository is private unless it exists or --public is given. Checkpoints, logs and paths of this machine are
-    left out.
+    The repository is private unless it exists or --public is given. Only the files of the model or cache go, and
+    nothing that tells of this machine.
 
     \b
     Example:

@@ -92,7 +92,7 @@ class DumpConfig:
     """How a teacher is run over a corpus."""
 
     teacher: tuple[str, ...] | str = Option(
-        "Folder of a teacher, as teacher-train wrote it; give it again for each fold, or the folder of --folds.",
+        "Folder of a teacher, or hf://OWNER/NAME; give it again for each fold, or the folder of --folds.",
         metavar="DIR",
     ).required()
     text: TextFiles = Nested().required()

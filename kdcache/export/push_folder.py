@@ -5,15 +5,24 @@ from pathlib import Path
 
 from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.reader import CacheReader
+from kdcache.cache.schema import HELD_OUT_FILE, MANIFEST_FILE, SHARDS_FOLDER, TOKENIZER_FOLDER
 from kdcache.errors import OutputError, UsageError
 from kdcache.export.push_config import PushConfig
-from kdcache.files.run_records import LOG_FILE, RUN_FILE
+from kdcache.files.run_records import METRICS_FILE, RUN_FILE
 from kdcache.files.strict_json import read_json, readable_json
 
 CARD_FILE = "README.md"
 # Of a run's record, what says nothing about the machine on which it ran.
 _SHARED = ("command", "inputs", "versions", "started", "finished", "result")
-_LEFT_OUT = (RUN_FILE, LOG_FILE, CARD_FILE)
+# Whatever else lies in the folder may tell of the machine or of other texts: TensorBoard's files name the host.
+_MODEL = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "rnn.py", METRICS_FILE),
+)
+_CACHE = (
+    *(PLAN_FILE, MANIFEST_FILE, HELD_OUT_FILE, f"{TOKENIZER_FOLDER}/*.json"),
+    *(f"{SHARDS_FOLDER}/[0-9]*.h5", f"{SHARDS_FOLDER}/[0-9]*.json"),
+)
 _SHARDS_A_COMMIT = 50
 
 
@@ -43,7 +52,7 @@ class Upload:
 
 
 def gather(config: PushConfig) -> Upload:
-    """Find what is uploaded: all files but checkpoints, logs, temporary files, and paths of this machine.
+    """Find what is uploaded: what makes the model or cache, its card, and of its record what names no path.
 
     Raises:
         UsageError: the folder holds neither a model nor a cache.
@@ -54,19 +63,14 @@ def gather(config: PushConfig) -> Upload:
     cache = (folder / PLAN_FILE).is_file()
     if not cache and not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: neither a teacher, a student nor a cache.")
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    names = {path.relative_to(folder).as_posix(): path for path in found}
-    files: dict[str, Path | bytes] = {
-        name: path
-        for name, path in names.items()
-        if name not in _LEFT_OUT
-        and not name.startswith("checkpoints/")
-        and ".invalid-" not in name
-        and not any(part.startswith(".") for part in name.split("/"))
-    }
+    found = (path for pattern in (_CACHE if cache else _MODEL) for path in sorted(folder.glob(pattern)))
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
     if (folder / RUN_FILE).is_file():
         record = read_json(folder / RUN_FILE)
-        files[RUN_FILE] = readable_json({name: record[name] for name in _SHARED if name in record})
+        kept = {name: record[name] for name in _SHARED if name in record}
+        # Without its fold, a teacher would label the pairs that it learned from.
+        fold = record.get("config", {}).get("fold")
+        files[RUN_FILE] = readable_json({**kept, "config": {"fold": fold} if fold else {}})
     if (folder / CARD_FILE).is_file():
         files[CARD_FILE] = folder / CARD_FILE
     elif cache:
@@ -86,7 +90,7 @@ def push(config: PushConfig, upload: Upload) -> str:
     try:
         url = api.create_repo(config.repo, repo_type=upload.kind, private=not config.public, exist_ok=True)
         # A cache is complete with its manifest, which comes last.
-        names.sort(key=lambda name: name == "manifest.json")
+        names.sort(key=lambda name: name == MANIFEST_FILE)
         for start in range(0, len(names), _SHARDS_A_COMMIT):
             some = names[start : start + _SHARDS_A_COMMIT]
             parts = [CommitOperationAdd(name, _content(upload.files[name])) for name in some]

@@ -13,7 +13,7 @@ def on_hub(place: str) -> bool:
 
 
 def local_folder(place: str) -> Path:
-    """The folder `place`, or a local copy of the repository that `hf://OWNER/NAME` names on the hub.
+    """The folder `place`, or a local copy of the repository that `hf://OWNER/NAME[@REVISION]` names on the hub.
 
     Raises:
         ModelError: there is no such repository, or neither the hub nor a copy is reached.
@@ -22,8 +22,9 @@ def local_folder(place: str) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
+    name, _, revision = place.removeprefix(_PREFIX).partition("@")
     try:
-        return Path(snapshot_download(place.removeprefix(_PREFIX), ignore_patterns=["checkpoints/*"]))
+        return Path(snapshot_download(name, revision=revision or None, ignore_patterns=["checkpoints/*"]))
     except Exception as error:  # the client raises many kinds
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "Check the name and the network; private ones need hf auth login."

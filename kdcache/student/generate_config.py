@@ -10,7 +10,7 @@ from kdcache.student.student_config import POSITIONS
 class GenerateConfig:
     """How texts are generated."""
 
-    student: str = Option("Folder of a student, as student-train wrote it.", metavar="DIR").required()
+    student: str = Option("Student: a folder as student-train wrote it, or hf://OWNER/NAME.", metavar="DIR").required()
     source: str = Option(
         "Source text, one sentence a line; compressed by gzip, bzip2 or xz too; - is standard input.", metavar="F"
     ).required()

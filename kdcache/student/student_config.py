@@ -57,7 +57,8 @@ class StudentConfig:
     """How a student is built and trained."""
 
     cache: str = Option(
-        "Cache that dump-logits wrote: a folder, or a URL such as s3://…, gs://… or https://….", metavar="CACHE"
+        "Cache that dump-logits wrote: a folder, or a URL such as hf://datasets/…, s3://…, gs://… or https://….",
+        metavar="CACHE",
     ).required()
     objective: ObjectiveConfig = Nested().required()
     training: TrainingConfig = Nested(

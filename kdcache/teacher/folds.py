@@ -44,7 +44,8 @@ def _hash(ids: IdArray, offsets: ragged.Ints) -> UInt64s:
 def open_teachers(given: Sequence[str], corpus: str, plan: Plan | None) -> tuple[Teacher, ...]:
     """The one teacher that is given, or those of all folds of the text with fingerprint `corpus`, in their order.
 
-    A folder may hold the folders of all of them. All stay in memory. They are run as those of `plan` were.
+    A folder may hold the folders of all of them, and `hf://` names one on the hub. All stay in memory. They are run as
+    those of `plan` were.
 
     Raises:
         ModelError: a folder does not hold a teacher.

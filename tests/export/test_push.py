@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import run_cli
 from hub import TOKEN, Hub, hub
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, ModelCard
 from models import toy_lines
 
 from kdcache.cache.reader import open_cache
@@ -34,15 +34,22 @@ def test_a_student_goes_to_the_hub_and_translates_from_there(
     stand_in: Hub, small_student: Path, tmp_path: Path
 ) -> None:
     """The repository holds the student's files, is private, and says nothing of this machine; `hf://` opens it."""
-    done = run(stand_in, tmp_path, "push", small_student, "me/student", "--yes")
+    folder = shutil.copytree(small_student, tmp_path / "student")
+    own = ("checkpoints/step-1/model.safetensors", "tensorboard/events.out.tfevents.1.host.2", "kdcache.log")
+    for name in own:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("of this machine")
+    done = run(stand_in, tmp_path, "push", folder, "me/student", "--yes")
     assert done.returncode == 0, done.stderr
     assert "model me/student, private where it is new" in " ".join(done.stderr.split())
     repo = stand_in.repos["models/me/student"]
     assert stand_in.private["models/me/student"]
     assert repo["model.safetensors"] == (small_student / "model.safetensors").read_bytes()
-    assert {"config.json", "tokenizer.json", "generation_config.json", "run.json"} <= repo.keys()
-    assert not [name for name in repo if name.startswith(("checkpoints", "kdcache.log", "."))]
-    assert not {"argv", "config"} & json.loads(repo["run.json"]).keys()
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert made - repo.keys() == {*own}
+    record = json.loads(repo["run.json"])
+    assert "argv" not in record
+    assert record["config"] == {}
     assert str(small_student).encode() not in repo["run.json"]
 
     (tmp_path / "source").write_text("".join(f"{line}\n" for line in toy_lines("src", 3)))
@@ -56,6 +63,37 @@ def test_a_student_goes_to_the_hub_and_translates_from_there(
         written.append(output.read_text())
     assert written[0] == written[1]
     assert any("/resolve/" in one for one in stand_in.requests)
+
+
+def test_a_teacher_of_the_hub_is_kept_and_trained_further(
+    stand_in: Hub, small_teacher: Path, small_cache: Path, small_text: TextFiles, tmp_path: Path
+) -> None:
+    """`hf://` opens a teacher that was pushed, offline too once it was fetched; its plain name serves as --bert."""
+    folder = shutil.copytree(small_teacher, tmp_path / "teacher")
+    fold = {"config": {"fold": [1, 2]}, "inputs": {"text": "0" * 64}}
+    (folder / "run.json").write_text(json.dumps({**fold, "config": {**fold["config"], "bert": "/home/me"}}))
+    assert run(stand_in, tmp_path, "push", folder, "me/teacher", "--yes").returncode == 0
+    assert json.loads(stand_in.repos["models/me/teacher"]["run.json"]) == fold
+    text = ("--source", small_text.source, "--target", small_text.target)
+    again = ("verify", small_cache, "--teacher", "hf://me/teacher", "--sample", 5)
+    for number, (arguments, environment) in enumerate(
+        (
+            (again, {}),
+            (again, {"HF_HUB_OFFLINE": "1"}),
+            (("teacher-train", "--bert", "me/teacher", *text, "--max-steps", 1, "--output", tmp_path / "more"), {}),
+        )
+    ):
+        done = run(stand_in, tmp_path, *arguments, **environment)
+        assert done.returncode == 0, (number, done.stderr)
+    assert ModelCard.load(tmp_path / "more" / "README.md").data.base_model == "me/teacher"
+    done = run(stand_in, tmp_path, "verify", small_cache, "--teacher", "hf://me/other", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert "hf://me/other: cannot be fetched from the Hugging Face hub" in done.stderr
+    done = run(stand_in, tmp_path, "verify", "hf://datasets/me/other", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "kdcache: hf://datasets/me/other/plan.json: HF_HUB_OFFLINE keeps kdcache from the hub"
+    )
 
 
 def test_a_cache_goes_to_the_hub_and_is_verified_there(stand_in: Hub, small_cache: Path, tmp_path: Path) -> None:
