@@ -1,4 +1,4 @@
-"""Whether memory stays flat while the corpus grows: peak anonymous memory of fresh processes."""
+"""Whether memory stays flat while the corpus or a training grows: peak anonymous memory of fresh processes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import time
 from pathlib import Path
 
 from benchmarks.report import publish
+from kdcache.cache.plan import PRECISIONS
 
 BASE = 100_000
 TOKENS = 8_192
+FIRST_STEPS, STEP_TOKENS = 50, 2_048
 _EVERY = 0.02
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--pairs", type=int, default=1_000_000, help="pairs of the large corpus; 10000000 by hand")
+    parser.add_argument("--steps", type=int, default=500, help="steps of a teacher's training; 2000 by hand")
     parser.add_argument("--folder", help="where the text and the caches go; a temporary folder if not given")
 
 
@@ -31,10 +34,9 @@ def run(options: argparse.Namespace) -> None:
         spent: dict[str, dict[int, float]] = {"dump": {}, "read": {}}
         for n_pairs in (BASE, options.pairs):
             for work in peaks:
-                command = [sys.executable, "-m", "benchmarks.scale", work, name, str(n_pairs)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(done.stdout.splitlines()[-1])
+                found = _alone(work, name, n_pairs)
                 peaks[work][n_pairs], spent[work][n_pairs] = found["mib"], found["seconds"]
+        trained = {precision: _alone(precision, name, options.steps) for precision in PRECISIONS}
     rows = [("work", f"{BASE:,} pairs", f"{options.pairs:,} pairs", "growth", "seconds")]
     figures = {}
     for work, found in peaks.items():
@@ -44,7 +46,21 @@ def run(options: argparse.Namespace) -> None:
         figures[f"memory_growth_mib_{work}"] = large - small
     figures["memory_growth_mib"] = max(figures.values())
     figures["pairs"] = options.pairs
+    rows.append(("training", f"{FIRST_STEPS} steps", f"{options.steps:,} steps", "ratio", "seconds"))
+    for precision, found in trained.items():
+        early, late = found["early"], found["mib"]
+        rows.append(
+            (precision, f"{early:,.0f} MiB", f"{late:,.0f} MiB", f"{late / early:.2f}", f"{found['seconds']:,.0f}")
+        )
+        figures[f"training_memory_ratio_{precision}"] = late / early
     publish(rows, figures)
+
+
+def _alone(work: str, folder: str, count: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.scale", work, folder, str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 class Peak:
@@ -70,15 +86,50 @@ class Peak:
             self.mib = max(self.mib, int(kib) / 1024)
 
 
-def work_alone(work: str, folder: Path, n_pairs: int) -> None:
-    """Dump or read in this process, and print the peak."""
+def work_alone(work: str, folder: Path, count: int) -> None:
+    """Dump or read so many pairs, or train so many steps in a precision, in this process, and print the peak."""
     import torch
 
     torch.set_num_threads(1)
-    start = time.perf_counter()
+    start, found = time.perf_counter(), {}
     with Peak() as peak:
-        (_dump if work == "dump" else _read)(folder, n_pairs)
-    print(json.dumps({"mib": peak.mib, "seconds": time.perf_counter() - start}))
+        if work in PRECISIONS:
+            found = {"early": _train(folder, count, work, peak)}
+        else:
+            (_dump if work == "dump" else _read)(folder, count)
+    print(json.dumps({**found, "mib": peak.mib, "seconds": time.perf_counter() - start}))
+
+
+def _train(folder: Path, steps: int, precision: str, peak: Peak) -> float:
+    """Train a teacher of MiniLM's shape; return the peak of its first steps."""
+    from benchmarks.job import save_teacher
+    from benchmarks.text import training_text
+    from kdcache.losses.projection import LossSums
+    from kdcache.teacher.masked_lm import Teacher
+    from kdcache.teacher.masking import MaskedViews
+    from kdcache.teacher.train_teacher import TeacherTask
+    from kdcache.text.corpus import Corpus
+    from kdcache.text.encode_corpus import encode_sections
+    from kdcache.training.batches import TextSections
+    from kdcache.training.loop import fit
+    from kdcache.training.training_config import TrainingConfig
+
+    save_teacher(folder / "teacher", training_text())
+    teacher = Teacher.load(folder / "teacher")
+    parts = encode_sections(Corpus(training_text()), teacher.tokenizer, teacher.positions, skip_bad=True)
+    early: list[float] = []
+    output = folder / precision
+    output.mkdir()
+
+    class Watched(TeacherTask):
+        def loss(self, batch: MaskedViews, step: int) -> LossSums:
+            if step == FIRST_STEPS + 1:
+                early.append(peak.mib)
+            return super().loss(batch, step)
+
+    config = TrainingConfig(1e-4, "linear", STEP_TOKENS, max_steps=steps, device="cpu", precision=precision)
+    fit(Watched(teacher, 1, None), TextSections(list(parts)), config, output, precision)
+    return early[0]
 
 
 def _dump(folder: Path, n_pairs: int) -> None:

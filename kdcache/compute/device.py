@@ -1,10 +1,16 @@
 """Where the arithmetic runs, and in which precision."""
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
 
 from kdcache.errors import UsageError
+
+# Batches have ever new shapes, and oneDNN and PyTorch's layer over it keep what they made for 1,024 of them each, about
+# a MB apiece; both read this at their first product in bfloat16. One step needs fewer than these.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "64")
 
 # Errors without a class of their own, from the CPU's allocator, oneDNN, and the libraries below PyTorch on a full GPU.
 _MESSAGES = (

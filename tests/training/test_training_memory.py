@@ -1,18 +1,28 @@
-"""A training for which memory does not suffice: a real allocation fails, by a limit on the address space."""
+"""Memory of training: a real allocation fails, by a limit on the address space, and a long run takes no more."""
 
+import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from faults import little_memory, python
+from models import save_bert, toy_lines, write_text
 
 from kdcache.cache.reader import open_cache
 from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.student.cached_labels import CacheSections
 from kdcache.student.student_config import StudentConfig
 from kdcache.student.train_student import make_task
+from kdcache.teacher.prepare_teacher import prepare_teacher
+from kdcache.teacher.train_teacher import TeacherTask
+from kdcache.text.corpus import Corpus
+from kdcache.text.encode_corpus import encode_sections
+from kdcache.training.batches import TextSections
 from kdcache.training.loop import fit
 from kdcache.training.training_config import TrainingConfig
+
+STEPS = (50, 2_000)
 
 
 def main(cache: str, output: str) -> None:
@@ -37,5 +47,39 @@ def test_a_step_that_does_not_fit(small_cache: Path, tmp_path: Path) -> None:
     assert "a lower --micro-tokens" in message
 
 
+def long_run(folder: Path) -> None:
+    """Train a teacher in bfloat16 in batches of ever new shapes, and print MiB of anonymous memory at two steps."""
+    from loops import RUN, Disturbed
+
+    found: dict[int, float] = {}
+
+    def look(step: int) -> None:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        found[step] = int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+    lines = [" ".join(toy_lines(side, 1 + n % 5, 7 * n)) for side in ("src", "tgt") for n in range(2_000)]
+    text = write_text(folder, lines[:2_000], lines[2_000:])
+    shape = {"hidden_size": 256, "intermediate_size": 1_024, "max_position_embeddings": 512, "initializer_range": 0.02}
+    corpus, bert = Corpus(text), save_bert(folder / "bert", lines, **shape)
+    teacher = prepare_teacher(str(bert), corpus, trim_vocab=True, seed=1)
+    training = TrainingConfig(1e-4, "linear", 1_024, max_steps=STEPS[1], device="cpu", precision="bfloat16")
+    task = Disturbed(TeacherTask(teacher, 1, None), {step: lambda step=step: look(step) for step in STEPS})
+    sections = TextSections(list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=False)))
+    fit(task, sections, training, folder, RUN)
+    print(json.dumps(list(found.values())))
+
+
+@pytest.mark.full
+def test_a_long_training_takes_no_more_memory(tmp_path: Path) -> None:
+    """What is kept for each shape of a batch is bounded: after 2,000 steps it is at most 1.15 times that after 50."""
+    done = python(__file__, tmp_path)
+    assert done.returncode == 0, done.stderr
+    early, late = json.loads(done.stdout.splitlines()[-1])
+    assert late < 1.15 * early
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) == 2:
+        long_run(Path(sys.argv[1]))
+    else:
+        main(*sys.argv[1:])
