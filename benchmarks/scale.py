@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
         spent: dict[str, dict[int, float]] = {"dump": {}, "read": {}}
         for n_pairs in (BASE, options.pairs):
             for work in peaks:
-                found = _alone(work, name, n_pairs)
-                peaks[work][n_pairs], spent[work][n_pairs] = found["mib"], found["seconds"]
+                alone = _alone(work, name, n_pairs)
+                peaks[work][n_pairs], spent[work][n_pairs] = alone["mib"], alone["seconds"]
         trained = {precision: _alone(precision, name, options.steps) for precision in PRECISIONS}
     rows = [("work", f"{BASE:,} pairs", f"{options.pairs:,} pairs", "growth", "seconds")]
     figures = {}
@@ -47,11 +47,9 @@ def run(options: argparse.Namespace) -> None:
     figures["memory_growth_mib"] = max(figures.values())
     figures["pairs"] = options.pairs
     rows.append(("training", f"{FIRST_STEPS} steps", f"{options.steps:,} steps", "ratio", "seconds"))
-    for precision, found in trained.items():
-        early, late = found["early"], found["mib"]
-        rows.append(
-            (precision, f"{early:,.0f} MiB", f"{late:,.0f} MiB", f"{late / early:.2f}", f"{found['seconds']:,.0f}")
-        )
+    for precision, alone in trained.items():
+        early, late, took = alone["early"], alone["mib"], alone["seconds"]
+        rows.append((precision, f"{early:,.0f} MiB", f"{late:,.0f} MiB", f"{late / early:.2f}", f"{took:,.0f}"))
         figures[f"training_memory_ratio_{precision}"] = late / early
     publish(rows, figures)
 

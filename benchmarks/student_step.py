@@ -1,4 +1,4 @@
-"""A student's optimizer step with soft labels against the same step without, and its wait for batches."""
+"""Optimizer steps: a student's with soft labels against the same without, its wait for batches, and a teacher's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,9 +22,13 @@ from kdcache.losses.objective_config import ObjectiveConfig
 from kdcache.student.cached_labels import CacheSections
 from kdcache.student.student_config import SIZES, StudentConfig
 from kdcache.student.train_student import StudentTask, make_task, train_student
-from kdcache.text.corpus import TextFiles
-from kdcache.training.batches import Selection, epoch_order
+from kdcache.teacher.masked_lm import Teacher
+from kdcache.teacher.train_teacher import TeacherTask
+from kdcache.text.corpus import Corpus, TextFiles
+from kdcache.text.encode_corpus import encode_sections
+from kdcache.training.batches import Sections, Selection, TextSections, epoch_order
 from kdcache.training.group import Group
+from kdcache.training.loader import Task
 from kdcache.training.step import Stepper, StepRequests
 from kdcache.training.training_config import TrainingConfig
 
@@ -36,17 +41,17 @@ _TRAINED = 60
 class Trainer:
     """Steps of one student on the first batches of a cache."""
 
-    def __init__(self, cache: Path, size: str, alpha: float, tokens: int = TOKENS) -> None:
-        training = TrainingConfig(SIZES[size].learning_rate, "linear", tokens, max_steps=1_000)
+    def __init__(self, cache: Path, size: str, alpha: float, tokens: int = TOKENS, precision: str = "auto") -> None:
+        training = _training(SIZES[size].learning_rate, tokens, precision)
         config = StudentConfig(str(cache), ObjectiveConfig(alpha=alpha, name="chen2020"), training, size=size)
         reader = CacheReader(cache)
-        self.task: StudentTask = make_task(config, reader)
-        self.device = resolve_device("auto")
-        model = self.task.model.to(self.device).train()
+        self._start(make_task(config, reader), CacheSections(reader, soft=alpha < 1), training)
+
+    def _start(self, task: StudentTask | TeacherTask, sections: Sections, training: TrainingConfig) -> None:
+        self.task, self.device, self._number = task, resolve_device("auto"), 0
+        model = task.model.to(self.device).train()
         self._stepper = Stepper(model, training, self.device, Group())
-        sections = CacheSections(reader, soft=alpha < 1)
-        self.selections = list(islice(epoch_order(sections, tokens, 1, 0), _STEPS))
-        self._number = 0
+        self.selections = list(islice(epoch_order(sections, training.max_tokens, 1, 0), _STEPS))
 
     def steps(self) -> None:
         """All selections once, collation included."""
@@ -56,9 +61,24 @@ class Trainer:
     def step(self, selection: Selection) -> None:
         """One optimizer step."""
         self._number += 1
-        (batch,) = self.task.collate(selection, [(0, len(selection.rows))])
-        micros = [(0, self.task.move(batch, self.device))]
-        self._stepper.take(self.task, micros, self._number, 1e-4, StepRequests).outcome()
+        task: Task[Any] = self.task
+        (batch,) = task.collate(selection, [(0, len(selection.rows))])
+        micros = [(0, task.move(batch, self.device))]
+        self._stepper.take(task, micros, self._number, 1e-4, StepRequests).outcome()
+
+
+class TeacherTrainer(Trainer):
+    """The same of a teacher on the first batches of a text."""
+
+    def __init__(self, folder: Path, text: TextFiles, precision: str) -> None:
+        teacher = Teacher.load(folder)
+        parts = encode_sections(Corpus(text), teacher.tokenizer, teacher.positions, skip_bad=True)
+        training = _training(1e-4, TOKENS, precision)
+        self._start(TeacherTask(teacher, 1, None), TextSections(list(parts)), training)
+
+
+def _training(rate: float, tokens: int, precision: str) -> TrainingConfig:
+    return TrainingConfig(rate, "linear", tokens, max_steps=1_000, precision=precision)
 
 
 def measure(folder: Path, text: TextFiles, rounds: int) -> tuple[list[tuple[str, str]], dict[str, float]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import live, projection, student_step
+from benchmarks import live, operators, projection, student_step
 from benchmarks.report import publish
 from benchmarks.text import first_pairs
 
-PARTS = ("step", "projection", "loader", "live")
+PARTS = ("step", "projection", "loader", "live", "operators")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
             "step": lambda: student_step.measure(folder, text, options.rounds),
             "projection": lambda: projection.measure(options.rounds),
             "loader": lambda: student_step.loader_share(folder, text),
+            "operators": lambda: operators.measure(folder, text, options.rounds),
             "live": lambda: live.measure(folder, text, options.rounds),
         }
         for part in parts:

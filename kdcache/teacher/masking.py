@@ -9,6 +9,7 @@ target to the same passes in another, pseudo-random order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,8 @@ from kdcache.text.encoded_pairs import EncodedPairs, SpecialIds
 from kdcache.text.ragged import Ints, positions
 
 MASKED_SHARE = 0.15
+# Kernels work on so many rows at a time, and oneDNN prepares one for another number three times as long.
+_BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def partition_batches(
     lengths = view_lengths(pairs, special)[chosen]
     start = 0
     while start < len(chosen):
-        stop = start + max(1, max_tokens // int(lengths[start]))
+        stop = start + _views_at_once(max_tokens, int(lengths[start]))
         grid = _lay_out(pairs, chosen[start:stop], special)
         hidden = np.zeros_like(grid.in_target)
         # Boolean assignment runs row by row, as in `_lay_out`.
@@ -139,6 +142,12 @@ def partition_batches(
         hidden[grid.in_target] = assigned == np.repeat(residues[start:stop], pairs.target_lengths[chosen[start:stop]])
         yield _mask(grid, hidden, special)
         start = stop
+
+
+def _views_at_once(max_tokens: int, length: int) -> int:
+    """As many as fit, if possible a whole number of `_BLOCK` tokens."""
+    most, unit = max(1, max_tokens // length), _BLOCK // math.gcd(_BLOCK, length)
+    return most // unit * unit or most
 
 
 def random_views(

@@ -59,10 +59,10 @@ def long_run(folder: Path) -> None:
 
     lines = [" ".join(toy_lines(side, 1 + n % 5, 7 * n)) for side in ("src", "tgt") for n in range(2_000)]
     text = write_text(folder, lines[:2_000], lines[2_000:])
-    shape = {"hidden_size": 256, "intermediate_size": 1_024, "max_position_embeddings": 512, "initializer_range": 0.02}
+    shape = {"hidden_size": 128, "intermediate_size": 512, "max_position_embeddings": 512, "initializer_range": 0.02}
     corpus, bert = Corpus(text), save_bert(folder / "bert", lines, **shape)
     teacher = prepare_teacher(str(bert), corpus, trim_vocab=True, seed=1)
-    training = TrainingConfig(1e-4, "linear", 1_024, max_steps=STEPS[1], device="cpu", precision="bfloat16")
+    training = TrainingConfig(1e-4, "linear", 512, max_steps=STEPS[1], device="cpu", precision="bfloat16")
     task = Disturbed(TeacherTask(teacher, 1, None), {step: lambda step=step: look(step) for step in STEPS})
     sections = TextSections(list(encode_sections(corpus, teacher.tokenizer, teacher.positions, skip_bad=False)))
     fit(task, sections, training, folder, RUN)
