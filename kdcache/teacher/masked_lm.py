@@ -231,7 +231,7 @@ class Teacher:
             raise self._refusal(f"cannot be run as other models are ({first_line(error)})") from error
         expected = torch.cat([answers[length] for length in lengths])
         views = trials.trial_views(self.tokenizer, lengths)
-        self._cut = self._cut_that_gives_the_same(trials.trial_views(self.tokenizer, 2 * (min(positions, trials.ODD),)))
+        self._cut = self._cut_that_gives_the_same(2 * (min(positions, trials.ODD),))
         return positions, self._padding_that_gives(expected, views, device)
 
     @torch.inference_mode()
@@ -243,18 +243,29 @@ class Teacher:
             raise self._refusal("does more after its last linear layer than that layer")
 
     @torch.inference_mode()
-    def _cut_that_gives_the_same(self, views: MaskedViews) -> nn.Module | None:
+    def _cut_that_gives_the_same(self, lengths: tuple[int, ...]) -> nn.Module | None:
         """The first module of the last layer that may get the masked positions alone, if there is one."""
-        device = next(self.model.parameters()).device
+        views = trials.trial_views(self.tokenizer, lengths)
+        device, place = next(self.model.parameters()).device, int(views.masked[0])
         expected = self._logits(views, device)
+
+        def alone(states: Tensor) -> Tensor:
+            kept = torch.full_like(states, torch.nan)
+            kept.flatten(0, 1)[place] = states.flatten(0, 1)[place]
+            return kept
+
         for cut in trials.last_layer(self.model.base_model):
             self._cut = cut
+            # However small its weights are, attention would spread what is no number to the one position that is left.
+            spoiling = cut.register_forward_pre_hook(_changing(views.shape, alone), with_kwargs=True)
             try:
-                if trials.same_answers(expected, self._logits(views, device)):
+                if trials.same_answers(expected[:1], self._logits(views, device)[:1]):
                     return cut
             except _FAILURES as error:
                 if is_out_of_memory(error):
                     raise self._too_large(views) from error
+            finally:
+                spoiling.remove()
         return None
 
     @torch.inference_mode()
@@ -341,6 +352,20 @@ def _unchanged(hidden: Tensor) -> Tensor:
     return hidden
 
 
+def _changing(
+    shape: tuple[int, int], change: Callable[[Tensor], Tensor]
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[Any, Any]]:
+    """A hook that changes the states of views of this shape, `[views, length, width]`, before a module gets them."""
+
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == shape else value
+
+    def before(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        return tuple(map(changed, inputs)), {name: changed(value) for name, value in named.items()}
+
+    return before
+
+
 @contextmanager
 def _on_masked(encoder: nn.Module, cut: nn.Module | None, shape: tuple[int, int], masked: Tensor) -> Iterator[None]:
     """While active, the encoder returns the states at `masked` positions only; of views of this shape.
@@ -350,13 +375,8 @@ def _on_masked(encoder: nn.Module, cut: nn.Module | None, shape: tuple[int, int]
     without knowing how its modules are called.
     """
 
-    def chosen(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() != 3 or value.shape[:2] != shape:
-            return value
-        return value.flatten(0, 1).index_select(0, masked)[None]
-
-    def before(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        return tuple(map(chosen, inputs)), {name: chosen(value) for name, value in named.items()}
+    def chosen(states: Tensor) -> Tensor:
+        return states.flatten(0, 1).index_select(0, masked)[None]
 
     def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         if cut is None:
@@ -368,7 +388,7 @@ def _on_masked(encoder: nn.Module, cut: nn.Module | None, shape: tuple[int, int]
     with ExitStack() as hooks:
         hooks.callback(encoder.register_forward_hook(after).remove)
         if cut is not None:
-            hooks.callback(cut.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(cut.register_forward_pre_hook(_changing(shape, chosen), with_kwargs=True).remove)
         yield
 
 

@@ -104,6 +104,13 @@ def test_the_last_layer_works_on_masked_positions_alone(
     assert rows == [views.input_ids.size, len(views.masked), *2 * [views.input_ids.size]]
 
 
+def test_weights_near_zero_hide_no_attention(small_text: TextFiles, tmp_path: Path) -> None:
+    """Where attention changes next to nothing yet, it still sees all positions: the trial is not one of sizes."""
+    folder = save_bert(tmp_path / "bert", all_lines(small_text), initializer_range=0.005)
+    teacher = prepare_teacher(str(folder), Corpus(small_text), trim_vocab=False, seed=1)
+    assert teacher._cut is teacher.model.bert.encoder.layer[-1].attention.output
+
+
 HEADLESS = {"bert": BertModel, "distilbert": DistilBertModel}
 
 
