@@ -183,8 +183,9 @@ def _judged(error: Exception, missing: str) -> tuple[type[CacheError], str, bool
     """The error to raise, what went wrong in a sentence without secrets, and whether another attempt may do better."""
     if isinstance(error, CacheError):
         return type(error), str(error), True
-    # Under the names that fsspec's back ends use.
-    codes = (str(getattr(error, name, "")) for name in ("status", "code"))
+    # Under the names that fsspec's back ends use; the hub's client has the status in the answer.
+    places = ((error, "status"), (getattr(error, "response", None), "status_code"), (error, "code"))
+    codes = (str(getattr(holder, name, "")) for holder, name in places)
     status = next((int(code) for code in codes if code.isdecimal()), 0)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return CorruptError, missing, False

@@ -157,7 +157,7 @@ def test_a_sweep_knows_the_flags() -> None:
     """A sweep may set every option of student-train that is a setting; flags are known as flags."""
     options = student_options()
     params = {str(one.name) for one in main.commands["student-train"].params}
-    assert options.keys() == params - {"output", "dry_run", "verbose", "quiet", "config_file", "preset"}
+    assert options.keys() == params - {"output", "overwrite", "dry_run", "verbose", "quiet", "config_file", "preset"}
     assert [name for name, flag in options.items() if flag] == ["keep_checkpoints", "skip_bad"]
 
 

@@ -163,6 +163,10 @@ def test_a_hub_that_refuses_is_one_line(stand_in: Hub, small_student: Path, tmp_
     assert "me/student: not uploaded: " in done.stderr
     assert "hf auth login" in done.stderr
     assert "_not" not in done.stderr
+    stand_in.repos["datasets/me/labels"] = {}
+    done = run(stand_in, tmp_path, "verify", "hf://datasets/me/labels", **wrong)
+    assert done.returncode == 1
+    assert done.stderr.startswith("kdcache: hf://datasets/me/labels/plan.json: access is refused.")
     (tmp_path / "source").write_text("a\n")
     missing = ("--student", "hf://me/none", "--source", tmp_path / "source", "--output", tmp_path / "out")
     done = run(stand_in, tmp_path, "generate", *missing)
