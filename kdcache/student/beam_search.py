@@ -8,6 +8,7 @@ and a mask says which of them each hypothesis sees. So the encoder's states are 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from transformers.cache_utils import DynamicLayer
 _NONE = -1e9
 # Sources leave when they are so large a part of the batch, since those that stay are copied then.
 _LEAVING = 0.125
+# Far above what rounding does to a log-probability in float32, and below what another computation gives.
+_TOLERANCE = 1e-3
 
 
 def beam_search(
@@ -57,6 +60,27 @@ def beam_search(
             decoder.keep(staying)
 
 
+@torch.inference_mode()
+def suits(model: Any) -> bool:
+    """Whether this search computes what the model does: it uses parts that another version of the library may change.
+
+    Compared are the log-probabilities of three words behind a source of two.
+    """
+    words = torch.full((1, 3), model.config.decoder_start_token_id, device=model.device)
+    source = words[:, :2]
+    try:
+        found = model(input_ids=source, decoder_input_ids=words, use_cache=False)
+        expected = functional.log_softmax(found.logits[0], dim=-1, dtype=torch.float32)
+        decoder = _Decoder(model, found.encoder_last_hidden_state, torch.ones_like(source), 1)
+        steps = []
+        for word in words.T:
+            steps.append(decoder.log_probs(word[:, None]))
+            decoder.follow(torch.zeros_like(word[:, None]))
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    return torch.allclose(torch.cat(steps), expected, atol=_TOLERANCE)
+
+
 class _Decoder:
     """The decoder of a model, over `beams` hypotheses for each source."""
 
@@ -67,7 +91,11 @@ class _Decoder:
         own: list[Any] = [_RoomyLayer() for _ in range(count)]  # type: ignore[no-untyped-call]
         cross: list[Any] = [DynamicLayer() for _ in range(count)]  # type: ignore[no-untyped-call]
         self._layers = [*own, *cross]
-        self._cache = EncoderDecoderCache(Cache(own), Cache(cross))
+        # The library calls it otherwise since version 5.24.
+        name = (
+            "cache" if "cache" in inspect.signature(self._decoder.layers[0].forward).parameters else "past_key_values"
+        )
+        self._cache = {name: EncoderDecoderCache(Cache(own), Cache(cross))}
         # Which positions each hypothesis sees, [sources, 1, beams, words · beams]: its own.
         self._sees = torch.eye(beams, dtype=torch.bool, device=states.device).expand(len(states), 1, beams, beams)
         self._alone = self._sees[:1]
@@ -75,12 +103,10 @@ class _Decoder:
 
     def log_probs(self, words: Tensor) -> Tensor:
         """Of what follows the last words `[sources, beams]`: float32 `[sources · beams, vocabulary]`."""
-        positions = self._decoder.embed_positions(words.reshape(-1, 1), past_key_values_length=self._length)
+        positions = self._decoder.embed_positions(words.reshape(-1, 1), None, self._length)
         hidden = self._decoder.embed_tokens(words) + positions.view(*words.shape, -1)
         for layer in self._decoder.layers:
-            hidden = layer(
-                hidden, self._sees, self._states, encoder_attention_mask=self._source_mask, past_key_values=self._cache
-            )
+            hidden = layer(hidden, self._sees, self._states, encoder_attention_mask=self._source_mask, **self._cache)
             if isinstance(hidden, tuple):  # as in transformers 5.0
                 hidden = hidden[0]
         self._length += 1

@@ -22,7 +22,7 @@ from kdcache.files.run_records import file_run, log
 from kdcache.process.prefetch import Prefetch
 from kdcache.process.signals import StopRequest, default_signals, stop_on_signals
 from kdcache.student import transformer
-from kdcache.student.beam_search import beam_search
+from kdcache.student.beam_search import beam_search, suits
 from kdcache.student.fingerprints import student_fingerprints, text_sha256
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.seq2seq import Student
@@ -223,7 +223,7 @@ def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[
         "no_repeat_ngram_size": config.no_repeat_ngram_size,
         "repetition_penalty": config.repetition_penalty,
     }
-    if config.beam_size > 1 and student.model.config.model_type == transformer.MODEL_TYPE:
+    if config.beam_size > 1 and student.model.config.model_type == transformer.MODEL_TYPE and suits(student.model):
         chosen["custom_generate"] = beam_search
     hypotheses: list[list[int]] = student.model.generate(
         input_ids=input_ids,

@@ -21,7 +21,7 @@ from kdcache.cache.reader import CacheReader
 from kdcache.errors import DataError, ModelError, StoppedError, UsageError
 from kdcache.scoring.run_score import measure, prepare
 from kdcache.scoring.score_config import ScoreConfig
-from kdcache.student.beam_search import beam_search
+from kdcache.student.beam_search import beam_search, suits
 from kdcache.student.generate_config import GenerateConfig
 from kdcache.student.generation import generate, generate_file
 from kdcache.student.seq2seq import Student, build_student
@@ -283,3 +283,23 @@ def test_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("a\n")
     with pytest.raises(ModelError, match="student-train"):
         generate_file(replace(config(), student=str(tmp_path), source=str(tmp_path / "source")), tmp_path / "output")
+
+
+def test_a_decoder_that_computes_more_is_searched_by_the_library(small_student: Path) -> None:
+    """Our search uses the parts of a decoder; where the whole gives something else, the library's own search writes."""
+    student, lines = Student.load(small_student), toy_lines("src", 6)
+    config = GenerateConfig(student="", source="", device="cpu")
+    assert suits(student.model)
+    before = generate(student, lines, config)
+
+    def turned(_module: object, _inputs: object, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.flip(-1)
+        return output
+
+    student.model.model.decoder.register_forward_hook(turned)
+    assert not suits(student.model)
+    after = generate(student, lines, config)
+    assert after != before
+    sources = pad_sequence([torch.tensor(ids) for ids in student.tokenizer.encode_sources(lines)], batch_first=True)
+    whole = student.model.generate(input_ids=sources, attention_mask=(sources != 0).long(), num_beams=4)
+    assert after == [" ".join(student.tokenizer.decode(ids).split()) for ids in whole.tolist()]
