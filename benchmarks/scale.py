@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from benchmarks.report import publish
-from kdcache.cache.plan import PRECISIONS
 
 BASE = 100_000
 TOKENS = 8_192
 FIRST_STEPS, STEP_TOKENS = 50, 2_048
+PRECISIONS = ("float32", "bfloat16")
 _EVERY = 0.02
 
 
