@@ -38,3 +38,4 @@ def curves(folders: tuple[str, ...], metric: str | None, output: Path | None) ->
     click.echo(f"{found[0].title}\n{terminal_plot.plot(found, width)}\n\n{terminal_plot.summary(found, width)}")
     if output is not None:
         png_plot.save_png(found, output)
+        click.echo(f"{output}: the same as a picture.", err=True)

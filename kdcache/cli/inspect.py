@@ -14,7 +14,7 @@ import click
 from kdcache.cli.options import LOCAL, Settings
 from kdcache.cli.screen import Command
 from kdcache.console import tables
-from kdcache.errors import UsageError
+from kdcache.errors import CorruptError, UsageError
 from kdcache.files.locations import StoreConfig
 from kdcache.files.run_records import RUN_FILE
 from kdcache.files.strict_json import read_json
@@ -72,14 +72,15 @@ def inspect(cache: str, pair: int | None, as_json: bool, html: Path | None, conf
 
 
 def _names(cache: str) -> list[tuple[str, str]]:
-    """What the cache, its teacher and its text are called, as far as the record in its folder says."""
-    record = read_json(Path(cache) / RUN_FILE) if (Path(cache) / RUN_FILE).is_file() else None
-    config = record.get("config") if isinstance(record, dict) else None
-    config = config if isinstance(config, dict) else {}
-    text = config.get("text")
-    files = [str(file) for file in text.values() if file] if isinstance(text, dict) else []
-    found = {"name of the cache": cache, "name of the teacher": config.get("teacher"), "text": " + ".join(files)}
-    return [(name, str(value)) for name, value in found.items() if value]
+    """What the cache, its teachers and its text are called, without their folders, as far as its run.json says."""
+    try:
+        config = read_json(Path(cache) / RUN_FILE)["config"]
+        teachers, text = config["teacher"], [file for file in config["text"].values() if file]
+    except (CorruptError, KeyError, TypeError, AttributeError):
+        teachers, text = [], []
+    teachers = [teachers] if isinstance(teachers, str) else teachers
+    found = {"name of the cache": [cache], "name of the teacher": teachers, "text": text}
+    return [(what, " + ".join(Path(str(one)).name for one in names)) for what, names in found.items() if names]
 
 
 def _facts(found: Summary) -> list[tuple[str, str]]:

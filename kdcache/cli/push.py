@@ -31,6 +31,8 @@ def push(config: PushConfig, yes: bool) -> None:
     click.echo(
         f"{count(len(upload.files), 'file')}, {upload.bytes / 1e6:,.1f} MB, to the {where}. {upload.warning}", err=True
     )
+    if "README.md" not in upload.files:
+        click.echo("It has no model card (README.md); models trained with this version have one.", err=True)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("Nobody can be asked here. Give --yes to upload all the same.")

@@ -20,8 +20,8 @@ from kdcache.student.student_config import PRESETS, StudentConfig, student_defau
 def student_train(config: StudentConfig, output: Path | None, dry_run: bool) -> None:
     """Train a student from a cache, without its teacher.
 
-    The loss is alpha · hard + (1 - alpha) · soft. The step with the lowest validation loss is kept, or the last step
-    where there is no validation text. Run the same command again to continue.
+    The loss is alpha · hard + (1 - alpha) · soft. With validation text the mean of the last
+    validated steps is kept (--average), without it the last step. Run the same command again to continue.
 
     \b
     Example:

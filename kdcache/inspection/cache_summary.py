@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.plan import Plan
+from kdcache.cache.plan import IMPORTED, Plan
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.shard_records import Manifest, ShardRecord
 from kdcache.console.tables import count
@@ -145,6 +145,8 @@ def view_pair(reader: CacheReader, index: int) -> PairView:
 def made_by(plan: Plan) -> str:
     """The command that made a cache, and from how many others."""
     if not plan.sources:
+        if plan.precision == IMPORTED:
+            return "import, of labels that another program made"
         several = len(plan.teachers)
         return f"dump-logits, with {several} teachers" if several > 1 else "dump-logits, with a teacher"
     return f"{plan.made_by}, from {count(len(plan.sources), 'cache')}"

@@ -44,7 +44,10 @@ class Student:
         """
         folder = local_folder(str(folder))
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder}: no student here (no config.json). Make one with kdcache student-train.")
+            raise ModelError(
+                f"{folder}: no student here (no config.json). Make one with kdcache student-train; one on the "
+                "Hugging Face hub is hf://OWNER/NAME."
+            )
         if (kind := read_json(folder / "config.json").get("model_type")) not in _TYPES:
             raise ModelError(f"{folder}: a model of type {kind}, no student. Make one with kdcache student-train.")
         try:

@@ -58,7 +58,7 @@ def test_values_of_json_lines_are_stored_by_falling_probability(teacher: Path) -
     assert shard.target_log_prob.tolist() == [shard.soft.log_probs[0, 0], -4.0, -0.25]
     assert shard.pairs.source_ids.tolist() == tokenizer.encode_sources(["the red fox"])[0]
     assert shard.pairs.target_lengths.tolist() == [3, 0]
-    assert "import" in run_here("inspect", cache).stdout
+    assert "import, of labels" in run_here("inspect", cache).stdout
 
 
 def test_an_exported_cache_comes_back(shown_cache: Path, tmp_path: Path) -> None:

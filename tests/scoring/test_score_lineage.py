@@ -266,7 +266,10 @@ def test_the_record_binds_a_result_to_its_texts(tmp_path: Path, monkeypatch: pyt
     assert CliRunner().invoke(main, arguments).exit_code == 0
     write(Path("r"), ["a b c d", "e f g j"])
     before = {path: path.read_bytes() for path in tmp_path.glob("*[!g]")}
-    for refused, message in ((arguments, "reference 1 differs"), ([*arguments[:7], "--sentences", "b"], "b: exists")):
+    for refused, message in (
+        (arguments, "the reference 1 is not that of the first time"),
+        ([*arguments[:7], "--sentences", "b"], "b: exists"),
+    ):
         done = CliRunner().invoke(main, refused)
         assert done.exit_code == 1
         assert message in done.output
