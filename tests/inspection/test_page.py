@@ -61,7 +61,7 @@ def test_hostile_pieces_stay_text(tmp_path: Path) -> None:
 
 
 def test_the_command_names_what_it_shows(small_cache: Path, small_teacher: Path, tmp_path: Path) -> None:
-    """The page of `inspect --html` names cache, teacher and text, as far as the cache's record says, without folders."""
+    """The page of `inspect --html` names cache, teacher and text, as far as the cache's record says; no folders."""
     assert run_here("inspect", small_cache, "--html", tmp_path / "page.html", "-q").returncode == 0
     found = check_sound((tmp_path / "page.html").read_text(encoding="utf-8"))
     named = dict(zip(found.texts["dt"], found.texts["dd"], strict=True))
