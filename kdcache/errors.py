@@ -93,3 +93,8 @@ class MismatchError(CacheError):
 
 class CorruptError(CacheError):
     """Stored bytes are not the bytes that were committed, or break the format's rules."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

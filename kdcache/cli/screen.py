@@ -19,7 +19,7 @@ log = logging.getLogger("kdcache")
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 _LAST = "Messages and help"
 # Parameters that say where a command writes what a second run with other settings may not replace.
-_OUTPUTS = ("output", "folder", "json_file", "sentence_file")
+_OUTPUTS = ("output", "json_file", "sentence_file")
 
 
 class _Screen(logging.Handler):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.console.progress import Progress
-from kdcache.errors import DataError
+from kdcache.errors import DataError, first_line
 from kdcache.export.dataset_config import DatasetConfig
 from kdcache.export.export_config import needed
 from kdcache.files.atomic import storage_errors, temporary_name
@@ -72,8 +72,7 @@ def _load(config: DatasetConfig) -> Any:
         name, _, configuration = config.dataset.partition(":")
         return datasets.load_dataset(name, configuration or None, split=config.split)
     except Exception as error:  # the library raises whatever its parts raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"{config.dataset}: cannot be loaded: {lines[0]}") from error
+        raise DataError(f"{config.dataset}: cannot be loaded: {first_line(error)}") from error
 
 
 def _text(row: Mapping[str, Any], field: str, columns: list[str], dataset: str) -> str:

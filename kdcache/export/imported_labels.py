@@ -21,13 +21,15 @@ from kdcache.export.import_config import ImportConfig
 from kdcache.files.strict_json import parse_json
 from kdcache.labels.soft_labels import SoftLabels
 from kdcache.text import ragged
-from kdcache.text.corpus import hash_pair
+from kdcache.text.corpus import hash_pair, stamp
 from kdcache.text.encoded_pairs import EncodedPairs
-from kdcache.text.lines import open_lines, read_lines, strip_line
+from kdcache.text.lines import check_lasting, open_lines, read_lines, strip_line
 from kdcache.text.tokenizer import Tokenizer
 
 # How far above 0 a log-probability, and above 1 a sum of probabilities, may lie for its rounding.
 _SLACK = 1e-3
+# What becomes infinite as float16 lies below.
+_LEAST = -65_504
 _ROWS = 1_024
 
 Floats = npt.NDArray[np.float64]
@@ -74,6 +76,10 @@ class _Importing(ShardMaker):
     def __init__(self, config: ImportConfig) -> None:
         self._config = config
         self._tokenizer = Tokenizer.load(Path(config.tokenizer))
+        self._files = _files(Path(config.labels))
+        for file in self._files:
+            check_lasting(file)
+        self._stamps = [stamp(file) for file in self._files]
         self._next = 0
         self._rows: Iterator[_Labels] = iter(())
         corpus, content = hashlib.sha256(), hashlib.sha256()
@@ -111,6 +117,8 @@ class _Importing(ShardMaker):
             self._rows, self._next = self._read(), 0
         rows = list(islice(self._rows, first - self._next, stop - self._next))
         self._next = stop
+        if [stamp(file) for file in self._files] != self._stamps:
+            raise DataError(f"{self._config.labels}: changed while being read. Import into another output.")
         encoding = self.plan.encoding
         source_ids, source_offsets = ragged.from_lists([row.source_ids for row in rows])
         target_ids, target_offsets = ragged.from_lists([row.target_ids.tolist() for row in rows])
@@ -125,7 +133,7 @@ class _Importing(ShardMaker):
     def _read(self) -> Iterator[_Labels]:
         """Check and yield the labels of each pair, all with the same k."""
         topk = None
-        for place, row in _rows(Path(self._config.labels)):
+        for place, row in (pair for file in self._files for pair in _rows(file)):
             labels = _checked(row, place, self._tokenizer, self._config.positions)
             if len(labels.target_ids):
                 topk = topk or labels.topk_ids.shape[1]
@@ -133,17 +141,20 @@ class _Importing(ShardMaker):
             yield labels
 
 
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+
+
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a file or of a folder of Parquet files, with its place."""
-    if path.is_dir() or path.suffix == ".parquet":
+    """Each row of a file, with its place."""
+    if path.suffix == ".parquet":
         parquet = needed("pyarrow.parquet", "parquet")
-        for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
-            try:
-                rows = (row for batch in parquet.ParquetFile(file).iter_batches(_ROWS) for row in batch.to_pylist())
-                for number, row in enumerate(rows, 1):
-                    yield f"{file}, row {number}", row
-            except (OSError, ValueError) as error:
-                raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
+        try:
+            rows = (row for batch in parquet.ParquetFile(path).iter_batches(_ROWS) for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield f"{path}, row {number}", row
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
         return
     with open_lines(path) as handle:
         for number, line in enumerate(read_lines(handle, path), 1):
@@ -182,6 +193,7 @@ def _checked(row: dict[str, Any], place: str, tokenizer: Tokenizer, positions: i
     _require(
         np.isfinite(log_probs).all() and log_probs.max() <= _SLACK, place, "a log-probability is above 0 or not finite"
     )
+    _require(log_probs.min() > _LEAST, place, f"a log-probability is below {_LEAST:,}, which float16 cannot hold")
     mass = float(np.exp(log_probs).sum(axis=1).max())
     _require(mass <= 1 + _SLACK, place, f"the probabilities of a position add up to {mass:.4f}, above 1")
     order = np.lexsort((topk_ids, -log_probs))
@@ -208,7 +220,7 @@ def _written(row: dict[str, Any], place: str, target_ids: Ints, topk_ids: Ints, 
         hit.any(axis=1), np.abs(given - known) <= 0.01 + 0.01 * np.abs(known), given <= log_probs[:, -1] + _SLACK
     )
     _require(
-        np.isfinite(given).all() and good.all(),
+        np.isfinite(given).all() and given.min() > _LEAST and good.all(),
         place,
         "target_log_probs disagree with topk_log_probs: rows have slipped against their words",
     )

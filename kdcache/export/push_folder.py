@@ -6,7 +6,7 @@ from pathlib import Path
 from kdcache.cache.plan import PLAN_FILE
 from kdcache.cache.reader import CacheReader
 from kdcache.cache.schema import HELD_OUT_FILE, MANIFEST_FILE, SHARDS_FOLDER, TOKENIZER_FOLDER
-from kdcache.errors import OutputError, UsageError
+from kdcache.errors import CorruptError, OutputError, UsageError, first_line
 from kdcache.export.push_config import PushConfig
 from kdcache.files.run_records import METRICS_FILE, RUN_FILE
 from kdcache.files.strict_json import read_json, readable_json
@@ -60,21 +60,23 @@ def gather(config: PushConfig) -> Upload:
     """
     config.check()
     folder = Path(config.source)
-    cache = (folder / PLAN_FILE).is_file()
+    cache = CacheReader(folder) if (folder / PLAN_FILE).is_file() else None
     if not cache and not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: neither a teacher, a student nor a cache.")
     found = (path for pattern in (_CACHE if cache else _MODEL) for path in sorted(folder.glob(pattern)))
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
     if (folder / RUN_FILE).is_file():
         record = read_json(folder / RUN_FILE)
+        if not isinstance(record, dict) or not isinstance(record.get("config", {}), dict):
+            raise CorruptError(f"{folder / RUN_FILE}: not the record of a run. Move it away.")
         kept = {name: record[name] for name in _SHARED if name in record}
         # Without its fold, a teacher would label the pairs that it learned from.
         fold = record.get("config", {}).get("fold")
         files[RUN_FILE] = readable_json({**kept, "config": {"fold": fold} if fold else {}})
     if (folder / CARD_FILE).is_file():
         files[CARD_FILE] = folder / CARD_FILE
-    elif cache:
-        files[CARD_FILE] = _cache_card(CacheReader(folder), config.repo).encode()
+    elif cache is not None:
+        files[CARD_FILE] = _cache_card(cache, config.repo).encode()
     return Upload("dataset" if cache else "model", files)
 
 
@@ -97,10 +99,9 @@ def push(config: PushConfig, upload: Upload) -> str:
             message = f"Upload by kdcache, from file {start + 1:,} of {len(names):,}"
             api.create_commit(config.repo, parts, commit_message=message, repo_type=upload.kind)
     except Exception as error:  # the client raises many kinds
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OutputError(
-            f"{config.repo}: not uploaded: {said} Log in with hf auth login, and run the same command again: what is "
-            "there already is not sent twice."
+            f"{config.repo}: not uploaded: {first_line(error)} Log in with hf auth login, and run the same command "
+            "again: what is there already is not sent twice."
         ) from error
     return str(url)
 

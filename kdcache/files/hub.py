@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, first_line
 
 _PREFIX = "hf://"
 
@@ -26,6 +26,7 @@ def local_folder(place: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, ignore_patterns=["checkpoints/*"]))
     except Exception as error:  # the client raises many kinds
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "Check the name and the network; private ones need hf auth login."
-        raise ModelError(f"{place}: cannot be fetched from the Hugging Face hub: {said} {remedy}") from error
+        raise ModelError(
+            f"{place}: cannot be fetched from the Hugging Face hub: {first_line(error)} {remedy}"
+        ) from error

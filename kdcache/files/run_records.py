@@ -140,8 +140,11 @@ def set_aside(output: Path) -> None:
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
+    if not output.name:
+        raise OutputError(f"{output}: --overwrite renames the output, so give it by its name.")
     beside = [] if output.is_dir() else [output.with_name(f"{output.name}.{end}") for end in (RUN_FILE, "log")]
-    marks = [output / name for name in (RUN_FILE, LOG_FILE)] if output.is_dir() else beside[:1]
+    # A folder of several runs has records below it.
+    marks = [output / RUN_FILE, output / LOG_FILE, *output.glob(f"*/{RUN_FILE}")] if output.is_dir() else beside[:1]
     if not any(mark.is_file() for mark in marks):
         raise OutputError(
             f"{output}: --overwrite moves away only what kdcache made, and no {marks[0].name} says that it did. Choose "

@@ -17,6 +17,8 @@ from torch.nn import functional
 from transformers import Cache, EncoderDecoderCache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
+from kdcache.compute.device import is_out_of_memory
+
 # The library's score for what does not count.
 _NONE = -1e9
 # Sources leave when they are so large a part of the batch, since those that stay are copied then.
@@ -76,7 +78,9 @@ def suits(model: Any) -> bool:
         for word in words.T:
             steps.append(decoder.log_probs(word[:, None]))
             decoder.follow(torch.zeros_like(word[:, None]))
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return torch.allclose(torch.cat(steps), expected, atol=_TOLERANCE)
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.compute.device import resolve_device
 from kdcache.compute.halving import HalvingRunner
@@ -31,6 +32,8 @@ from kdcache.text.lines import iterate_sentences, read_sentences
 # Lines that are sorted by length together, at first and at most, and the seconds without a further one after which
 # fewer are taken.
 _FIRST_LINES, _MOST_LINES, _PAUSE_SECONDS = 256, 8_192, 0.05
+# Whether our search suits the models that have written something.
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def generate_file(config: GenerateConfig, output: Path) -> None:
@@ -218,12 +221,25 @@ def _search(
     return [ids for _, best in parts for ids in best]
 
 
+def _is_searched(model: nn.Module) -> bool:
+    """Whether our search suits a model, which is tried once."""
+    if model not in _TRIED:
+        _TRIED[model] = suits(model)
+        if not _TRIED[model]:
+            log.info("This version of transformers changed what the fast beam search uses; its own one is slower.")
+    return _TRIED[model]
+
+
 def _beams(student: Student, input_ids: Tensor, config: GenerateConfig) -> list[list[int]]:
     chosen: dict[str, Any] = {
         "no_repeat_ngram_size": config.no_repeat_ngram_size,
         "repetition_penalty": config.repetition_penalty,
     }
-    if config.beam_size > 1 and student.model.config.model_type == transformer.MODEL_TYPE and suits(student.model):
+    if (
+        config.beam_size > 1
+        and student.model.config.model_type == transformer.MODEL_TYPE
+        and _is_searched(student.model)
+    ):
         chosen["custom_generate"] = beam_search
     hypotheses: list[list[int]] = student.model.generate(
         input_ids=input_ids,

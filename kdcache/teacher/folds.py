@@ -3,6 +3,7 @@
 The fold of a pair follows from its words alone, so equal pairs lie in one fold, wherever they stand in the text.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from kdcache.text.encoded_pairs import EncodedPairs, IdArray
 
 # Folder of the teacher that left out a fold, inside the folder of all of them.
 FOLDER = "fold-{}"
+_IS_FOLDER = re.compile(FOLDER.format(r"\d+"))
 
 
 def folds_of(pairs: EncodedPairs, count: int) -> ragged.Ints:
@@ -94,7 +96,7 @@ def _as_in(teachers: Sequence[Teacher], plan: Plan | None) -> tuple[Teacher, ...
 
 def _folders(folder: Path) -> list[Path]:
     whole = (folder / "config.json").exists() or not (folder / FOLDER.format(1)).is_dir()
-    return [folder] if whole else sorted(folder.glob(FOLDER.format("*")))
+    return [folder] if whole else [path for path in sorted(folder.iterdir()) if _IS_FOLDER.fullmatch(path.name)]
 
 
 def _record(folder: Path) -> tuple[tuple[int, int], str] | None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.compute.device import autocast, is_out_of_memory, moved
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, first_line
 from kdcache.files.strict_json import canonical_json, read_json
 from kdcache.losses.projection import OutputLayer
 from kdcache.teacher import trials
 from kdcache.teacher.masking import MaskedViews
-from kdcache.teacher.open_checkpoint import check_place, first_line, open_masked_lm
+from kdcache.teacher.open_checkpoint import check_place, open_masked_lm
 from kdcache.teacher.reduction import Predictions, Reduction
 from kdcache.text.tokenizer import Tokenizer
 from kdcache.training.checkpoint import save_model
@@ -247,7 +247,12 @@ class Teacher:
         """The first module of the last layer that may get the masked positions alone, if there is one."""
         views = trials.trial_views(self.tokenizer, lengths)
         device, place = next(self.model.parameters()).device, int(views.masked[0])
-        expected = self._logits(views, device)
+        try:
+            expected = self._logits(views, device)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise self._too_large(views) from error
+            raise
 
         def alone(states: Tensor) -> Tensor:
             kept = torch.full_like(states, torch.nan)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, first_line
 from kdcache.files.atomic import file_sha256, sha256
 from kdcache.files.locations import utf8_folder
 from kdcache.files.run_records import RUN_FILE, log
@@ -119,8 +119,3 @@ def _message(place: str, option: str, why: str) -> str:
     if option == "--teacher":
         other = "make one with kdcache teacher-train"
     return f"{option} {place}: cannot be opened: {why} or {other}."
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

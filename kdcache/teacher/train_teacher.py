@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kdcache.compute.device import resolve_device, resolve_precision
+from kdcache.errors import OutputError
 from kdcache.files.atomic import sha256
 from kdcache.files.run_records import folder_run, log
 from kdcache.files.strict_json import canonical_json
@@ -91,6 +92,7 @@ def train_teacher(config: TeacherConfig, output: Path | str) -> None:
         DataError: the text breaks a rule.
         ModelError: the checkpoint cannot be used.
         MismatchError: `output` belongs to a run with other settings.
+        OutputError: with `config.folds`, `output` is the folder of a teacher.
         StoppedError: a signal asked to stop.
     """
     config.check()
@@ -98,6 +100,8 @@ def train_teacher(config: TeacherConfig, output: Path | str) -> None:
         if config.folds is None:
             _train(config, Path(output), group)
             return
+        if (Path(output) / "config.json").exists():
+            raise OutputError(f"{output}: holds a teacher. Choose another output for those of --folds.")
         for number in range(1, config.folds + 1):
             one = replace(config, folds=None, fold=(number, config.folds))
             _train(one, Path(output) / FOLDER.format(number), group)

@@ -101,7 +101,7 @@ class Corpus:
         self.name = " + ".join(str(path) for path in self._paths)
         self._jsonl = len(self._paths) == 1 and ".jsonl" in self._paths[0].suffixes
         self._starts = tuple(array("q") for _ in self._paths)
-        self._stamps = tuple(_stamp(path) for path in self._paths)
+        self._stamps = tuple(stamp(path) for path in self._paths)
         self._handles = Handles(self._paths, self._starts)
         self.unusable: list[int] = []
         self.n_pairs = 0
@@ -196,7 +196,7 @@ class Corpus:
         return list(islice(self.read(), 0, None, max(1, self.n_pairs // count)))
 
     def _refuse_changed(self) -> None:
-        if any(_stamp(path) != stamp for path, stamp in zip(self._paths, self._stamps, strict=True)):
+        if [stamp(path) for path in self._paths] != list(self._stamps):
             raise DataError(f"{self.name}: changed while being read. Run the command again on files that stay.")
 
 
@@ -212,7 +212,8 @@ def fingerprints(**corpora: Corpus | None) -> dict[str, str]:
     return {name: corpus.fingerprint for name, corpus in corpora.items() if corpus is not None}
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, which change with its content. Raises DataError where it cannot be read."""
     try:
         status = path.stat()
     except OSError as error:

@@ -206,7 +206,9 @@ def remove_all(output: Path) -> None:
         freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder)
     except OSError as error:
-        log.warning("%s: cannot be removed (%s). Delete it; it is not needed any more.", folder, error.strerror)
+        log.warning(
+            "%s: cannot be removed (%s). Delete it; it is not needed any more.", folder, error.strerror or error
+        )
         return
     log.info("Its checkpoints are removed, which frees %s; --keep-checkpoints keeps them.", tables.size(freed))
 

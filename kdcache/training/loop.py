@@ -86,6 +86,8 @@ def why_not_longer(config: TrainingConfig, output: Path) -> str | None:
         return "with --schedule linear the learning rate came down to 0; --start-from goes on from the weights"
     if config.warmup is None:
         return "without --warmup the learning rate would have risen for longer"
+    if config.patience is not None:
+        return "with --patience it may have stopped for good"
     if not checkpoint.saved(output / checkpoint.FOLDER):
         return "no checkpoint is left, since --keep-checkpoints was not given"
     return None

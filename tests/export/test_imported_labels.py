@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,18 @@ def test_other_numbers_of_words_in_one_file_are_refused(teacher: Path) -> None:
     more["target_log_probs"][1] = -9.5
     done, _ = import_rows(teacher, [row(), more])
     assert "another number of words than the 2 before" in done.stderr
+
+
+def test_labels_that_cannot_be_read_twice_are_refused(teacher: Path) -> None:
+    """A pipe gives its labels once, and they are needed for the plan and again for the shards."""
+    os.mkfifo(pipe := teacher.with_name("pipe.jsonl"))
+    done = run_here("import", pipe, "--tokenizer", teacher, teacher.with_name("cache"))
+    assert done.returncode == 1
+    assert "pipe.jsonl: " in done.stderr
+    assert not teacher.with_name("cache").exists()
+
+
+def test_a_value_that_float16_cannot_hold_is_refused_with_its_line(teacher: Path) -> None:
+    """A log-probability of -70,000 would become infinite."""
+    done, _ = import_rows(teacher, [{**row(), "target_log_probs": [math.log(0.5), -70_000.0, -0.25]}])
+    assert "labels.jsonl:1: target_log_probs" in done.stderr

@@ -296,6 +296,7 @@ def test_a_decoder_that_computes_more_is_searched_by_the_library(small_student: 
         output.last_hidden_state = output.last_hidden_state.flip(-1)
         return output
 
+    student = Student.load(small_student)
     student.model.model.decoder.register_forward_hook(turned)
     assert not suits(student.model)
     after = generate(student, lines, config)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import save_bert, toy_lines, write_text
 
-from kdcache.errors import MismatchError
+from kdcache.errors import MismatchError, OutputError
 from kdcache.files.strict_json import read_json
 from kdcache.labels.counter_random import FOLDS, keys
 from kdcache.teacher.folds import folds_of
@@ -132,3 +132,11 @@ def test_what_is_no_fold_is_refused(options: list[str], words: str, small_text: 
     assert done.returncode == 2
     assert words in done.stderr
     assert not (tmp_path / "teacher").exists()
+
+
+def test_folds_get_no_place_in_a_teacher(teacher_config: TeacherConfig, tmp_path: Path) -> None:
+    """A folder that holds a teacher is refused, since a dump would take that one for all pairs."""
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match="holds a teacher"):
+        train_teacher(replace(teacher_config, folds=2), tmp_path / "teacher")
