@@ -65,6 +65,7 @@ def test_a_student_goes_to_the_hub_and_translates_from_there(
     assert any("/resolve/" in one for one in stand_in.requests)
 
 
+@pytest.mark.full
 def test_a_teacher_of_the_hub_is_kept_and_trained_further(
     stand_in: Hub, small_teacher: Path, small_cache: Path, small_text: TextFiles, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_cache_goes_to_the_hub_and_is_verified_there(stand_in: Hub, small_cach
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.full
 def test_a_teacher_of_the_hub_labels_as_the_one_here(
     stand_in: Hub, small_teacher: Path, small_text: TextFiles, tmp_path: Path
 ) -> None:

@@ -295,7 +295,7 @@ def test_the_command_draws_and_saves(tmp_path: Path) -> None:
         write_run(tmp_path / name, *lines)
     code = "import sys\nfrom kdcache.cli import main\nmain(standalone_mode=False)\nprint('torch' in sys.modules)"
     done = run_python("-c", code, "curves", "plain", "soft", "--output", "c.png", cwd=tmp_path, COLUMNS="80")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "c.png: the same as a picture.\n")
     assert done.stdout.startswith("validation loss, nats a target\n4.0 +")
     *drawn, plain, soft, torch_is_loaded = done.stdout.splitlines()
     assert max(map(len, drawn)) <= 80

@@ -264,6 +264,7 @@ def test_the_encoder_stays_in_float32_under_autocast(rnn: Student, small_cache: 
     assert torch.equal(found, exact)
 
 
+@pytest.mark.full
 def test_trained_and_opened_elsewhere(rnn: Student, small_cache: Path, small_text: TextFiles, tmp_path: Path) -> None:
     """A trained RNN opens in processes that cannot import kdcache, as its card says, and in ones that can."""
     training = steps(60, max_tokens=1_500, learning_rate=1e-2)
