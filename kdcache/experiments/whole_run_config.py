@@ -7,7 +7,7 @@ from kdcache.scoring.score_config import METRICS
 from kdcache.settings import EXPERT, TRAINING, Nested, Option, at_least, check_fields
 from kdcache.student.student_config import DEFAULT_EPOCHS as STUDENT_EPOCHS
 from kdcache.student.student_config import SIZES
-from kdcache.teacher.teacher_config import BERT, DEFAULT_EPOCHS
+from kdcache.teacher.teacher_config import BERT, DEFAULT_EPOCHS, FOLDS
 from kdcache.text.corpus import VALID_TEXT, TextFiles
 
 
@@ -41,12 +41,8 @@ class WholeRunConfig:
     size: str = Option("Size of the students.", TRAINING, choices=SIZES).default("tiny")
     seeds: int = Option("Students of each kind; three make a comparison.", TRAINING, within=at_least(1)).default(1)
     teacher_epochs: int = Option("Epochs of the teacher.", TRAINING, within=at_least(1)).default(DEFAULT_EPOCHS)
-    folds: int | None = Option(
-        "Number of teachers, each of which labels pairs that it did not see.",
-        TRAINING,
-        metavar="K",
-        within=at_least(2),
-        default_words="one teacher of all pairs",
+    folds: int | None = replace(
+        FOLDS, help="Number of teachers, each of which labels pairs that it did not see.", group=TRAINING
     ).default(None)
     epochs: int = Option("Epochs of each student.", TRAINING, within=at_least(1)).default(STUDENT_EPOCHS)
 

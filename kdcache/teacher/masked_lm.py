@@ -247,12 +247,8 @@ class Teacher:
         """The first module of the last layer that may get the masked positions alone, if there is one."""
         views = trials.trial_views(self.tokenizer, lengths)
         device, place = next(self.model.parameters()).device, int(views.masked[0])
-        try:
+        with self._within_memory(views):
             expected = self._logits(views, device)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise self._too_large(views) from error
-            raise
 
         def alone(states: Tensor) -> Tensor:
             kept = torch.full_like(states, torch.nan)
@@ -264,13 +260,14 @@ class Teacher:
             # However small its weights are, attention would spread what is no number to the one position that is left.
             spoiling = cut.register_forward_pre_hook(_changing(views.shape, alone), with_kwargs=True)
             try:
-                if trials.same_answers(expected[:1], self._logits(views, device)[:1]):
-                    return cut
-            except _FAILURES as error:
-                if is_out_of_memory(error):
-                    raise self._too_large(views) from error
+                with self._within_memory(views):
+                    found = self._logits(views, device)
+            except _FAILURES:
+                continue
             finally:
                 spoiling.remove()
+            if trials.same_answers(expected[:1], found[:1]):
+                return cut
         return None
 
     @torch.inference_mode()
@@ -279,10 +276,9 @@ class Teacher:
         for padding in list(Padding) if self._fused else list(Padding)[1:]:
             self._padding = padding
             try:
-                found = self._logits(views, device)
-            except _FAILURES as error:
-                if is_out_of_memory(error):
-                    raise self._too_large(views) from error
+                with self._within_memory(views):
+                    found = self._logits(views, device)
+            except _FAILURES:
                 continue
             if trials.same_answers(expected, found):
                 return padding
@@ -303,14 +299,9 @@ class Teacher:
         if device.type == "cpu" and precision == "float32":
             return
         views = trials.trial_views(self.tokenizer, _trial_lengths(self.positions))
-        try:
-            with autocast(device, precision):
-                expected = self.library_logits(views, device)
-                found = self._logits(views, device)
-        except _FAILURES as error:
-            if is_out_of_memory(error):
-                raise self._too_large(views) from error
-            raise
+        with self._within_memory(views), autocast(device, precision):
+            expected = self.library_logits(views, device)
+            found = self._logits(views, device)
         if not trials.same_answers(expected, found, trials.ROUNDED[precision]):
             raise self._refusal(
                 f"answers the same view differently beside others in {precision}", " Try --precision float32."
@@ -319,6 +310,16 @@ class Teacher:
     @property
     def _fused(self) -> bool:
         return getattr(self.model.config, "_attn_implementation", None) == "sdpa"
+
+    @contextmanager
+    def _within_memory(self, views: MaskedViews) -> Iterator[None]:
+        """Say which views memory does not suffice for."""
+        try:
+            yield
+        except _FAILURES as error:
+            if is_out_of_memory(error):
+                raise self._too_large(views) from error
+            raise
 
     def _too_large(self, views: MaskedViews) -> ModelError:
         longest = int(views.lengths.max())

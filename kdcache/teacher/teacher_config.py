@@ -23,6 +23,14 @@ def _parse_fold(text: str, option: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+# Metadata of a field with the number of teachers that leave out a fold each.
+FOLDS = Option(
+    "Train K teachers, each of which leaves out another fold, into folders inside the output.",
+    EXPERT,
+    metavar="K",
+    within=at_least(2),
+    default_words="one teacher of all pairs",
+)
 # Metadata of a field with the model that a teacher starts from.
 BERT = Option(
     f"BERT to start from: a name on the Hub, a folder, or {SCRATCH} for a small one with random weights.",
@@ -50,13 +58,7 @@ class TeacherConfig:
         default_words="none is left out",
         parse=_parse_fold,
     ).default(None)
-    folds: int | None = Option(
-        "Train K teachers, each of which leaves out another fold, into folders inside the output.",
-        EXPERT,
-        metavar="K",
-        within=at_least(2),
-        default_words="one teacher of all pairs",
-    ).default(None)
+    folds: int | None = FOLDS.default(None)
     skip_bad: bool = SKIP_BAD.default(False)
     training: TrainingConfig = Nested(
         changes={
