@@ -51,8 +51,10 @@ def generate_file(config: GenerateConfig, output: Path) -> None:
         _generate_stream(config)
         return
     sentences = read_sentences(Path(config.source))
-    student = Student.load(config.student)
-    inputs = {"source": text_sha256(sentences), **student_fingerprints(local_folder(config.student))}
+    # Fetched once, so that weights and fingerprint are of one revision.
+    folder = local_folder(config.student)
+    student = Student.load(folder)
+    inputs = {"source": text_sha256(sentences), **student_fingerprints(folder)}
     run = file_run(output, "generate", config, inputs)
     if run.finished and output.exists():
         log.info("%s: was made by the same command; nothing to do.", output)
